@@ -1,29 +1,29 @@
 """Every error that hermes raises, as one tree.
 
-    HermesError
-    ├── ParameterError (ValueError)           a parameter that cannot be right
-    ├── MissingExtraError (ImportError)       an optional dependency that is not installed
-    ├── InstallError                          `hermes install-triton` did not finish
-    ├── ServerError
-    │   ├── TritonNotFoundError               no tritonserver on this machine, or in the image
-    │   ├── SingularityNotFoundError          neither `singularity` nor `apptainer`
-    │   ├── ImageError                        an image that is missing, or is none
-    │   ├── InstanceExistsError               the name of a container instance is taken
-    │   ├── InstanceStartError                the container runtime refused
-    │   ├── PortInUseError                    somebody else listens there
-    │   ├── ServerDiedError                   the server ended by itself
-    │   ├── ServerTimeoutError (TimeoutError) the server was not ready in time
-    │   └── ServerStopError                   the server could not be stopped
-    ├── ModelError
-    │   ├── ModelNotFoundError                the repository or the server has no such model
-    │   └── ModelLoadError                    the model is there but does not load
-    ├── InferenceError
-    │   ├── InputError (ValueError)           what was given does not fit the model
-    │   ├── RequestError                      the server refused or failed a request
-    │   └── RequestTimeoutError (TimeoutError)
-    ├── DataError (ValueError)                an HDF5 file that cannot be used
-    ├── OutputError (OSError)                 results that cannot be written
-    └── GateError                             a metric missed its requirement
+HermesError
+├── ParameterError (ValueError)           a parameter that cannot be right
+├── MissingExtraError (ImportError)       an optional dependency that is not installed
+├── InstallError                          `hermes install-triton` did not finish
+├── ServerError
+│   ├── TritonNotFoundError               no tritonserver on this machine, or in the image
+│   ├── SingularityNotFoundError          neither `singularity` nor `apptainer`
+│   ├── ImageError                        an image that is missing, or is none
+│   ├── InstanceExistsError               the name of a container instance is taken
+│   ├── InstanceStartError                the container runtime refused
+│   ├── PortInUseError                    somebody else listens there
+│   ├── ServerDiedError                   the server ended by itself
+│   ├── ServerTimeoutError (TimeoutError) the server was not ready in time
+│   └── ServerStopError                   the server could not be stopped
+├── ModelError
+│   ├── ModelNotFoundError                the repository or the server has no such model
+│   └── ModelLoadError                    the model is there but does not load
+├── InferenceError
+│   ├── InputError (ValueError)           what was given does not fit the model
+│   ├── RequestError                      the server refused or failed a request
+│   └── RequestTimeoutError (TimeoutError)
+├── DataError (ValueError)                an HDF5 file that cannot be used
+├── OutputError (OSError)                 results that cannot be written
+└── GateError                             a metric missed its requirement
 """
 
 from __future__ import annotations
@@ -201,7 +201,9 @@ class ServerStopError(ServerError):
     remaining: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"the server {self.server_id} could not be stopped; left: {', '.join(self.remaining)}"
+        return (
+            f"the server {self.server_id} could not be stopped; left: {', '.join(self.remaining)}"
+        )
 
 
 class ModelError(HermesError):

@@ -1,0 +1,77 @@
+"""A process that outlives its owner just long enough to end the server that the owner left.
+
+Whoever starts a server starts one of these first. It watches the owner, and when the owner is
+gone, SIGKILL included, it does what the owner would have done. It holds nothing and knows
+nothing but names, so it can be killed by the owner at any time without a trace.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from hermes.aeriel._processes import ProcessIdentity, end_server
+
+POLL_S = 0.2
+SETTLE_S = 1.0
+
+
+def start_guard(
+    server_id: str, *, grace_s: float, instance: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a guard over a server of this process.
+
+    Parameters
+    ----------
+    server_id
+        The id that the server is going to be started with.
+    grace_s
+        Seconds that the server may take to stop when this process has died.
+    instance
+        The name of the container instance that the server is going to run in, if any.
+    """
+    source = Path(__file__).resolve().parents[2]
+    owner = ProcessIdentity.of(os.getpid())
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(source)!r}); "
+            "from hermes.aeriel._guard import main; main(*sys.argv[1:])",
+            str(owner),
+            server_id,
+            str(grace_s),
+            *([instance] if instance is not None else []),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def main(owner: str, server_id: str, grace_s: str, instance: str | None = None) -> None:
+    """Wait until the owner is gone, then end its server."""
+    # Ctrl-C and a batch system's SIGTERM are the owner's business; its end is this process's.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    identity = ProcessIdentity.parse(owner)
+    while identity.is_alive():
+        time.sleep(POLL_S)
+
+    def close_container() -> None:
+        if instance is not None:
+            # Imported here: a guard is many, and waits; its imports should be few.
+            from hermes.aeriel.serve._singularity import stop_instance  # noqa: PLC0415
+
+            stop_instance(instance)
+
+    # The owner may have died while it was starting the server or its container.
+    end_server(
+        server_id, grace_s=float(grace_s), settle_s=SETTLE_S, close_container=close_container
+    )

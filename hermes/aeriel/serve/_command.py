@@ -1,0 +1,153 @@
+"""The command line of a Triton server, as a pure function of what was asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.serve._ports import Ports
+from hermes.errors import ParameterError
+
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
+# Flags that would make the server another one than the instance says, and what sets them.
+_OWNED = {
+    "id": "nothing: hermes tells servers apart by it",
+    "model-repository": "model_repository",
+    "model-store": "model_repository",
+    "grpc-port": "ports",
+    "http-port": "ports",
+    "metrics-port": "ports",
+    "grpc-address": "listen",
+    "http-address": "listen",
+    "metrics-address": "listen",
+    "log-file": "log_file",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What `serve` was asked for, whatever runtime it starts the server with.
+
+    Parameters
+    ----------
+    server_id
+        What the server calls itself; its processes and regions are found by it.
+    model_repository
+        An absolute directory, or a URL that Triton understands (``s3://…``).
+    ports
+        None takes free ones.
+    listen
+        The address to listen on.
+    server_args
+        Further flags of tritonserver.
+    environment
+        Variables to set for the server process, on top of the caller's.
+    stop_timeout_s
+        Seconds that the server may take to finish when it is told to stop.
+    """
+
+    server_id: str
+    model_repository: str
+    ports: Ports | None = field(default_factory=Ports)
+    listen: str = "127.0.0.1"
+    server_args: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stop_timeout_s: float = 30.0
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The services that the flags leave on."""
+        off = {
+            name
+            for name in ("grpc", "http", "metrics")
+            if _flag(self.server_args, f"allow-{name}", "true").lower() in {"false", "0"}
+        }
+        return tuple(name for name in ("grpc", "http", "metrics") if name not in off)
+
+    def endpoint(self, ports: Ports) -> Endpoint:
+        """Return where a client on this host finds the server."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
+        addresses = {name: f"{host}:{getattr(ports, name)}" for name in self.services}
+        return Endpoint(
+            grpc=addresses["grpc"],
+            http=addresses.get("http"),
+            metrics=addresses.get("metrics"),
+            server_id=self.server_id,
+        )
+
+    def arguments(self, ports: Ports, model_repository: str | None = None) -> list[str]:
+        """Return the flags of tritonserver.
+
+        Parameters
+        ----------
+        ports
+            The ports to listen on.
+        model_repository
+            Where the server sees the repository, if not where the caller does.
+        """
+        arguments = [
+            f"--id={self.server_id}",
+            f"--model-repository={model_repository or self.model_repository}",
+            # Its regions are found, and removed, by name when the server was killed.
+            f"--backend-config=python,shm-region-prefix-name={self.server_id}-",
+        ]
+        for name in self.services:
+            arguments += [
+                f"--{name}-address={self.listen}",
+                f"--{name}-port={getattr(ports, name)}",
+            ]
+        if _flag(self.server_args, "exit-timeout-secs", "") == "":
+            arguments.append(f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}")
+        return [*arguments, *self.server_args]
+
+
+def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:
+    """Return the flags, after refusing those that `serve` sets itself.
+
+    Raises
+    ------
+    ParameterError
+        A flag belongs to another parameter, or is no flag.
+    """
+    if isinstance(server_args, str):
+        raise ParameterError("server_args", f"{server_args!r} is one string; give a list of flags")
+    for argument in server_args:
+        name = argument.removeprefix("--").split("=")[0]
+        if argument.startswith("--") and name in _OWNED:
+            raise ParameterError("server_args", f"--{name} is set by {_OWNED[name]}")
+        if "shm-region-prefix-name" in argument:
+            problem = "shm-region-prefix-name is set by hermes, which removes the regions by it"
+            raise ParameterError("server_args", problem)
+    if _flag(server_args, "allow-grpc", "true").lower() in {"false", "0"}:
+        raise ParameterError("server_args", "hermes speaks GRPC; --allow-grpc=false cannot be")
+    return tuple(server_args)
+
+
+def check_model_repository(model_repository: str | Path) -> str:
+    """Return the repository as Triton is to be given it.
+
+    Raises
+    ------
+    ParameterError
+        It is a local path with no directory there, or an empty one.
+    """
+    if isinstance(model_repository, str) and _REMOTE.match(model_repository):
+        return model_repository
+    path = Path(model_repository).absolute()
+    if not path.is_dir():
+        problem = "is not a directory" if path.exists() else "does not exist"
+        raise ParameterError("model_repository", f"{path} {problem}")
+    return str(path)
+
+
+def _flag(arguments: Sequence[str], name: str, default: str) -> str:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == f"--{name}":
+            return following
+        if argument.startswith(f"--{name}="):
+            return argument.partition("=")[2]
+    return default

@@ -1,0 +1,271 @@
+"""A Triton server that this process started: readiness, life and end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+from typing_extensions import Self
+
+from hermes.aeriel._guard import start_guard
+from hermes.aeriel._processes import end_server
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.serve._command import ServerSettings
+from hermes.aeriel.serve._ports import Ports, check_free, free_ports
+from hermes.errors import (
+    PortInUseError,
+    ServerDiedError,
+    ServerTimeoutError,
+    log_tail,
+)
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.1
+PROBE_TIMEOUT_S = 5.0
+PORT_ATTEMPTS = 5
+_PORT_TAKEN = re.compile(r"already in use", re.IGNORECASE)
+
+
+class TritonInstance(ABC):
+    """A Triton server with a lifetime: entering the context starts it, leaving it stops it.
+
+    Parameters
+    ----------
+    settings
+        What to serve, and where.
+    log_file
+        Takes the server's output. None makes a temporary file, which is removed again when the
+        server stops as it was told to.
+
+    Attributes
+    ----------
+    endpoint
+        Where the server listens. With free ports it is final once `wait` has returned.
+    log_file
+        The file with the server's output.
+    """
+
+    endpoint: Endpoint
+    log_file: Path
+
+    def __init__(self, settings: ServerSettings, log_file: Path | None = None) -> None:
+        self._settings = settings
+        self._wanted_log_file = log_file
+        self._undo = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._command: list[str] = []
+        self._attempts = 0
+
+    @property
+    def server_id(self) -> str:
+        """What the server calls itself, as its metadata's ``name``."""
+        return self._settings.server_id
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of a server that has ended, else None."""
+        return None if self._process is None else self._process.poll()
+
+    def __repr__(self) -> str:
+        state = "new" if self._process is None else "alive" if self.is_alive() else "ended"
+        where = f" at {self.endpoint.grpc}" if self._process is not None else ""
+        return f"<{type(self).__name__} {self.server_id}{where}, {state}>"
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            self._open_log(undo)
+            self._check_ports()
+            guard = start_guard(
+                self.server_id,
+                grace_s=self._settings.stop_timeout_s,
+                instance=self._container_name(),
+            )
+            undo.callback(_dismiss, guard)
+            undo.callback(self._end)
+            self._open_container()
+            self._launch()
+            self._undo = undo.pop_all()
+        logger.info("started %r, log %s", self, self.log_file)
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def is_alive(self) -> bool:
+        """Tell whether the server process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def is_ready(self) -> bool:
+        """Tell whether the server is live and its models are ready.
+
+        Raises
+        ------
+        ServerDiedError
+            The server has ended.
+        PortInUseError
+            The server has ended because another one took its port meanwhile.
+        """
+        if not self.is_alive():
+            self._start_again_or_raise()
+            return False
+        return _is_ready(self.endpoint)
+
+    def wait(self, timeout_s: float = 600.0) -> None:
+        """Return when the server is live and its models are ready.
+
+        Raises
+        ------
+        ServerDiedError
+            The server has ended; the error carries the end of its log.
+        PortInUseError
+            Another process took the port between the check and the start.
+        ServerTimeoutError
+            It was not ready within `timeout_s` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.is_ready():
+            if time.monotonic() > deadline:
+                raise ServerTimeoutError(
+                    address=self.endpoint.grpc,
+                    timeout_s=timeout_s,
+                    waiting_for="it runs, but is not live or has a model that is not ready",
+                    log_file=self.log_file,
+                    log_tail=log_tail(self.log_file),
+                )
+            time.sleep(POLL_S)
+        logger.info("%r is ready", self)
+
+    def stop(self) -> None:
+        """Stop the server: politely, then by force, then make sure that nothing is left.
+
+        Does nothing when it was stopped before.
+
+        Raises
+        ------
+        ServerStopError
+            Something of it is still there.
+        """
+        self._undo.close()
+
+    @abstractmethod
+    def _server_command(self) -> list[str]:
+        """Return the command that runs the server, with its flags."""
+
+    @abstractmethod
+    def _server_environment(self) -> Mapping[str, str]:
+        """Return the whole environment of that command."""
+
+    def _container_name(self) -> str | None:
+        """Return the name of the container instance, where there is one."""
+        return None
+
+    def _open_container(self) -> None:
+        """Start what the server runs in."""
+
+    def _close_container(self) -> None:
+        """End what the server ran in."""
+
+    def _open_log(self, undo: ExitStack) -> None:
+        if self._wanted_log_file is not None:
+            self._wanted_log_file.parent.mkdir(parents=True, exist_ok=True)
+            self.log_file = self._wanted_log_file
+            return
+        descriptor, path = tempfile.mkstemp(prefix=f"{self.server_id}.", suffix=".log")
+        os.close(descriptor)
+        self.log_file = Path(path)
+        undo.callback(self._remove_log_of_clean_exit)
+
+    def _remove_log_of_clean_exit(self) -> None:
+        if self.exit_code == 0:
+            self.log_file.unlink(missing_ok=True)
+
+    def _check_ports(self) -> None:
+        listen = self._settings.listen
+        ports = self._settings.ports or free_ports(listen)
+        for service in self._settings.services:
+            check_free(listen, getattr(ports, service), service)
+        self._ports: Ports = ports
+        self.endpoint = self._settings.endpoint(ports)
+
+    def _launch(self) -> None:
+        self._attempts += 1
+        self._command = self._server_command()
+        logger.debug("running %s", self._command)
+        with self.log_file.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                self._command,
+                env=dict(self._server_environment()),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C reaches this process alone, which then stops the server in good order.
+                start_new_session=True,
+            )
+
+    def _start_again_or_raise(self) -> None:
+        """Take other ports when free ones were wanted and somebody was faster."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            text = log.read().decode(errors="replace")
+        if _PORT_TAKEN.search(text):
+            if self._settings.ports is not None:
+                raise PortInUseError(address=self.endpoint.grpc, service="GRPC, HTTP or metrics")
+            if self._attempts < PORT_ATTEMPTS:
+                self._check_ports()
+                self._launch()
+                return
+        raise ServerDiedError(
+            command=tuple(self._command),
+            exit_code=self.exit_code,
+            log_file=self.log_file,
+            log_tail=log_tail(self.log_file),
+        )
+
+    def _end(self) -> None:
+        logger.info("stopping %r", self)
+        end_server(
+            self.server_id,
+            grace_s=self._settings.stop_timeout_s,
+            close_container=self._close_container,
+            reap=lambda: self.exit_code,
+        )
+        if self._process is not None:
+            self._process.wait()
+
+
+def _is_ready(endpoint: Endpoint) -> bool:
+    """Ask the server, and make sure that it is the one that was started."""
+    client: Any = InferenceServerClient(endpoint.grpc)
+    try:
+        identity = client.get_server_metadata(client_timeout=PROBE_TIMEOUT_S).name
+        ready: bool = client.is_server_ready(client_timeout=PROBE_TIMEOUT_S)
+    except (InferenceServerException, grpc.RpcError):
+        return False
+    finally:
+        client.close()
+    return ready and identity == endpoint.server_id
+
+
+def _dismiss(guard: subprocess.Popen[bytes]) -> None:
+    guard.kill()
+    guard.wait()

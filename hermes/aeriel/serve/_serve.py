@@ -1,0 +1,107 @@
+"""`serve`: a Triton server for as long as a block lasts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from hermes.aeriel.serve._command import (
+    ServerSettings,
+    check_model_repository,
+    check_server_args,
+)
+from hermes.aeriel.serve._gpus import gpu_environment
+from hermes.aeriel.serve._instance import TritonInstance
+from hermes.aeriel.serve._local import LocalInstance
+from hermes.aeriel.serve._ports import Ports
+from hermes.aeriel.serve._singularity import SingularityInstance
+
+
+@contextmanager
+def serve(
+    model_repository: str | Path,
+    image: str | Path | None = None,
+    *,
+    name: str | None = None,
+    gpus: Sequence[int | str] | None = None,
+    server_args: Sequence[str] = (),
+    log_file: str | Path | None = None,
+    wait: bool = False,
+    timeout_s: float = 600.0,
+    ports: Ports | Literal["auto"] | None = None,
+    listen: str = "127.0.0.1",
+    environment: Mapping[str, str] | None = None,
+    stop_timeout_s: float = 30.0,
+) -> Iterator[TritonInstance]:
+    """Serve a model repository with Triton while the block lasts.
+
+    Parameters
+    ----------
+    model_repository
+        A directory, or a URL that Triton understands (``s3://…``).
+    image
+        A Singularity/Apptainer image with Triton in it: a path, or a URI (``docker://…``). A
+        relative path is looked for in the working directory, then in the directories of
+        ``HERMES_IMAGE_PATH``. None uses the Triton of this machine.
+    name
+        The name of the container instance; a unique one by default.
+    gpus
+        Global indices or UUIDs of the GPUs that the server sees, whatever
+        ``CUDA_VISIBLE_DEVICES`` says here. ``[]`` hides all; None changes nothing.
+    server_args
+        Further flags of tritonserver.
+    log_file
+        Takes the server's output (appended). By default a temporary file, kept if the server
+        does not end well.
+    wait
+        Enter the block when the server is ready; otherwise call the instance's `wait`.
+    timeout_s
+        Seconds to wait at most.
+    ports
+        The ports to listen on, Triton's own by default; ``"auto"`` takes free ones.
+    listen
+        The address to listen on.
+    environment
+        Variables to set for the server process.
+    stop_timeout_s
+        Seconds that the server may take to finish its requests when the block ends.
+
+    Yields
+    ------
+    TritonInstance
+        A `SingularityInstance` with an image, a `LocalInstance` without one.
+
+    Raises
+    ------
+    ParameterError
+        A parameter cannot be right.
+    ServerError
+        The server, or its container, does not start: see `hermes.errors` for the kinds.
+
+    Examples
+    --------
+    >>> with serve("models", "triton.sif", gpus=[0, 3], wait=True) as instance:  # doctest: +SKIP
+    ...     client = tritonclient.grpc.InferenceServerClient(instance.endpoint.grpc)
+    """
+    settings = ServerSettings(
+        server_id=f"hermes-{secrets.token_hex(6)}",
+        model_repository=check_model_repository(model_repository),
+        ports=None if ports == "auto" else ports or Ports(),
+        listen=listen,
+        server_args=check_server_args(server_args),
+        environment={**(environment or {}), **gpu_environment(gpus)},
+        stop_timeout_s=stop_timeout_s,
+    )
+    log = None if log_file is None else Path(log_file).absolute()
+    instance: TritonInstance
+    if image is None:
+        instance = LocalInstance(settings, log)
+    else:
+        instance = SingularityInstance(settings, log, image=str(image), name=name, gpus=gpus)
+    with instance:
+        if wait:
+            instance.wait(timeout_s)
+        yield instance
