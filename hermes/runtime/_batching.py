@@ -1,0 +1,103 @@
+"""Answering several requests with as few runs of a model as possible.
+
+Triton's backends of hermes run in the server's own Python, without hermes: the installation
+copies this module beside each of them. It needs numpy, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Tensors = dict[str, Array]
+Run = Callable[[Tensors, Collection[str]], Tensors]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The inputs of one request, and the names of the outputs that it wants."""
+
+    inputs: Tensors
+    outputs: Collection[str]
+
+
+def answer(requests: Sequence[Request], run: Run, *, batched: bool) -> list[Tensors | Exception]:
+    """Return, for each request and in order, its outputs or the error that it met.
+
+    Parameters
+    ----------
+    requests
+        What the server gathered.
+    run
+        Runs the model: takes inputs and the names of the outputs to compute.
+    batched
+        The first dimension of every tensor is the batch: requests that agree in the rest are
+        stacked into one run. If that run fails, each of them gets a run of its own, so that
+        only those are failed that deserve it.
+    """
+    answers: list[Tensors | Exception] = [RuntimeError("the request was not answered")] * len(
+        requests
+    )
+    for indices in _alike(requests) if batched else [[i] for i in range(len(requests))]:
+        for index, outputs in zip(
+            indices, _answer_alike([requests[i] for i in indices], run), strict=True
+        ):
+            answers[index] = outputs
+    return answers
+
+
+def _alike(requests: Sequence[Request]) -> list[list[int]]:
+    groups: dict[object, list[int]] = {}
+    for index, request in enumerate(requests):
+        tensors = sorted(request.inputs.items())
+        kind = tuple((name, array.dtype.str, array.shape[1:]) for name, array in tensors)
+        groups.setdefault(kind, []).append(index)
+    return list(groups.values())
+
+
+def _answer_alike(requests: Sequence[Request], run: Run) -> list[Tensors | Exception]:
+    if len(requests) == 1:
+        return [_answer_one(requests[0], run)]
+    try:
+        return list(_answer_stacked(requests, run))
+    except Exception:  # noqa: BLE001 - whose fault it was shows when each runs alone
+        return [_answer_one(request, run) for request in requests]
+
+
+def _answer_one(request: Request, run: Run) -> Tensors | Exception:
+    try:
+        outputs = run(request.inputs, request.outputs)
+        return {name: outputs[name] for name in request.outputs}
+    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this request
+        return error
+
+
+def _answer_stacked(requests: Sequence[Request], run: Run) -> list[Tensors]:
+    rows = [_rows(request) for request in requests]
+    inputs = {
+        name: np.concatenate([request.inputs[name] for request in requests])
+        for name in requests[0].inputs
+    }
+    outputs = run(inputs, sorted({name for request in requests for name in request.outputs}))
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != sum(rows):
+            msg = f"output {name!r} has shape {array.shape} for a batch of {sum(rows)}"
+            raise ValueError(msg)
+    ends = np.cumsum(rows)
+    return [
+        {name: outputs[name][end - n : end] for name in request.outputs}
+        for request, n, end in zip(requests, rows, ends, strict=True)
+    ]
+
+
+def _rows(request: Request) -> int:
+    rows = {len(array) for array in request.inputs.values()}
+    if len(rows) != 1:
+        msg = f"the inputs differ in their first dimension, the batch: {sorted(rows)}"
+        raise ValueError(msg)
+    return rows.pop()

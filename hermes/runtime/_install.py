@@ -1,0 +1,304 @@
+"""Installing Triton from PyPI into a private environment, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from hermes.errors import InstallError, ParameterError
+from hermes.runtime import _layout
+from hermes.runtime._find import LocalTriton, local_triton
+from hermes.runtime._layout import Installation
+
+logger = logging.getLogger(__name__)
+
+PYTRITON = "0.7.0"
+# nvidia-pytriton asks for numpy 1, which has no wheels for Python 3.13; its stub takes either.
+NUMPY = 'numpy<2; python_version < "3.13"'
+SOURCES = Path(__file__).parent
+
+
+def install_triton(
+    home: Path | None = None,
+    packages: Sequence[str] = (),
+    report: Callable[[str], None] = logger.info,
+) -> LocalTriton:
+    """Return an installed Triton, after installing it if need be.
+
+    It lies in a virtual environment of its own, made with the Python that runs this, and serves
+    models of Triton's `python` and `onnxruntime` backends, and of `pytorch` where that package
+    is among `packages`. An installation that already has everything is returned at once. What
+    is installed stays as it is until its successor is complete; servers that run from it go on.
+
+    Parameters
+    ----------
+    home
+        The directory to install under. By default HERMES_TRITON_HOME, else
+        `~/.cache/hermes/triton`.
+    packages
+        Requirements for pip, added to those of earlier calls: `torch`, or `onnxruntime-gpu`
+        in place of onnxruntime, or whatever Python models import.
+    report
+        Is called with a line of text at every step.
+
+    Raises
+    ------
+    InstallError
+        A step failed; the error has its output.
+    ParameterError
+        A package is an option of pip rather than a requirement.
+    """
+    for package in packages:
+        if not package or package.startswith("-"):
+            raise ParameterError("packages", f"{package!r} is not a requirement for pip")
+    home = (home or _layout.triton_home(os.environ)).expanduser().absolute()
+    installation = _layout.current(home)
+    if installation is None or not _is_complete(installation, packages):
+        with _locked(home, report) as lock:
+            installation = _bring(home, packages, report, lock)
+    return local_triton(installation, os.environ)
+
+
+def _bring(
+    home: Path, packages: Sequence[str], report: Callable[[str], None], lock: int
+) -> Installation:
+    # Looked at again under the lock: somebody else may have installed it meanwhile.
+    found = _layout.current(home)
+    _remove_leftovers(home, found)
+    if found is not None and _has(found, packages):
+        if not _is_complete(found, packages):
+            report(f"bringing the backends in {found.directory} up to date")
+            found = _with_backends(found)
+        return found
+
+    wishes = _merged(found.wishes if found else (), packages)
+    directory = home / f"triton-{PYTRITON}-{uuid.uuid4().hex[:8]}"
+    try:
+        installation = _build(directory, wishes, report, lock)
+        link = home / f"current-{directory.name}"
+        link.symlink_to(directory.name)
+        link.replace(home / "current")
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    _remove_leftovers(home, installation)
+    report(f"installed Triton in {directory}")
+    return installation
+
+
+def _build(
+    directory: Path, wishes: tuple[str, ...], report: Callable[[str], None], lock: int
+) -> Installation:
+    def step(description: str, *command: str | Path) -> str:
+        report(description)
+        return _run(description, command, lock)
+
+    python = directory / "bin" / "python3"
+    pip = (python, "-I", "-m", "pip", "--disable-pip-version-check")
+    step(
+        f"creating an environment with {sys.executable}",
+        *(sys.executable, "-I", "-m", "venv", directory),
+    )
+    requirements = _requirements(wishes)
+    step(
+        f"pip install {' '.join(requirements)}",
+        *(*pip, "install", "--prefer-binary", *requirements),
+    )
+    # Its other dependencies serve its own Python API, which hermes does not use.
+    step(
+        f"pip install nvidia-pytriton=={PYTRITON}",
+        *(*pip, "install", "--no-deps", f"nvidia-pytriton=={PYTRITON}"),
+    )
+    listed = _run("pip list", (*pip, "list", "--format=json"), lock, errors=False)
+    installation = Installation(
+        directory=directory,
+        pytriton=PYTRITON,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        wishes=wishes,
+        versions={entry["name"]: entry["version"] for entry in json.loads(listed)},
+        backends="",
+    )
+    _link_libpython(installation.libpython)
+    installation = _with_backends(installation, write=False)
+    report("checking that Triton runs")
+    _check(installation, lock)
+    installation.write()
+    return installation
+
+
+def _with_backends(installation: Installation, *, write: bool = True) -> Installation:
+    directory = installation.directory / f"backends-{_backends_hash()}"
+    part = directory.with_name(f"{directory.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(installation.tritonserver / "backends", part)
+    stub = part / "python" / installation.stub.name
+    shutil.copy2(installation.stub, stub)
+    stub.chmod(0o755)
+    for model in _backend_models():
+        (part / model.parent.name).mkdir()
+        shutil.copy2(model, part / model.parent.name / "model.py")
+        shutil.copy2(SOURCES / "_batching.py", part / model.parent.name / "hermes_batching.py")
+    shutil.rmtree(directory, ignore_errors=True)
+    part.rename(directory)
+    installation = dataclasses.replace(installation, backends=directory.name)
+    if write:
+        installation.write()
+    return installation
+
+
+def _check(installation: Installation, lock: int) -> None:
+    environment = {**os.environ, **installation.environment(os.environ)}
+    modules = "import numpy, onnxruntime"
+    _run("importing onnxruntime", ("python3", "-c", modules), lock, environment=environment)
+    for program in (
+        installation.binary,
+        installation.backend_directory / "python" / installation.stub.name,
+    ):
+        # Both end with 1, whatever they are asked. The loader says 127 if it lacks a library.
+        result = subprocess.run(
+            [program, "--help"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if result.returncode not in (0, 1):
+            advice = (
+                f"\nIf it is libpython that is missing: {sys.executable} was built without its "
+                "shared library, or that is a package of its own; use a Python that has it"
+            )
+            raise InstallError(f"starting {program.name}", result.stderr + advice)
+
+
+def _run(
+    description: str,
+    command: Sequence[str | Path],
+    lock: int,
+    *,
+    environment: dict[str, str] | None = None,
+    errors: bool = True,
+) -> str:
+    # PIP_USER, and `user = true` in a pip.conf, would make pip refuse to work in an environment.
+    environment = environment or {**os.environ, "PIP_USER": "0", "PIP_NO_INPUT": "1"}
+    try:
+        # The child holds the lock too: if this process is killed, the next installation waits
+        # until the child has ended, instead of removing what it is still writing.
+        result = subprocess.run(
+            [str(part) for part in command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
+            pass_fds=(lock,),
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise InstallError(description, str(error)) from error
+    if result.returncode != 0:
+        raise InstallError(description, result.stdout)
+    return result.stdout
+
+
+@contextmanager
+def _locked(home: Path, report: Callable[[str], None]) -> Iterator[int]:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InstallError(f"creating {home}", str(error)) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"waiting for another installation in {home} to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _remove_leftovers(home: Path, installation: Installation | None) -> None:
+    """Remove what killed installations left, and old ones that no process here runs from."""
+    kept = {installation.directory, installation.backend_directory} if installation else set()
+    candidates = [*home.glob("triton-*"), *home.glob("current-triton-*")]
+    if installation:
+        candidates += installation.directory.glob("backends-*")
+    running = [
+        process.info["exe"] for process in psutil.process_iter(["exe"]) if process.info["exe"]
+    ]
+    for path in candidates:
+        if path.is_symlink():
+            path.unlink()
+        elif path not in kept and not any(Path(exe).is_relative_to(path) for exe in running):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_complete(installation: Installation, packages: Sequence[str]) -> bool:
+    return _has(installation, packages) and installation.backends == f"backends-{_backends_hash()}"
+
+
+def _has(installation: Installation, packages: Sequence[str]) -> bool:
+    names = {_name(wish) for wish in installation.wishes}
+    return (
+        installation.pytriton == PYTRITON
+        and installation.problem() is None
+        # A bare name is content with the version that an earlier wish pinned.
+        and all(wish in installation.wishes or wish in names for wish in packages)
+    )
+
+
+def _merged(earlier: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
+    return tuple({_name(wish): wish for wish in (*earlier, *later)}.values())
+
+
+def _requirements(wishes: Sequence[str]) -> list[str]:
+    # onnxruntime-gpu and its like hold the same module: they replace the plain one.
+    has_runtime = any(_name(wish).startswith("onnxruntime") for wish in wishes)
+    return [NUMPY, *([] if has_runtime else ["onnxruntime"]), *wishes]
+
+
+def _name(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*(?=\s*($|[\[<>=!~;@]))", requirement)
+    return re.sub(r"[-_.]+", "-", match.group()).lower() if match else requirement
+
+
+def _backend_models() -> list[Path]:
+    return sorted(SOURCES.glob("backends/*/model.py"))
+
+
+def _backends_hash() -> str:
+    digest = hashlib.sha256()
+    for source in (*_backend_models(), SOURCES / "_batching.py"):
+        digest.update(str(source.relative_to(SOURCES)).encode() + b"\0")
+        digest.update(source.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _link_libpython(directory: Path) -> None:
+    """Give the stub its libpython, where that is not on the loader's path, and nothing else."""
+    directory.mkdir()
+    library = sysconfig.get_config_var("INSTSONAME")
+    for variable in ("LIBDIR", "LIBPL"):
+        folder = sysconfig.get_config_var(variable)
+        if library and folder and (Path(folder) / library).is_file():
+            (directory / library).symlink_to(Path(folder) / library)
+            return
