@@ -12,11 +12,11 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -28,8 +28,20 @@ from hermes.runtime._layout import Installation
 logger = logging.getLogger(__name__)
 
 PYTRITON = "0.7.0"
-# nvidia-pytriton asks for numpy 1, which has no wheels for Python 3.13; its stub takes either.
-NUMPY = 'numpy<2; python_version < "3.13"'
+# With numpy 2 every output of the wheel's Python backend is empty, silently. numpy 1 has no
+# wheels for Python 3.13.
+NUMPY = "numpy<2"
+PYTHONS = ("3.12", "3.11", "3.10")
+ABOUT_PYTHON = """
+import json, sys, sysconfig
+folders = [sysconfig.get_config_var(name) for name in ("LIBDIR", "LIBPL")]
+print(json.dumps({
+    "executable": sys.executable,
+    "version": "%d.%d" % sys.version_info[:2],
+    "library": sysconfig.get_config_var("INSTSONAME"),
+    "folders": [folder for folder in folders if folder],
+}))
+"""
 SOURCES = Path(__file__).parent
 
 
@@ -40,10 +52,12 @@ def install_triton(
 ) -> LocalTriton:
     """Return an installed Triton, after installing it if need be.
 
-    It lies in a virtual environment of its own, made with the Python that runs this, and serves
-    models of Triton's `python` and `onnxruntime` backends, and of `pytorch` where that package
-    is among `packages`. An installation that already has everything is returned at once. What
-    is installed stays as it is until its successor is complete; servers that run from it go on.
+    It lies in a virtual environment of its own, made with the Python that runs this or, where
+    Triton cannot work with that one, with another on the PATH. It serves models of Triton's
+    `python` and `onnxruntime` backends, and of `pytorch` where torch is among `packages`.
+
+    An installation that already has everything is returned at once. What is installed stays as
+    it is until its successor is complete; servers that run from it go on.
 
     Parameters
     ----------
@@ -108,37 +122,52 @@ def _build(
         report(description)
         return _run(description, command, lock)
 
-    python = directory / "bin" / "python3"
-    pip = (python, "-I", "-m", "pip", "--disable-pip-version-check")
+    about = _python()
     step(
-        f"creating an environment with {sys.executable}",
-        *(sys.executable, "-I", "-m", "venv", directory),
+        f"creating an environment with {about['executable']}",
+        *(about["executable"], "-I", "-m", "venv", directory),
     )
+    pip: tuple[str | Path, ...] = (directory / "bin" / "python3", "-I", "-m", "pip")
     requirements = _requirements(wishes)
-    step(
-        f"pip install {' '.join(requirements)}",
-        *(*pip, "install", "--prefer-binary", *requirements),
-    )
+    step(f"pip install {' '.join(requirements)}", *pip, "install", "--prefer-binary", *requirements)
     # Its other dependencies serve its own Python API, which hermes does not use.
-    step(
-        f"pip install nvidia-pytriton=={PYTRITON}",
-        *(*pip, "install", "--no-deps", f"nvidia-pytriton=={PYTRITON}"),
-    )
+    wheel = f"nvidia-pytriton=={PYTRITON}"
+    step(f"pip install {wheel}", *pip, "install", "--no-deps", wheel)
     listed = _run("pip list", (*pip, "list", "--format=json"), lock, errors=False)
     installation = Installation(
         directory=directory,
         pytriton=PYTRITON,
-        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        python=about["version"],
         wishes=wishes,
         versions={entry["name"]: entry["version"] for entry in json.loads(listed)},
         backends="",
     )
-    _link_libpython(installation.libpython)
+    _link_libpython(installation.libpython, about)
     installation = _with_backends(installation, write=False)
     report("checking that Triton runs")
     _check(installation, lock)
     installation.write()
     return installation
+
+
+def _python() -> dict[str, Any]:
+    """Return the facts of a Python that Triton can work with: this one, if it can."""
+    for python in (sys.executable, *(f"python{version}" for version in PYTHONS)):
+        try:
+            result = subprocess.run(
+                [python, "-I", "-c", ABOUT_PYTHON], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        about: dict[str, Any] = json.loads(result.stdout)
+        if about["version"] in PYTHONS:
+            return about
+    raise InstallError(
+        "looking for a Python",
+        f"Triton's Python backend needs numpy 1, which there is for Python {', '.join(PYTHONS)}. "
+        f"This is Python {sys.version_info.major}.{sys.version_info.minor}, and none of those is "
+        "on the PATH. Put one there; nothing else has to use it",
+    )
 
 
 def _with_backends(installation: Installation, *, write: bool = True) -> Installation:
@@ -293,12 +322,11 @@ def _backends_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def _link_libpython(directory: Path) -> None:
+def _link_libpython(directory: Path, about: dict[str, Any]) -> None:
     """Give the stub its libpython, where that is not on the loader's path, and nothing else."""
     directory.mkdir()
-    library = sysconfig.get_config_var("INSTSONAME")
-    for variable in ("LIBDIR", "LIBPL"):
-        folder = sysconfig.get_config_var(variable)
-        if library and folder and (Path(folder) / library).is_file():
-            (directory / library).symlink_to(Path(folder) / library)
+    for folder in about["folders"]:
+        library = Path(folder) / about["library"]
+        if library.is_file():
+            (directory / library.name).symlink_to(library)
             return

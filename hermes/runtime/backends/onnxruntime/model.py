@@ -78,7 +78,7 @@ class TritonPythonModel:
         self.inputs = _checked("input", config, inputs)
         _checked("output", config, outputs)
         # Triton has no scalars: it knows them as tensors of one element.
-        self.scalars = {name for name, tensor in {**inputs, **outputs}.items() if not tensor.shape}
+        self.scalars = {name for name, tensor in inputs.items() if not tensor.shape}
         missing = {tensor.name for tensor in self.session.get_inputs()} - set(self.inputs)
         if missing:
             raise pb_utils.TritonModelException(
@@ -86,55 +86,35 @@ class TritonPythonModel:
             )
 
     def execute(self, requests):
-        responses = [None] * len(requests)
-        indices, readable = [], []
-        for index, request in enumerate(requests):
-            try:
-                readable.append(Request(self._tensors(request), request.requested_output_names()))
-                indices.append(index)
-            except Exception as error:
-                responses[index] = _failed(error)
-        answers = answer(readable, self._run, batched=self.batched)
-        for index, tensors in zip(indices, answers, strict=True):
-            responses[index] = _response(tensors)
-        return responses
-
-    def _tensors(self, request):
-        tensors = {}
-        for tensor in request.inputs():
-            array = tensor.as_numpy()
-            if array.dtype == np.object_:
-                texts = [_text(value, tensor.name()) for value in array.ravel()]
-                array = np.array(texts, dtype=np.object_).reshape(array.shape)
-            tensors[tensor.name()] = array
-        return tensors
+        tensors = [
+            Request(
+                {t.name(): t.as_numpy() for t in request.inputs()}, request.requested_output_names()
+            )
+            for request in requests
+        ]
+        return [
+            _response(answered) for answered in answer(tensors, self._run, batched=self.batched)
+        ]
 
     def _run(self, inputs, outputs):
         feeds = {
-            name: array.reshape(()) if name in self.scalars else array
+            name: _readable(name, array.reshape(()) if name in self.scalars else array)
             for name, array in inputs.items()
         }
         names = list(outputs)
         results = dict(zip(names, self.session.run(names, feeds), strict=True))
         return {
-            name: array.reshape(1) if name in self.scalars else array
+            name: array if np.ndim(array) else np.reshape(array, 1)
             for name, array in results.items()
         }
 
 
 def _response(tensors):
     if isinstance(tensors, Exception):
-        return _failed(tensors)
-    try:
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, _sendable(array)) for name, array in tensors.items()]
-        )
-    except Exception as error:
-        return _failed(error)
-
-
-def _failed(error):
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(tensors)))
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor(name, _sendable(array)) for name, array in tensors.items()]
+    )
 
 
 def _sendable(array):
@@ -144,11 +124,14 @@ def _sendable(array):
     return np.array(values, dtype=np.object_).reshape(array.shape)
 
 
-def _text(value, name):
+def _readable(name, array):
+    if array.dtype != np.object_:
+        return array
     try:
-        return value.decode() if isinstance(value, bytes) else value
+        values = [value.decode() for value in array.ravel()]
     except UnicodeDecodeError as error:
         raise ValueError(f"input {name!r}: the strings of ONNX are UTF-8, but {error}") from error
+    return np.array(values, dtype=np.object_).reshape(array.shape)
 
 
 def _described(tensor, batchable):

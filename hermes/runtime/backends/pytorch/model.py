@@ -47,10 +47,6 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(f"there is no {path}")
 
         self.device = _device(args, config)
-        if parameters.get("DISABLE_OPTIMIZED_EXECUTION", "").lower() in ("true", "1"):
-            torch.jit.set_fusion_strategy([])
-            torch._C._jit_set_profiling_executor(False)
-            torch._C._get_graph_executor_optimize(False)
         for setting, parameter in (
             (torch.set_num_threads, "INTRA_OP_THREAD_COUNT"),
             (torch.set_num_interop_threads, "INTER_OP_THREAD_COUNT"),
@@ -58,6 +54,10 @@ class TritonPythonModel:
             if int(parameters.get(parameter, 0)) > 0:
                 setting(int(parameters[parameter]))
         self.model = torch.jit.load(str(path), map_location=self.device).eval()
+        self.optimized = parameters.get("DISABLE_OPTIMIZED_EXECUTION", "").lower() not in (
+            "true",
+            "1",
+        )
         self.batched = config["max_batch_size"] > 0
         self.arguments, self.takes_dict = _arguments(self.model, config)
         self.outputs = _output_positions(config)
@@ -75,7 +75,8 @@ class TritonPythonModel:
 
     def _run(self, inputs, outputs):
         tensors = {name: _to_torch(array, self.device) for name, array in inputs.items()}
-        with torch.inference_mode():
+        optimized = torch.jit.optimized_execution(self.optimized)
+        with torch.inference_mode(), optimized:
             if self.takes_dict:
                 result = self.model(tensors)
             else:
