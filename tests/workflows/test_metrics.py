@@ -1,0 +1,487 @@
+"""Metrics agree with scikit-learn, however the rows are cut, and say what they cannot take."""
+
+import json
+import math
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hermes.errors import DataError, ParameterError
+from workflows._metrics import (
+    MAX_CURVE_POINTS,
+    METRICS,
+    MetricsResult,
+    compute_metrics,
+    parse_metrics,
+    scalar_names,
+)
+
+sklearn_metrics = pytest.importorskip("sklearn.metrics")
+
+SCORE_METRICS = [
+    "accuracy",
+    "top_2_accuracy",
+    "log_loss",
+    "roc_auc",
+    "average_precision",
+    "confusion_matrix",
+]
+REGRESSION_METRICS = ["mse", "mae", "r2", "max_absolute_error"]
+
+
+def softmax(logits: Any) -> Any:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def class_data(n_rows: int, n_classes: int, seed: int = 0) -> tuple[Any, Any]:
+    random = np.random.default_rng(seed)
+    labels = np.arange(n_rows) % n_classes
+    random.shuffle(labels)
+    logits = random.normal(size=(n_rows, n_classes)) * 2 + 0.1
+    logits[np.arange(n_rows), labels] += 1
+    return logits, labels
+
+
+# ------------------------------------------------------------------------------ classes
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n_rows=st.integers(12, 60),
+    n_classes=st.integers(2, 5),
+    chunk_rows=st.integers(1, 70),
+    seed=st.integers(0, 1000),
+    form=st.sampled_from(["logits", "probabilities"]),
+)
+def test_class_scores_agree_with_scikit_learn(
+    n_rows: int, n_classes: int, chunk_rows: int, seed: int, form: str
+) -> None:
+    logits, labels = class_data(n_rows, n_classes, seed)
+    probabilities = softmax(logits)
+    result = compute_metrics(
+        SCORE_METRICS,
+        logits if form == "logits" else probabilities,
+        np.eye(n_classes)[labels] if seed % 2 else labels,
+        chunk_rows=chunk_rows,
+    )
+    hot = np.eye(n_classes)[labels]
+    predicted = logits.argmax(axis=1)
+    top_2 = np.argsort(logits, axis=1)[:, -2:]
+    columns = [1] if n_classes == 2 else range(n_classes)
+    expected = {
+        "accuracy": sklearn_metrics.accuracy_score(labels, predicted),
+        "top_2_accuracy": np.mean([label in top for label, top in zip(labels, top_2, strict=True)]),
+        "log_loss": sklearn_metrics.log_loss(labels, probabilities),
+        "roc_auc": np.mean(
+            [sklearn_metrics.roc_auc_score(hot[:, c], probabilities[:, c]) for c in columns]
+        ),
+        "average_precision": np.mean(
+            [
+                sklearn_metrics.average_precision_score(hot[:, c], probabilities[:, c])
+                for c in columns
+            ]
+        ),
+    }
+    assert result.scalars == pytest.approx(expected)
+    if n_classes > 2:
+        assert result.scalars["roc_auc"] == pytest.approx(
+            sklearn_metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
+        )
+    matrix = sklearn_metrics.confusion_matrix(labels, predicted, labels=range(n_classes))
+    assert result.confusion_matrix == matrix.tolist()
+    assert bool(result.notes) is (form == "logits")
+    histogram = result.curves["score_histogram"]["counts"]
+    assert sum(map(sum, histogram.values())) == n_rows
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize("as_logits", [False, True])
+def test_one_score_per_row_is_the_score_of_class_1(shape: tuple[int, ...], as_logits: bool) -> None:
+    logits = np.random.default_rng(1).normal(size=50).astype(np.float32)
+    labels = (logits + np.random.default_rng(2).normal(size=50) > 0).astype(np.int8)
+    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    result = compute_metrics(
+        ["accuracy", "log_loss", "roc_auc", "average_precision"],
+        (logits if as_logits else probabilities).reshape(shape),
+        labels.reshape(shape),
+        chunk_rows=7,
+    )
+    assert result.scalars == pytest.approx(
+        {
+            "accuracy": sklearn_metrics.accuracy_score(labels, logits > 0),
+            "log_loss": sklearn_metrics.log_loss(labels, probabilities),
+            "roc_auc": sklearn_metrics.roc_auc_score(labels, logits),
+            "average_precision": sklearn_metrics.average_precision_score(labels, logits),
+        }
+    )
+    assert bool(result.notes) is as_logits
+
+
+def test_the_note_says_which_row_is_no_probability() -> None:
+    scores = np.array([[0.5, 0.5], [0.5, 0.9], [0.1, 0.9]])
+    result = compute_metrics(["log_loss"], scores, np.array([0, 1, 1]), chunk_rows=1)
+    assert list(result.notes) == [
+        ("The predictions were taken as logits and normalised with softmax: row 1 sums to 1.4.")
+    ]
+    result = compute_metrics(["log_loss"], scores[:, 1] * 2, np.array([0, 1, 1]))
+    assert list(result.notes) == [
+        (
+            "The predictions were taken as logits and normalised with the sigmoid: "
+            "row 1 has a value outside [0, 1]."
+        )
+    ]
+
+
+def test_half_precision_probabilities_are_probabilities() -> None:
+    probabilities = softmax(class_data(40, 10)[0]).astype(np.float16)
+    assert not compute_metrics(["log_loss"], probabilities, np.arange(40) % 10).notes
+
+
+def test_saturated_logits_keep_their_order() -> None:
+    logits = np.array([40.0, 41.0, 42.0, 43.0])
+    labels = np.array([0, 0, 1, 1])
+    for scores in (logits, np.stack([np.zeros(4), logits], axis=1)):
+        assert compute_metrics(["roc_auc"], scores, labels).scalars == {"roc_auc": 1.0}
+
+
+def test_a_probability_of_0_for_the_true_class_costs_a_finite_log_loss() -> None:
+    scores = np.array([[1.0, 0.0], [0.0, 1.0]])
+    labels = np.array([1, 1])
+    expected = sklearn_metrics.log_loss(labels, scores, labels=[0, 1])
+    assert compute_metrics(["log_loss"], scores, labels).scalars["log_loss"] == pytest.approx(
+        expected
+    )
+
+
+def test_equal_scores_go_to_the_lower_class() -> None:
+    scores = np.full((3, 3), 1 / 3)
+    result = compute_metrics(
+        ["accuracy", "top_1_accuracy", "top_2_accuracy", "top_3_accuracy"],
+        scores,
+        np.array([0, 1, 2]),
+    )
+    assert list(result.scalars.values()) == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_labels_as_predictions(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(3)
+    labels, predicted = random.integers(0, 4, size=(2, 33))
+    matrix = sklearn_metrics.confusion_matrix(labels, predicted).tolist()
+    for targets in (labels, labels.astype(np.float32), np.eye(4)[labels]):
+        result = compute_metrics(
+            ["accuracy", "confusion_matrix"], predicted.reshape(shape), targets, chunk_rows=10
+        )
+        assert result.scalars == {"accuracy": np.mean(labels == predicted)}
+        assert result.confusion_matrix == matrix
+        assert not result.curves
+
+
+def test_top_k_accuracy_stands_for_every_k() -> None:
+    logits, labels = class_data(30, 4)
+    result = compute_metrics(["top_k_accuracy", "top_2_accuracy"], logits, labels, top_k=(1, 2))
+    assert list(result.scalars) == ["top_1_accuracy", "top_2_accuracy"]
+
+
+def test_roc_curves_are_thinned_and_keep_their_ends_and_area() -> None:
+    random = np.random.default_rng(4)
+    labels = random.integers(0, 2, size=20000)
+    scores = random.normal(size=20000) + labels
+    result = compute_metrics(["roc_auc"], scores, labels)
+    (curve,) = result.curves["roc"]
+    x, y = curve["false_positive_rate"], curve["true_positive_rate"]
+    assert len(x) <= MAX_CURVE_POINTS
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert sklearn_metrics.auc(x, y) == pytest.approx(result.scalars["roc_auc"], abs=1e-3)
+
+
+def test_classes_are_ranked_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = class_data(50, 25)
+    whole = compute_metrics(["roc_auc", "average_precision"], logits, labels)
+    monkeypatch.setattr("workflows._metrics.SCORES_AT_ONCE", 350)
+    assert compute_metrics(["roc_auc", "average_precision"], logits, labels) == whole
+    assert len(whole.curves["roc"]) == 20
+    assert whole.notes[-1] == "ROC curves are given for the first 20 of 25 classes."
+
+
+# --------------------------------------------------------------------------- regression
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n_rows=st.integers(2, 40),
+    n_outputs=st.integers(0, 3),
+    chunk_rows=st.integers(1, 50),
+    offset=st.sampled_from([0.0, 1e6]),
+    dtype=st.sampled_from([np.float32, np.float64, np.int32]),
+)
+def test_regression_agrees_with_scikit_learn(
+    n_rows: int, n_outputs: int, chunk_rows: int, offset: float, dtype: type
+) -> None:
+    random = np.random.default_rng(n_rows)
+    shape = (n_rows, n_outputs) if n_outputs else (n_rows,)
+    targets: Any = (random.normal(size=shape) * 100 + offset).astype(dtype)
+    predictions: Any = (targets + random.normal(size=shape) * 10).astype(dtype)
+    result = compute_metrics(REGRESSION_METRICS, predictions, targets, chunk_rows=chunk_rows)
+    p, t = predictions.astype(np.float64), targets.astype(np.float64)
+    assert result.scalars == pytest.approx(
+        {
+            "mse": sklearn_metrics.mean_squared_error(t, p),
+            "mae": sklearn_metrics.mean_absolute_error(t, p),
+            "r2": sklearn_metrics.r2_score(t, p),
+            "max_absolute_error": sklearn_metrics.max_error(t.ravel(), p.ravel()),
+        },
+        rel=1e-9,
+    )
+    assert sum(result.curves["residual_histogram"]["counts"]) == p.size
+    assert sum(map(sum, result.curves["predicted_vs_true"]["counts"])) == p.size
+
+
+@pytest.mark.parametrize(("shift", "r2"), [(0, 1), (1, 0)])
+def test_a_constant_target_has_the_r2_of_scikit_learn(shift: float, r2: float) -> None:
+    targets = np.full(5, 1e17)
+    result = compute_metrics(["r2"], targets + shift * 1e9, targets)
+    assert result.scalars == {"r2": r2}
+    assert sum(result.curves["residual_histogram"]["counts"]) == 5
+
+
+def test_one_column_and_none_are_the_same() -> None:
+    values = np.arange(4.0)
+    assert compute_metrics(["mse"], values[:, None], values + 2).scalars == {"mse": 4.0}
+
+
+# ---------------------------------------------------------------------------- reference
+
+
+AWKWARD = st.sampled_from([0.0, -0.0, 1.0, 1.0 + 1e-6, -2.0, np.nan, np.inf, -np.inf, 1e300])
+
+
+@settings(deadline=None)
+@given(
+    pairs=st.lists(st.tuples(AWKWARD, AWKWARD), min_size=1, max_size=20),
+    rtol=st.sampled_from([0.0, 1e-5, 1.0]),
+    atol=st.sampled_from([0.0, 1e-8, 2.0]),
+    chunk_rows=st.integers(1, 21),
+)
+def test_reference_agrees_where_isclose_does(
+    pairs: list[tuple[float, float]], rtol: float, atol: float, chunk_rows: int
+) -> None:
+    predictions, expected = np.array(pairs).T
+    close = np.isclose(predictions, expected, rtol=rtol, atol=atol, equal_nan=True)
+    result = compute_metrics(
+        ["reference"], predictions, expected, rtol=rtol, atol=atol, chunk_rows=chunk_rows
+    )
+    reference = result.reference
+    assert reference is not None
+    assert reference["n_elements"] == len(pairs)
+    assert reference["n_disagreeing"] == np.count_nonzero(~close)
+    assert result.scalars["reference"] == pytest.approx(close.mean())
+    first = None if close.all() else [int(np.argmin(close))]
+    assert reference["first_disagreeing_index"] == first
+
+
+def test_reference_reports_differences_and_the_first_index() -> None:
+    expected = np.zeros((4, 2, 3), np.float32)
+    expected[3] = 10
+    predictions = expected.copy()
+    predictions[2, 1, 0] = 0.5
+    predictions[3, 0, 1] = 12
+    result = compute_metrics(["reference"], predictions, expected, chunk_rows=1)
+    assert result.reference == {
+        "rtol": 1e-5,
+        "atol": 1e-8,
+        "n_elements": 24,
+        "n_disagreeing": 2,
+        "fraction_agreeing": 1 - 2 / 24,
+        "max_absolute_difference": 2.0,
+        "max_relative_difference": pytest.approx(0.2),
+        "first_disagreeing_index": [2, 1, 0],
+    }
+    assert tuple(result.scalars) == scalar_names(["reference"])
+
+
+def test_reference_tells_apart_integers_that_are_equal_as_floats() -> None:
+    big = np.array([2**53])
+    result = compute_metrics(["reference"], big, big + 1, rtol=0, atol=0)
+    assert result.scalars["reference_n_disagreeing"] == 1
+
+
+def test_a_nan_that_was_not_expected_differs_without_bound() -> None:
+    result = compute_metrics(["reference"], np.array([np.nan, 1]), np.array([1.0, 1]))
+    assert result.scalars["reference_max_absolute_difference"] == math.inf
+    both = np.array([np.nan])
+    result = compute_metrics(["reference"], both, both)
+    assert result.scalars["reference_max_relative_difference"] == 0
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+LABELS = np.array([0, 1, 2, 1])
+SCORES = softmax(class_data(4, 3)[0])
+NAN = np.where(np.eye(4, 3, k=-2) > 0, np.nan, SCORES)
+
+
+@pytest.mark.parametrize(
+    ("names", "predictions", "targets", "message"),
+    [
+        (["accuracy"], SCORES, LABELS[:3], "the targets: accuracy: given 3 rows, wanted 4"),
+        (["mse"], SCORES[:0], LABELS[:0], "mse: given shape (0, 3), wanted at least one row"),
+        (["mse"], np.array(["a"]), LABELS[:1], "mse: given dtype <U1, wanted numbers"),
+        (
+            ["accuracy"],
+            SCORES,
+            LABELS + 1,
+            "accuracy: row 2 has the label 3, wanted an integer from",
+        ),
+        (["accuracy"], SCORES, LABELS - 1, "row 0 has the label -1, wanted an integer from 0 to 2"),
+        (
+            ["accuracy"],
+            LABELS,
+            LABELS - 1,
+            "row 0 has the label -1, wanted an integer not negative",
+        ),
+        (["accuracy"], SCORES, LABELS + 0.5, "row 0 has the label 0.5, wanted an integer"),
+        (["accuracy"], LABELS % 2, np.eye(4)[:, :2], "row 2 is not one-hot"),
+        (
+            ["accuracy"],
+            LABELS + 2,
+            np.eye(3)[LABELS],
+            "the predictions: accuracy: row 1 has the lab",
+        ),
+        (["accuracy"], SCORES, np.eye(4), "given shape (4, 4), wanted labels (rows,) or (rows, 1)"),
+        (["accuracy"], SCORES, np.zeros((4, 3, 1)), "given shape (4, 3, 1), wanted labels"),
+        (["accuracy"], SCORES[:, None], LABELS, "given shape (4, 1, 3), wanted (rows, classes)"),
+        (["accuracy"], NAN, LABELS, "the predictions: accuracy: row 2 has a NaN or infinite value"),
+        (["log_loss", "accuracy"], LABELS, LABELS, "log_loss needs scores, given int64 labels"),
+        (
+            ["roc_auc"],
+            SCORES,
+            LABELS * 0,
+            "roc_auc: no row of class 1, 2; the ranking metrics want",
+        ),
+        (
+            ["mse", "mae"],
+            SCORES,
+            LABELS,
+            "mse, mae: given shape (4,), wanted that of the predictio",
+        ),
+        (["mse"], NAN, SCORES, "the predictions: mse: row 2 has a NaN or infinite value"),
+        (["mse"], SCORES, NAN, "the targets: mse: row 2 has a NaN or infinite value"),
+        (["r2"], SCORES[:1], SCORES[:1], "r2 wants at least two rows, given 1"),
+        (["reference"], SCORES, SCORES[:, :2], "reference: given shape (4, 2), wanted that of"),
+    ],
+)
+def test_data_that_cannot_work_is_refused(
+    names: list[str], predictions: Any, targets: Any, message: str
+) -> None:
+    for chunk_rows in (None, 1):
+        with pytest.raises(DataError) as caught:
+            compute_metrics(names, predictions, targets, chunk_rows=chunk_rows)
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"names": ["acuracy"]},
+            "metrics: there is no metric 'acuracy'; there are: accuracy, top_k",
+        ),
+        ({"names": ["top_0_accuracy"]}, "there is no metric 'top_0_accuracy'"),
+        ({"names": ["top_4_accuracy"]}, "metrics: top_4_accuracy of only 3 classes"),
+        ({"names": ["top_k_accuracy"], "top_k": (0,)}, "top_k: given 0, wanted integers from 1"),
+        ({"names": ["reference"], "rtol": -1}, "rtol: given -1, wanted a number that is not"),
+        ({"names": ["reference"], "atol": math.nan}, "atol: given nan, wanted"),
+    ],
+)
+def test_parameters_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        compute_metrics(predictions=SCORES, targets=LABELS, **options)
+    assert message in str(caught.value)
+
+
+def test_a_huge_confusion_matrix_is_refused() -> None:
+    labels = np.array([0, 5000])
+    assert compute_metrics(["accuracy"], labels, labels).scalars == {"accuracy": 1.0}
+    with pytest.raises(ParameterError, match="of 5001 classes, wanted at most 1000"):
+        compute_metrics(["confusion_matrix"], labels, labels)
+
+
+def test_many_absent_classes_are_not_all_listed() -> None:
+    logits, _ = class_data(30, 20)
+    with pytest.raises(DataError, match=r"no row of class 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …;"):
+        compute_metrics(["average_precision"], logits, np.zeros(30))
+
+
+# -------------------------------------------------------------------------------- files
+
+
+def test_datasets_are_read_in_chunks_and_named_in_errors(tmp_path: Any) -> None:
+    logits, labels = class_data(101, 3)
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        predictions = file.create_dataset("output/logits", data=logits, chunks=(10, 3))
+        targets = file.create_dataset("label", data=labels)
+        given = compute_metrics(SCORE_METRICS, predictions, targets, chunk_rows=8)
+        assert given == compute_metrics(SCORE_METRICS, logits, labels, chunk_rows=8)
+        targets[7] = 3
+        with pytest.raises(DataError) as caught:
+            compute_metrics(["accuracy"], predictions, targets)
+    assert str(caught.value) == (
+        f"{tmp_path / 'data.h5'}, dataset '/label': accuracy: row 7 has the label 3, "
+        "wanted an integer from 0 to 2"
+    )
+
+
+def test_rows_that_cannot_be_read_are_a_data_error() -> None:
+    class Truncated:
+        shape = (4,)
+        dtype = np.dtype(float)
+
+        def __getitem__(self, rows: slice) -> Any:
+            raise OSError("file is truncated")
+
+    with pytest.raises(DataError, match="cannot be read from row 0: file is truncated"):
+        compute_metrics(["mse"], Truncated(), np.zeros(4))
+
+
+# ----------------------------------------------------------------------------- registry
+
+
+def test_names_are_kept_in_order_once() -> None:
+    names = ["mse", "top_3_accuracy", "mse", "accuracy"]
+    assert parse_metrics(names) == ("mse", "top_3_accuracy", "accuracy")
+
+
+def test_scalar_names_are_those_computed() -> None:
+    logits, labels = class_data(30, 5)
+    names = [name for name, metric in METRICS.items() if metric.kind == "classification"]
+    result = compute_metrics(names, logits, labels, top_k=(1, 3))
+    assert tuple(result.scalars) == scalar_names(names, top_k=(1, 3))
+
+
+def test_a_result_turns_into_json_and_back() -> None:
+    logits, labels = class_data(30, 5)
+    result = compute_metrics([*SCORE_METRICS, *REGRESSION_METRICS], logits, np.eye(5)[labels])
+    facts = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert MetricsResult(**{**facts, "notes": tuple(facts["notes"])}) == result
+
+
+def test_metrics_that_need_no_scikit_learn_work_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import sys
+
+    from hermes.errors import MissingExtraError
+
+    logits, labels = class_data(30, 3)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    compute_metrics(["accuracy", "log_loss"], logits, labels)
+    with pytest.raises(MissingExtraError, match=r"scikit-learn is not installed.*'report'"):
+        compute_metrics(["accuracy", "roc_auc"], logits, labels)
