@@ -206,6 +206,21 @@ class ServerStopError(ServerError):
         )
 
 
+@dataclass(eq=False)
+class SupervisorError(ServerError):
+    """The process that keeps a server gave up."""
+
+    reason: str
+    log_file: Path
+    log_tail: str
+
+    def __str__(self) -> str:
+        return (
+            f"no server: {self.reason}\nThe supervisor's log, {self.log_file}, ends with:\n"
+            f"{_indented(self.log_tail)}"
+        )
+
+
 class ModelError(HermesError):
     """A model that cannot be served."""
 
@@ -249,7 +264,8 @@ class InputError(InferenceError, ValueError):
     wanted: str
 
     def __str__(self) -> str:
-        return f"input {self.tensor!r} of model {self.model!r}: given {self.given}, wanted {self.wanted}"
+        where = f"input {self.tensor!r} of model {self.model!r}"
+        return f"{where}: given {self.given}, wanted {self.wanted}"
 
 
 @dataclass(eq=False)

@@ -18,6 +18,12 @@ from hermes.aeriel._processes import ProcessIdentity, end_server
 
 POLL_S = 0.2
 SETTLE_S = 1.0
+_MAIN = """
+import sys
+sys.path.insert(0, {source!r})
+from hermes.aeriel._guard import main
+main(*sys.argv[1:])
+"""
 
 
 def start_guard(
@@ -40,8 +46,7 @@ def start_guard(
         [
             sys.executable,
             "-c",
-            f"import sys; sys.path.insert(0, {str(source)!r}); "
-            "from hermes.aeriel._guard import main; main(*sys.argv[1:])",
+            _MAIN.format(source=str(source)),
             str(owner),
             server_id,
             str(grace_s),

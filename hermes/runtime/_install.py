@@ -80,7 +80,8 @@ def install_triton(
     for package in packages:
         if not package or package.startswith("-"):
             raise ParameterError("packages", f"{package!r} is not a requirement for pip")
-    home = (home or _layout.triton_home(os.environ)).expanduser().absolute()
+    # Without symbolic links: directories are compared with those of running processes.
+    home = (home or _layout.triton_home(os.environ)).expanduser().resolve()
     installation = _layout.current(home)
     if installation is None or not _is_complete(installation, packages):
         with _locked(home, report) as lock:
@@ -266,18 +267,19 @@ def _locked(home: Path, report: Callable[[str], None]) -> Iterator[int]:
 
 
 def _remove_leftovers(home: Path, installation: Installation | None) -> None:
-    """Remove what killed installations left, and old ones that no process here runs from."""
-    kept = {installation.directory, installation.backend_directory} if installation else set()
-    candidates = [*home.glob("triton-*"), *home.glob("current-triton-*")]
-    if installation:
-        candidates += installation.directory.glob("backends-*")
+    """Remove what killed installations left, and what no process on this machine runs from."""
+    for link in home.glob("current-triton-*"):
+        link.unlink()
     running = [
-        process.info["exe"] for process in psutil.process_iter(["exe"]) if process.info["exe"]
+        Path(process.info["exe"]) for process in psutil.process_iter(["exe"]) if process.info["exe"]
     ]
-    for path in candidates:
-        if path.is_symlink():
-            path.unlink()
-        elif path not in kept and not any(Path(exe).is_relative_to(path) for exe in running):
+    for directory in home.glob("triton-*"):
+        in_use = any(program.is_relative_to(directory) for program in running)
+        if installation is not None and directory == installation.directory:
+            backends = set(directory.glob("backends-*")) - {installation.backend_directory}
+        else:
+            backends = {directory}
+        for path in () if in_use else backends:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,9 +1,25 @@
 """Start Triton in a Singularity/Apptainer container or on this machine, and stop it."""
 
+from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import Ports
 from hermes.aeriel.serve._serve import serve
 from hermes.aeriel.serve._singularity import SingularityInstance
+from hermes.aeriel.serve._state import ServerState, state_home
+from hermes.aeriel.serve._supervisor import ensure_server, keep, stop_signal, supervise
 
-__all__ = ["LocalInstance", "Ports", "SingularityInstance", "TritonInstance", "serve"]
+__all__ = [
+    "Endpoint",
+    "LocalInstance",
+    "Ports",
+    "ServerState",
+    "SingularityInstance",
+    "TritonInstance",
+    "ensure_server",
+    "keep",
+    "serve",
+    "state_home",
+    "stop_signal",
+    "supervise",
+]

@@ -145,9 +145,9 @@ def check_model_repository(model_repository: str | Path) -> str:
 
 
 def _flag(arguments: Sequence[str], name: str, default: str) -> str:
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument == f"--{name}":
-            return following
+    for index, argument in enumerate(arguments):
         if argument.startswith(f"--{name}="):
             return argument.partition("=")[2]
+        if argument == f"--{name}" and index + 1 < len(arguments):
+            return arguments[index + 1]
     return default

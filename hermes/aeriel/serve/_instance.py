@@ -178,10 +178,10 @@ class TritonInstance(ABC):
         """Return the name of the container instance, where there is one."""
         return None
 
-    def _open_container(self) -> None:
+    def _open_container(self) -> None:  # noqa: B027 (only a container's instance has one)
         """Start what the server runs in."""
 
-    def _close_container(self) -> None:
+    def _close_container(self) -> None:  # noqa: B027
         """End what the server ran in."""
 
     def _open_log(self, undo: ExitStack) -> None:

@@ -1,0 +1,14 @@
+"""Stream data through a model on any Triton server."""
+
+from hermes.aeriel.client._client import InferenceClient
+from hermes.aeriel.client._specification import ModelSpecification, TensorSpecification
+from hermes.aeriel.client._statistics import ClientStatistics
+from hermes.aeriel.endpoint import Endpoint
+
+__all__ = [
+    "ClientStatistics",
+    "Endpoint",
+    "InferenceClient",
+    "ModelSpecification",
+    "TensorSpecification",
+]

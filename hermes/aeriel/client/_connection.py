@@ -1,0 +1,205 @@
+"""The channel to one server: calls, deadlines, retries, and errors in hermes's words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+import tenacity
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from hermes.aeriel.client._specification import ModelSpecification
+from hermes.aeriel.endpoint import Endpoint
+from hermes.errors import (
+    InferenceError,
+    ModelLoadError,
+    ModelNotFoundError,
+    RequestError,
+    RequestTimeoutError,
+    ServerTimeoutError,
+)
+
+Result = TypeVar("Result")
+
+_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that comes back is found within a second, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
+_TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+# What a server says, as an internal error, while it replaces a Python model that was killed.
+_TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
+
+
+class Connection:
+    """A channel to one server, for one model.
+
+    Parameters
+    ----------
+    endpoint
+        Where the server listens.
+    model_name, model_version
+        The model; an empty version lets the server choose.
+    timeout_s
+        Seconds that one attempt may take.
+    retry_for_s
+        Seconds within which what failed for a passing reason is tried again.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        model_name: str,
+        model_version: str,
+        *,
+        timeout_s: float,
+        retry_for_s: float,
+    ) -> None:
+        self.address = endpoint.grpc
+        self._model_name = model_name
+        self._model_version = model_version
+        self._timeout_s = timeout_s
+        self._closing = threading.Event()
+        self._retry_for_s = retry_for_s
+        self._channel = grpc.insecure_channel(endpoint.grpc, options=_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # Requests come as bytes: see _messages.
+        self._infer = self._channel.unary_unary(
+            _INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
+        )
+
+    def close(self) -> None:
+        """End the channel; what is under way is cancelled and no longer tried again."""
+        self._closing.set()
+        self._channel.close()
+
+    def infer(self, request: bytes, on_retry: Callable[[], None]) -> Any:
+        """Return the server's ``ModelInferResponse`` to a serialized request.
+
+        Raises
+        ------
+        RequestError, RequestTimeoutError
+            The last attempt's failure.
+        """
+
+        def attempt() -> Any:
+            return self._call(self._infer, request)
+
+        def before_sleep(_: tenacity.RetryCallState) -> None:
+            on_retry()
+
+        return self._retrying(before_sleep)(attempt)
+
+    def specification(self) -> ModelSpecification:
+        """Return what the server says of the model, after asking for it if it is not loaded.
+
+        Raises
+        ------
+        ModelNotFoundError
+            The server has no such model or version.
+        ModelLoadError
+            The server could not load it.
+        ServerTimeoutError
+            No server answers.
+        """
+        try:
+            return self._retrying()(self._specification)
+        except (RequestError, RequestTimeoutError) as error:
+            if _status(error) not in _TRANSIENT:
+                raise
+            raise ServerTimeoutError(
+                address=self.address, timeout_s=self._retry_for_s, waiting_for=str(error)
+            ) from error
+
+    def _specification(self) -> ModelSpecification:
+        if not self._ready():
+            self._load()
+        asked: dict[str, Any] = {"name": self._model_name, "version": self._model_version}
+        metadata = self._call(self._stub.ModelMetadata, service_pb2.ModelMetadataRequest(**asked))
+        config = self._call(self._stub.ModelConfig, service_pb2.ModelConfigRequest(**asked))
+        return ModelSpecification.from_server(metadata, config.config)
+
+    def _ready(self) -> bool:
+        request = service_pb2.ModelReadyRequest(name=self._model_name, version=self._model_version)
+        try:
+            return bool(self._call(self._stub.ModelReady, request).ready)
+        except RequestError as error:
+            # An unknown version is an error rather than "not ready".
+            if _status(error) in _TRANSIENT and not self._server_is_live():
+                raise
+            return False
+
+    def _server_is_live(self) -> bool:
+        try:
+            return bool(self._call(self._stub.ServerLive, service_pb2.ServerLiveRequest()).live)
+        except (RequestError, RequestTimeoutError):
+            return False
+
+    def _load(self) -> None:
+        """Ask for the model, which works under explicit model control only."""
+        index = self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest())
+        known = [model for model in index.models if model.name == self._model_name]
+        where = f"the server at {self.address}"
+        if not known:
+            names = tuple(sorted({model.name for model in index.models}))
+            raise ModelNotFoundError(model=self._model_name, where=where, available=names)
+        request = service_pb2.RepositoryModelLoadRequest(model_name=self._model_name)
+        try:
+            self._call(self._stub.RepositoryModelLoad, request)
+        except RequestError as error:
+            reasons = {model.reason for model in known if model.reason} or {error.reason}
+            raise ModelLoadError(
+                model=self._model_name, where=where, reason="; ".join(sorted(reasons))
+            ) from error
+        if not self._ready():
+            label = f"{self._model_name} version {self._model_version or 'any'}"
+            versions = tuple(sorted(f"{m.name} version {m.version}" for m in known if m.version))
+            raise ModelNotFoundError(model=label, where=where, available=versions)
+
+    def _retrying(
+        self, before_sleep: Callable[[tenacity.RetryCallState], None] | None = None
+    ) -> tenacity.Retrying:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_transient),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
+            stop=tenacity.stop_after_delay(self._retry_for_s)
+            | tenacity.stop_when_event_set(self._closing),
+            sleep=tenacity.sleep_using_event(self._closing),
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        try:
+            return method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise RequestTimeoutError(
+                    model=self._model_name, address=self.address, timeout_s=self._timeout_s
+                ) from error
+            raise RequestError(
+                model=self._model_name,
+                address=self.address,
+                status=error.code().name,
+                reason=error.details() or "no details",
+            ) from error
+
+
+def _is_transient(error: BaseException) -> bool:
+    if not isinstance(error, InferenceError):
+        return False
+    if isinstance(error, RequestError) and error.reason.startswith(_TRANSIENT_REASONS):
+        return True
+    return _status(error) in _TRANSIENT
+
+
+def _status(error: InferenceError) -> grpc.StatusCode:
+    if isinstance(error, RequestError):
+        return grpc.StatusCode[error.status]
+    return grpc.StatusCode.DEADLINE_EXCEEDED

@@ -1,0 +1,176 @@
+"""What a model takes and gives, as the server describes it, and whether data fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import triton_to_np_dtype
+
+from hermes.errors import InputError
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpecification:
+    """One input or output of a model.
+
+    Parameters
+    ----------
+    name
+        The tensor's name.
+    datatype
+        Triton's name of the element type: ``FP32``, ``INT64``, ``BYTES``, …
+    shape
+        The shape without the batch dimension; -1 stands for any length.
+    optional
+        An input that a request may leave out.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype of the elements; ``object`` for strings."""
+        return np.dtype(triton_to_np_dtype(self.datatype))
+
+    def accepts_shape(self, shape: Sequence[int]) -> bool:
+        """Tell whether an array of this shape, without its batch dimension, fits."""
+        return len(shape) == len(self.shape) and all(
+            wanted in (-1, given) for wanted, given in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpecification:
+    """A model as its server describes it.
+
+    Parameters
+    ----------
+    name, version
+        The model, and the version that answers.
+    platform
+        Triton's name of the platform or backend.
+    inputs, outputs
+        The tensors by name.
+    max_batch_size
+        The most rows of one request; 0 for a model without a batch dimension.
+    stateful
+        Whether the model has a sequence batcher.
+    n_instances
+        How many executions the server can run at once.
+    """
+
+    name: str
+    version: str
+    platform: str
+    inputs: Mapping[str, TensorSpecification]
+    outputs: Mapping[str, TensorSpecification]
+    max_batch_size: int
+    stateful: bool = False
+    n_instances: int = 1
+
+    @classmethod
+    def from_server(cls, metadata: Any, config: Any) -> ModelSpecification:
+        """Return the specification in the answers to ``ModelMetadata`` and ``ModelConfig``."""
+        batched = config.max_batch_size > 0
+        optional = {tensor.name for tensor in config.input if tensor.optional}
+
+        def tensors(described: Any) -> dict[str, TensorSpecification]:
+            return {
+                tensor.name: TensorSpecification(
+                    name=tensor.name,
+                    datatype=tensor.datatype,
+                    shape=tuple(tensor.shape)[1 if batched else 0 :],
+                    optional=tensor.name in optional,
+                )
+                for tensor in described
+            }
+
+        return cls(
+            name=metadata.name,
+            version=max(metadata.versions, key=_version_number, default=""),
+            platform=metadata.platform,
+            inputs=tensors(metadata.inputs),
+            outputs=tensors(metadata.outputs),
+            max_batch_size=config.max_batch_size,
+            stateful=config.HasField("sequence_batching"),
+            n_instances=max(1, sum(_instances(group) for group in config.instance_group)),
+        )
+
+    def check(self, arrays: Arrays) -> int:
+        """Return the number of rows of a request, or say what does not fit.
+
+        Parameters
+        ----------
+        arrays
+            An array for each input: shape ``(rows, *shape)`` for a model with a batch dimension,
+            ``shape`` for one without (then the request counts as one row).
+
+        Raises
+        ------
+        InputError
+            An input is missing, unknown, of another dtype or shape, or has too many rows.
+        """
+        for name in arrays.keys() - self.inputs.keys():
+            raise self._misfit(name, "an array", f"one of the inputs {sorted(self.inputs)}")
+        rows: int | None = None
+        for name, tensor in self.inputs.items():
+            if name not in arrays:
+                if tensor.optional:
+                    continue
+                raise self._misfit(name, "nothing", f"an array of {_described(tensor)}")
+            rows = self._check_one(tensor, arrays[name], rows)
+        return 1 if rows is None else rows
+
+    def _check_one(self, tensor: TensorSpecification, array: NDArray[Any], rows: int | None) -> int:
+        given = f"{array.dtype} of shape {array.shape}"
+        if not _same_dtype(array.dtype, tensor.dtype):
+            raise self._misfit(tensor.name, given, f"dtype {tensor.dtype} ({tensor.datatype})")
+        if self.max_batch_size == 0:
+            if not tensor.accepts_shape(array.shape):
+                raise self._misfit(tensor.name, given, f"shape {_shape(tensor.shape)}")
+            return 1
+        if array.ndim == 0 or not tensor.accepts_shape(array.shape[1:]):
+            raise self._misfit(tensor.name, given, f"shape {_shape(('rows', *tensor.shape))}")
+        n_rows = len(array)
+        if not 1 <= n_rows <= self.max_batch_size:
+            wanted = f"1 to {self.max_batch_size} rows (max_batch_size)"
+            raise self._misfit(tensor.name, f"{n_rows} rows", wanted)
+        if rows is not None and n_rows != rows:
+            raise self._misfit(tensor.name, f"{n_rows} rows", f"{rows}, as in the other inputs")
+        return n_rows
+
+    def _misfit(self, tensor: str, given: str, wanted: str) -> InputError:
+        return InputError(model=self.name, tensor=tensor, given=given, wanted=wanted)
+
+
+def _same_dtype(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    if wanted == np.dtype(object):
+        return given.kind in "OSU"
+    return given == wanted
+
+
+def _described(tensor: TensorSpecification) -> str:
+    return f"{tensor.datatype} with shape {_shape(tensor.shape)}"
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return "(" + ", ".join("any" if length == -1 else str(length) for length in shape) + ")"
+
+
+def _instances(group: Any) -> int:
+    per_gpu = len(group.gpus) if group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU else 0
+    return int(max(1, group.count) * max(1, per_gpu))
+
+
+def _version_number(version: str) -> int:
+    return int(version) if version.isdigit() else -1

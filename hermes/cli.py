@@ -1,0 +1,150 @@
+"""The command ``hermes``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import hermes
+from hermes.errors import HermesError, ParameterError
+
+app = typer.Typer(
+    help="Offline inference with NVIDIA Triton.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Offline inference with NVIDIA Triton."""
+    if version:
+        typer.echo(hermes.__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def serve(
+    model_repository: Annotated[str, typer.Argument(help="A directory, or a URL.")],
+    image: Annotated[
+        str | None, typer.Option(help="A Singularity/Apptainer image; none: a local Triton.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the container instance.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="GPUs by global index or UUID, as 0,3; '' hides all of them."),
+    ] = None,
+    ports: Annotated[
+        str, typer.Option(help="GRPC, HTTP and metrics port, as 8001,8000,8002; or auto.")
+    ] = "8001,8000,8002",
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    server_arg: Annotated[
+        list[str] | None, typer.Option(help="A further flag of tritonserver; repeatable.")
+    ] = None,
+    log_file: Annotated[Path | None, typer.Option(help="Takes the server's output.")] = None,
+    endpoint_file: Annotated[
+        Path | None, typer.Option(help="Written when the server is ready, removed at its end.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait until it is ready.")] = 600.0,
+    stop_timeout_s: Annotated[
+        float, typer.Option(help="Seconds that it may take to finish when it stops.")
+    ] = 30.0,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(help="Supervise: stop when the leases in this directory are gone."),
+    ] = None,
+) -> None:
+    """Serve a model repository until SIGTERM or SIGINT."""
+    from hermes.aeriel import serve as serving  # noqa: PLC0415 (an import of 0.3 s)
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    with _errors_as_text():
+        server = serving.serve(
+            model_repository,
+            image,
+            name=name,
+            gpus=_gpus(gpus),
+            server_args=server_arg or (),
+            log_file=log_file,
+            ports=_ports(ports),
+            listen=listen,
+            stop_timeout_s=stop_timeout_s,
+        )
+        if state_dir is not None:
+            serving.supervise(serving.ServerState(state_dir), server, timeout_s=timeout_s)
+            return
+        with serving.stop_signal() as stopped:
+
+            def publish(endpoint: serving.Endpoint) -> None:
+                typer.echo(f"ready: GRPC at {endpoint.grpc}, HTTP at {endpoint.http}")
+                if endpoint_file is not None:
+                    endpoint.write(endpoint_file)
+
+            def withdraw() -> None:
+                if endpoint_file is not None:
+                    endpoint_file.unlink(missing_ok=True)
+
+            serving.keep(
+                server,
+                timeout_s=timeout_s,
+                is_wanted=lambda: not stopped.is_set(),
+                publish=publish,
+                withdraw=withdraw,
+            )
+
+
+@app.command()
+def install_triton(
+    with_: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A further package for the models, such as torch."),
+    ] = None,
+) -> None:
+    """Bring a Triton for this machine into a private environment.
+
+    It goes to HERMES_TRITON_HOME, by default to the user's cache, and touches nothing else.
+    """
+    from hermes.runtime import install_triton as install  # noqa: PLC0415
+
+    with _errors_as_text():
+        triton = install(packages=with_ or (), report=typer.echo)
+        typer.echo(f"Triton is at {triton.binary}")
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    try:
+        yield
+    except HermesError as error:
+        typer.echo(f"hermes: {error}", err=True)
+        sys.exit(1)
+
+
+def _gpus(text: str | None) -> list[int | str] | None:
+    if text is None:
+        return None
+    return [int(gpu) if gpu.isdigit() else gpu for gpu in text.split(",") if gpu]
+
+
+def _ports(text: str) -> Any:
+    from hermes.aeriel.serve import Ports  # noqa: PLC0415
+
+    if text == "auto":
+        return text
+    try:
+        grpc, http, metrics = (int(port) for port in text.split(","))
+    except ValueError:
+        raise ParameterError("ports", f"{text!r} is neither auto nor like 8001,8000,8002") from None
+    return Ports(grpc=grpc, http=http, metrics=metrics)
