@@ -13,7 +13,7 @@ packages=(nvidia-pytriton==0.7.0)                           # taken apart
 modules=(numpy==1.26.4 onnxruntime==1.32.0)                 # for the models and backends
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-backends=$(realpath "$here/../../hermes/runtime/backends")
+runtime=$(realpath "$here/../../hermes/runtime")             # has the backends' sources
 sif=$(realpath -m "${1:-triton.sif}")
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 unset PYTHONPATH PYTHONHOME
@@ -22,7 +22,8 @@ die() { echo "build-triton-image.sh: $*" >&2; exit 1; }
 # What the image is made of: this script (and so its versions) and the backends' sources.
 ingredients=$({
     sha256sum <"${BASH_SOURCE[0]}"
-    cd "$backends" && find . -name __pycache__ -prune -o -type f -print0 | sort -z | xargs -0r sha256sum
+    cd "$runtime" && find _batching.py backends -name __pycache__ -prune -o -type f -print0 |
+        sort -z | xargs -0 sha256sum
 } | sha256sum | cut -d' ' -f1)
 
 # Whether image $1 has these ingredients and a server that starts: --help goes to stderr, exit 1.
@@ -81,7 +82,12 @@ install -m755 "$work/wheel/pytriton/tritonserver/python_backend_stubs/$python/tr
     "$triton/backends/python/"
 rm -f "$triton"/lib/libpython3-*.so.*                       # only the other stubs need it
 ln -s opt/tritonserver/lib "$root/nvidia_pytriton.libs"     # where the wheel's RPATHs look
-(cd "$backends" && find . -name __pycache__ -prune -o -type f -exec cp --parents -t "$triton/backends" {} +)
+# As `hermes install-triton` lays them out.
+for model in "$runtime"/backends/*/model.py; do
+    backend=$triton/backends/$(basename "$(dirname "$model")")
+    install -D -m644 "$model" "$backend/model.py"
+    install -m644 "$runtime/_batching.py" "$backend/hermes_batching.py"
+done
 echo "$ingredients" >"$triton/ingredients"
 chmod -R a+rX "$triton"
 chmod a+x "$triton/bin/tritonserver"
