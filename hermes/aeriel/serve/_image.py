@@ -1,0 +1,89 @@
+"""The container image that was asked for: where it is, and whether it is one."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from hermes.errors import ImageError
+
+# Images of the International Gravitational-Wave Network, where CVMFS is mounted.
+DEFAULT_IMAGE_PATH = "/cvmfs/singularity.opensciencegrid.org/ml4gw"
+
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://")
+# A SIF's global header: launch line, magic, versions, id, eight numbers (sylabs/sif, sif.go).
+_SIF_HEADER = struct.Struct("<32s10s3s3s16s8q")
+
+
+def find_image(image: str | Path, environ: Mapping[str, str], cwd: Path) -> str:
+    """Return the absolute path of an image, or the URI that it is.
+
+    Parameters
+    ----------
+    image
+        A path or a URI (``docker://…``). A relative path is looked for in `cwd`, then in the
+        directories of ``HERMES_IMAGE_PATH``, which are separated by colons.
+    environ
+        The environment with that variable.
+    cwd
+        The working directory.
+
+    Raises
+    ------
+    ImageError
+        There is no such image.
+    """
+    if isinstance(image, str) and _URI.match(image):
+        return image
+    path = Path(image)
+    if path.is_absolute():
+        candidates = [path]
+    else:
+        directories = environ.get("HERMES_IMAGE_PATH", DEFAULT_IMAGE_PATH).split(":")
+        candidates = [cwd / path, *(Path(each) / path for each in directories if each)]
+    for candidate in candidates:
+        if os.path.lexists(candidate):
+            return str(candidate)
+    places = ", ".join(str(candidate) for candidate in candidates)
+    raise ImageError(image=str(image), problem=f"does not exist; looked for {places}")
+
+
+def check_image(image: str) -> None:
+    """Raise ImageError where an image cannot be one, without asking a container runtime.
+
+    Parameters
+    ----------
+    image
+        What `find_image` returned. Nothing is known about a URI.
+    """
+    if _URI.match(image):
+        return
+    path = Path(image)
+    if not path.exists():
+        raise ImageError(image=image, problem="is a link to a file that does not exist")
+    if not os.access(path, os.R_OK):
+        raise ImageError(image=image, problem="cannot be read by this user")
+    if path.is_dir():
+        if not (path / ".singularity.d").is_dir():
+            problem = "is a directory, but not a sandbox: it has no .singularity.d"
+            raise ImageError(image=image, problem=problem)
+        return
+    if not path.is_file():
+        raise ImageError(image=image, problem="is neither a file nor a directory")
+    size = path.stat().st_size
+    wanted = _sif_size(path)
+    if size < wanted:
+        raise ImageError(image=image, problem=f"is truncated: it has {size} of {wanted} bytes")
+
+
+def _sif_size(path: Path) -> int:
+    """Return how long a SIF is by its own account; 0 for another kind of file."""
+    with path.open("rb") as file:
+        header = file.read(_SIF_HEADER.size)
+    if len(header) < _SIF_HEADER.size:
+        return 0
+    _, magic, *_, data_offset, data_size = _SIF_HEADER.unpack(header)
+    return data_offset + data_size if magic.startswith(b"SIF_MAGIC") else 0
