@@ -1,0 +1,279 @@
+"""The report says everything there is to say, and its page needs nothing but itself."""
+
+import json
+import os
+import re
+import sys
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hermes.errors import MissingExtraError, OutputError
+from workflows._gates import evaluate_gates, parse_gate
+from workflows._metrics import MetricsResult, compute_metrics
+from workflows._report import (
+    build_report,
+    render_report,
+    write_report_html,
+    write_report_json,
+)
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+HOSTILE = "<script>alert('1')</script>\"&\n'é.h5"
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects what a page says, holds and points to; refuses tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in {"href", "src", "xlink:href"}:
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def classification(n_classes: int = 3) -> MetricsResult:
+    random = np.random.default_rng(0)
+    labels = np.arange(300) % n_classes
+    logits = random.normal(size=(300, n_classes)) + 2 * np.eye(n_classes)[labels]
+    names = ["accuracy", "top_2_accuracy", "log_loss", "roc_auc", "confusion_matrix"]
+    return compute_metrics(names, logits, labels)
+
+
+def regression() -> MetricsResult:
+    random = np.random.default_rng(0)
+    targets = random.normal(size=300) * 100
+    predictions = targets + random.normal(size=300)
+    return compute_metrics(["mse", "r2", "reference"], predictions, targets)
+
+
+def a_report(metrics: MetricsResult | None, requirement: str | None, name: str) -> dict[str, Any]:
+    gates = [parse_gate(requirement)] if requirement else []
+    latency = {"p50": 1.5, "p90": np.float32(2.5), "p99": 3}
+    files = [
+        {"file": f"/data/{name}-{index}", "rows": 100, "rows_per_s": 50.0, "latency_ms": latency}
+        for index in range(3)
+    ]
+    return build_report(
+        title=f"Validation of {name}",
+        model={"name": name, "version": 1, "repository": Path("/models") / name, "platform": None},
+        server={"version": "2.60.0", "address": "localhost:8001", "gpus": [0, 3]},
+        inputs=[{"file": file["file"], "rows": file["rows"]} for file in files],
+        metrics=metrics,
+        gates=evaluate_gates(gates, metrics.scalars) if metrics else (),
+        throughput={
+            "rows_per_s": 49.5,
+            "megabytes_per_s": 1e-3,
+            "seconds": 3725.0,
+            "requests": np.int64(12345),
+            "latency_ms": latency,
+            "retries": 1,
+            "failures": 0,
+            "files": files,
+        },
+        parameters={
+            "inputs": name,
+            "workers": 3,
+            "wait": True,
+            "nothing": None,
+            "nested": {"a": [1]},
+        },
+        versions={"hermes": "0.1.0", name: "1"},
+        outputs={"predictions": f"/out/{name}", "elsewhere": "/other/x"},
+        directory=Path("/out"),
+        notes=[name],
+        created=datetime(2025, 3, 1, 12, 0, 0, 5, tzinfo=timezone(timedelta(hours=2))),
+    )
+
+
+REPORTS = {
+    "classification": lambda: a_report(classification(), "accuracy >= 0.5", "data.h5"),
+    "binary": lambda: a_report(classification(2), "accuracy >= 0.999", "data.h5"),
+    "many classes": lambda: a_report(classification(30), "log_loss < 9", "data.h5"),
+    "regression": lambda: a_report(regression(), "r2 > 2", "data.h5"),
+    "no targets": lambda: a_report(None, None, "data.h5"),
+    "hostile": lambda: a_report(classification(), "accuracy >= 0.5", HOSTILE),
+    "bare": lambda: build_report(title="Nothing but a title"),
+}
+
+
+@pytest.fixture(params=list(REPORTS))
+def report(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return REPORTS[request.param]()
+
+
+def test_a_report_survives_json(report: dict[str, Any], tmp_path: Path) -> None:
+    write_report_json(tmp_path / "report.json", report)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_the_page_is_whole_and_points_to_nothing_outside(report: dict[str, Any]) -> None:
+    text = render_report(report)
+    page = Page(text)
+    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    for link in page.links:
+        assert link.startswith(("#", "data:image/png;base64,", "./"))
+    assert not re.search(r"(https?|ftp|file):|@import|url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link[0] == "#"} <= set(page.ids)
+    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(page.ids)
+    assert report["title"] in page.text
+
+
+def test_the_page_of_a_report_read_from_json_is_the_same(report: dict[str, Any]) -> None:
+    assert render_report(json.loads(json.dumps(report))) == render_report(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "plots"),
+    [
+        ("classification", ["ROC", "Scores", "Speed of each file", "Latency of each file"]),
+        ("regression", ["Predicted against true", "Residuals", "Speed of each file"]),
+        ("many classes", ["ROC", "Scores", "Confusion matrix", "Speed of each file"]),
+        ("no targets", ["Speed of each file", "Latency of each file"]),
+        ("bare", []),
+    ],
+)
+def test_there_is_a_plot_for_what_was_measured(name: str, plots: list[str]) -> None:
+    drawn = re.findall(r'<svg role="img" aria-label="([^"]*)"', render_report(REPORTS[name]()))
+    assert drawn[: len(plots)] == plots
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "sentence"),
+    [
+        ("classification", "passed", "The requirement is met."),
+        ("regression", "failed", "1 of 1 requirement missed."),
+        ("no targets", "no requirements", "Nothing was required of this run"),
+    ],
+)
+def test_the_verdict_follows_from_the_gates(name: str, verdict: str, sentence: str) -> None:
+    report = REPORTS[name]()
+    assert report["verdict"] == verdict
+    assert sentence in Page(render_report(report)).text
+
+
+def test_the_report_has_the_documented_keys() -> None:
+    report = REPORTS["classification"]()
+    assert list(report) == [
+        *("schema", "title", "verdict", "created", "model", "server", "inputs", "rows", "metrics"),
+        *("gates", "throughput", "parameters", "versions", "outputs", "notes", "confusion_matrix"),
+        "curves",
+    ]
+    assert report["schema"] == 1
+    assert report["created"] == "2025-03-01T10:00:00+00:00"
+    assert report["rows"] == 300
+    assert report["outputs"] == {"predictions": "data.h5", "elsewhere": "../other/x"}
+    assert report["notes"] == ["data.h5", *classification().notes]
+    assert report["model"]["repository"] == "/models/data.h5"
+    (gate,) = report["gates"]
+    assert list(gate) == "metric operator threshold value passed margin text".split()  # noqa: SIM905
+    assert "reference" in REPORTS["regression"]()
+    assert list(REPORTS["bare"]()) == ["schema", "title", "verdict", "created"]
+
+
+def test_rows_come_from_the_metrics_where_no_file_has_them() -> None:
+    assert build_report(title="", metrics=regression())["rows"] == 300
+
+
+def test_numbers_are_shown_with_the_digits_a_reader_wants() -> None:
+    scalars = {
+        "a": 0.99999,
+        "b": 1.0,
+        "c": 12345.678,
+        "d": 1e-7,
+        "e": float("nan"),
+        "f": -float("inf"),
+    }
+    text = Page(
+        render_report(build_report(title="", metrics=MetricsResult(n_rows=1, scalars=scalars)))
+    ).text
+    for shown in ("0.99999A", "1B", "12,346C", "1e-07D", "NaNE", "-InfinityF"):
+        assert shown in text
+    hours = build_report(title="", throughput={"seconds": 3725.0})
+    assert "1 h 2 min" in render_report(hours)
+    minutes = build_report(title="", throughput={"seconds": 119.9})
+    assert "2 min 0 s" in render_report(minutes)
+
+
+def test_numbers_that_json_lacks_are_strings_that_float_reads(tmp_path: Path) -> None:
+    scalars = {"mse": float("nan"), "mae": float("inf"), "r2": -float("inf")}
+    gates = evaluate_gates([parse_gate("mse < 1")], scalars)
+    metrics = MetricsResult(n_rows=1, scalars=scalars)
+    report = build_report(title="", metrics=metrics, gates=gates)
+    write_report_json(tmp_path / "report.json", report)
+    assert report["metrics"] == {"mse": "NaN", "mae": "Infinity", "r2": "-Infinity"}
+    assert float(report["metrics"]["r2"]) == scalars["r2"]
+    assert report["verdict"] == "failed"
+    render_report(report)
+
+
+def test_paths_that_are_no_unicode_can_be_reported(tmp_path: Path) -> None:
+    name = os.fsdecode(b"run-\xff.h5")
+    report = build_report(title=name, outputs={"predictions": name})
+    write_report_json(tmp_path / "report.json", report)
+    assert json.loads((tmp_path / "report.json").read_text())["title"] == name
+    write_report_html(tmp_path / "report.html", report)
+    assert 'href="./run-%FF.h5"' in (tmp_path / "report.html").read_text()
+
+
+def test_writing_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / HOSTILE.replace("/", "")
+    path.write_text("old")
+    write_report_html(path, REPORTS["bare"]())
+    assert path.read_text().startswith("<!DOCTYPE html>")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [write_report_json, write_report_html])
+def test_a_report_that_cannot_be_written_is_an_output_error(write: Any, tmp_path: Path) -> None:
+    report = REPORTS["bare"]()
+    with pytest.raises(OutputError, match="No such file or directory"):
+        write(tmp_path / "missing" / "report", report)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError) as caught:
+        write(tmp_path / "folder", report)
+    assert str(tmp_path / "folder") in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package} is not installed"):
+        render_report(REPORTS["bare"]())
