@@ -164,7 +164,7 @@ def compute_metrics(
 
     Both are read in chunks of rows, more than once, so they may be h5py datasets larger than
     memory. ``roc_auc`` and ``average_precision`` hold every row's score of at least one class,
-    and of as many classes as fit in 256 MiB, besides what sorting one class takes (about 70 bytes
+    and of as many classes as fit in 256 MiB, besides what sorting one class takes (about 100 bytes
     a row).
 
     Classification takes, as predictions, scores of shape (rows, classes); one score of class 1
