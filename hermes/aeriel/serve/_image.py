@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from hermes.errors import ImageError
 # Images of the International Gravitational-Wave Network, where CVMFS is mounted.
 DEFAULT_IMAGE_PATH = "/cvmfs/singularity.opensciencegrid.org/ml4gw"
 
+_NO_SANDBOX = "is a directory, but not a sandbox: it has no .singularity.d"
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://")
 # A SIF's global header: launch line, magic, versions, id, eight numbers (sylabs/sif, sif.go).
 _SIF_HEADER = struct.Struct("<32s10s3s3s16s8q")
@@ -62,21 +64,19 @@ def check_image(image: str) -> None:
     if _URI.match(image):
         return
     path = Path(image)
-    if not path.exists():
-        raise ImageError(image=image, problem="is a link to a file that does not exist")
-    if not os.access(path, os.R_OK):
-        raise ImageError(image=image, problem="cannot be read by this user")
-    if path.is_dir():
-        if not (path / ".singularity.d").is_dir():
-            problem = "is a directory, but not a sandbox: it has no .singularity.d"
-            raise ImageError(image=image, problem=problem)
-        return
-    if not path.is_file():
-        raise ImageError(image=image, problem="is neither a file nor a directory")
-    size = path.stat().st_size
-    wanted = _sif_size(path)
-    if size < wanted:
-        raise ImageError(image=image, problem=f"is truncated: it has {size} of {wanted} bytes")
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            problem = None if (path / ".singularity.d").is_dir() else _NO_SANDBOX
+        elif stat.S_ISREG(mode):
+            size, wanted = path.stat().st_size, _sif_size(path)
+            problem = f"is truncated: it has {size} of {wanted} bytes" if size < wanted else None
+        else:
+            problem = "is neither a file nor a directory"
+    except OSError as error:
+        raise ImageError(image=image, problem=f"cannot be read: {error.strerror}") from error
+    if problem is not None:
+        raise ImageError(image=image, problem=problem)
 
 
 def _sif_size(path: Path) -> int:

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from hermes.aeriel._processes import is_tritonserver, server_processes
+from hermes.aeriel.serve import SingularityInstance, serve
+from hermes.aeriel.serve._singularity import (
+    exec_environment,
+    start_error,
+    start_options,
+    stop_instance,
+)
+from hermes.errors import (
+    ImageError,
+    InstanceExistsError,
+    InstanceStartError,
+    ParameterError,
+    SingularityNotFoundError,
+    TritonNotFoundError,
+)
+
+LOGS = Path.home() / ".apptainer" / "instances" / "logs"
+
+
+def instances() -> dict[str, int]:
+    """Return the running instances of this user: name and process id."""
+    command = ["apptainer", "instance", "list", "--json"]
+    listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return {each["instance"]: each["pid"] for each in listed["instances"]}
+
+
+def remains(server_id: str) -> list[object]:
+    """Return whatever is there of a server and its container."""
+    return [
+        *server_processes(server_id),
+        *Path("/dev/shm").glob(f"{server_id}*"),
+        *(name for name in instances() if name == server_id),
+        *LOGS.rglob(f"{server_id}.*"),
+        *processes_with_environment(f"HERMES_SERVER_ID={server_id}"),
+    ]
+
+
+def processes_with_environment(text: str) -> list[int]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            environment = file.read_bytes()
+        except OSError:
+            continue
+        if text.encode() in environment:
+            found.append(int(file.parent.name))
+    return found
+
+
+def server_environment(server_id: str) -> dict[str, str]:
+    """Return the environment of the tritonserver process itself."""
+    processes = server_processes(server_id).items()
+    [server] = [pid for pid, command in processes if is_tritonserver(command)]
+    pairs = Path(f"/proc/{server}/environ").read_bytes().decode().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if pair)
+
+
+def doubled(instance: Any) -> list[float]:
+    """Return the server's answer to [1, 2]."""
+    x = InferInput("x", [1, 2], "FP32")
+    x.set_data_from_numpy(np.array([[1, 2]], dtype=np.float32))
+    client: Any
+    with InferenceServerClient(instance.endpoint.grpc) as client:
+        answer: list[float] = client.infer("double", [x]).as_numpy("y")[0].tolist()
+    return answer
+
+
+def unique_name() -> str:
+    return f"hermes-test-{uuid.uuid4().hex[:12]}"
+
+
+def test_a_local_repository_is_mounted_whatever_its_path() -> None:
+    path = '/data/a "b", c:d\n=e'
+    [flag, value] = start_options(path, use_driver=False)
+    assert flag == "--mount"
+    fields = next(csv.reader([value]))
+    assert fields == ["type=bind", f"source={path}", "destination=/hermes/models", "ro"]
+
+
+def test_a_remote_repository_is_not_mounted() -> None:
+    assert start_options("s3://bucket/models", use_driver=False) == []
+
+
+def test_the_driver_is_taken_in_for_gpus() -> None:
+    assert start_options("gs://bucket/models", use_driver=True) == ["--nv"]
+
+
+def test_wanted_variables_win_in_either_runtime_and_paths_of_the_host_stay_out() -> None:
+    caller = {"CUDA_VISIBLE_DEVICES": "7", "PYTHONPATH": "/host", "AWS_PROFILE": "me"}
+    result = exec_environment(caller, {"CUDA_VISIBLE_DEVICES": "0,3"})
+    assert result["APPTAINERENV_CUDA_VISIBLE_DEVICES"] == "0,3"
+    assert result["SINGULARITYENV_CUDA_VISIBLE_DEVICES"] == "0,3"
+    assert result["AWS_PROFILE"] == "me"
+    assert "PYTHONPATH" not in result
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        ("FATAL:   instance mine already exists\n", InstanceExistsError),
+        ("\x1b[31mFATAL:   could not open image a.sif: image format not recognized", ImageError),
+        ("FATAL: squashfuse_ll exited: trying to read the squashfs image.", ImageError),
+        ("FATAL:   While making image from oci registry: error fetching image", ImageError),
+        ("INFO:  Converting\nFATAL:   no space left on device", InstanceStartError),
+    ],
+)
+def test_a_failed_start_is_told_by_the_words_of_the_runtime(
+    output: str, error: type[Exception]
+) -> None:
+    result = start_error("a.sif", "mine", output)
+    assert type(result) is error
+    assert "INFO" not in str(result)
+
+
+def test_without_a_container_runtime_the_error_says_so(
+    doubler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SingularityNotFoundError, match=r"triton\.sif"):
+        refused(doubler, "triton.sif")
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a b", "a*", "ä", "../a", "x" * 200])
+def test_a_name_that_the_runtime_would_not_take_is_refused(name: str, doubler: Path) -> None:
+    with pytest.raises(ParameterError, match="name"):
+        refused(doubler, "triton.sif", name=name)
+
+
+def refused(repository: Path, image: str | Path, **options: Any) -> None:
+    with serve(repository, image, ports="auto", **options):
+        pytest.fail("it started")
+
+
+@pytest.fixture(scope="class")
+def served(triton_image: Path, doubler: Path) -> Iterator[SingularityInstance]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "2,4,6,7")
+        patch.setenv("APPTAINERENV_CUDA_VISIBLE_DEVICES", "5")
+        patch.setenv("PYTHONPATH", "/host")
+        patch.chdir("/")
+        environment = {"GREETING": "$(id), \"a\" 'b' `c`\nd\\"}
+        with serve(
+            doubler,
+            triton_image,
+            gpus=[0, 3],
+            environment=environment,
+            ports="auto",
+            wait=True,
+        ) as instance:
+            assert isinstance(instance, SingularityInstance)
+            yield instance
+
+
+@pytest.mark.container
+class TestServer:
+    """One server in a container, and what is true of it while it runs."""
+
+    def test_it_answers(self, served: SingularityInstance) -> None:
+        assert doubled(served) == [2, 4]
+
+    def test_the_gpus_reach_the_server_process(self, served: SingularityInstance) -> None:
+        environment = server_environment(served.server_id)
+        assert environment["CUDA_VISIBLE_DEVICES"] == "0,3"
+        assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+    def test_variables_arrive_as_they_were_given(self, served: SingularityInstance) -> None:
+        environment = server_environment(served.server_id)
+        assert environment["GREETING"] == "$(id), \"a\" 'b' `c`\nd\\"
+        assert "PYTHONPATH" not in environment
+
+    def test_the_repository_cannot_be_written_from_inside(
+        self, served: SingularityInstance, doubler: Path
+    ) -> None:
+        command = ["apptainer", "exec", f"instance://{served.name}", "touch", "/hermes/models/x"]
+        touched = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Read-only" in touched.stderr
+        assert [path.name for path in doubler.iterdir()] == ["double"]
+
+    def test_a_taken_name_is_an_error_that_leaves_its_owner_alone(
+        self, served: SingularityInstance, triton_image: Path, doubler: Path
+    ) -> None:
+        before = instances()[served.name]
+        with pytest.raises(InstanceExistsError, match=served.name):
+            refused(doubler, triton_image, name=served.name)
+        assert instances()[served.name] == before
+        assert doubled(served) == [2, 4]
+
+    def test_a_name_that_was_taken_meanwhile_leaves_its_owner_alone(
+        self, served: SingularityInstance
+    ) -> None:
+        stop_instance(served.name, "hermes-somebody-else")
+        assert served.name in instances()
+        assert doubled(served) == [2, 4]
+
+    def test_another_one_runs_beside_it(
+        self, served: SingularityInstance, triton_image: Path, doubler: Path
+    ) -> None:
+        with serve(doubler, triton_image, ports="auto", wait=True) as second:
+            assert second.endpoint != served.endpoint
+            assert doubled(second) == doubled(served) == [2, 4]
+        assert doubled(served) == [2, 4]
+
+
+@pytest.mark.container
+def test_nothing_is_left_of_a_server_that_was_stopped(
+    triton_image: Path, doubler: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serve(doubler, triton_image, ports="auto", wait=True) as instance:
+        assert doubled(instance) == [2, 4]
+        assert remains(instance.server_id)
+    assert instance.exit_code == 0
+    assert remains(instance.server_id) == []
+    assert not instance.log_file.exists()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.container
+def test_nothing_is_left_when_its_owner_is_killed(
+    triton_image: Path, doubler: Path, tmp_path: Path
+) -> None:
+    program = """
+import sys, time
+from hermes.aeriel.serve import serve
+with serve(sys.argv[1], sys.argv[2], ports="auto", log_file=sys.argv[3], wait=True) as instance:
+    print(instance.server_id, flush=True)
+    time.sleep(600)
+"""
+    arguments = map(str, (doubler, triton_image, tmp_path / "log"))
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        server_id = owner.stdout.readline().strip()
+        assert server_id in instances()
+        owner.send_signal(signal.SIGKILL)
+    wait_until_gone(server_id)
+
+
+@pytest.mark.container
+@pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.2])
+def test_nothing_is_left_of_a_start_that_was_cut_off(
+    delay_s: float, apptainer: str, triton_image: Path
+) -> None:
+    name = unique_name()
+    start = subprocess.Popen(
+        [apptainer, "instance", "start", str(triton_image), name],
+        env={**os.environ, "HERMES_SERVER_ID": name},
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(delay_s)
+    start.kill()
+    start.wait()
+    stop_instance(name, name)
+    time.sleep(0.5)
+    assert remains(name) == []
+
+
+def wait_until_gone(server_id: str, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while left := remains(server_id):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+@pytest.mark.container
+def test_apptainer_needs_no_command_called_singularity(
+    apptainer: str,
+    triton_image: Path,
+    doubler: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "apptainer").symlink_to(apptainer)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert shutil.which("singularity") is None
+    with serve(doubler, triton_image, ports="auto", wait=True) as instance:
+        assert doubled(instance) == [2, 4]
+    assert remains(instance.server_id) == []
+
+
+@pytest.mark.container
+def test_an_image_without_triton_is_an_error(
+    triton_image: Path, doubler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPTAINER_BIND", f"{tmp_path}:/opt/tritonserver")
+    name = unique_name()
+    with pytest.raises(TritonNotFoundError, match=str(triton_image)):
+        refused(doubler, triton_image, name=name)
+    assert name not in instances()
+
+
+@pytest.mark.container
+@pytest.mark.parametrize("kind", ["garbage", "empty", "truncated", "directory", "missing"])
+def test_what_is_no_image_is_an_error(
+    kind: str,
+    triton_image: Path,
+    doubler: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    image = tmp_path / "triton.sif"
+    if kind == "truncated":
+        with triton_image.open("rb") as whole:
+            image.write_bytes(whole.read(1_000_000))
+    elif kind == "directory":
+        image.mkdir()
+    elif kind != "missing":
+        image.write_bytes(b"garbage" * 1000 if kind == "garbage" else b"")
+    name = unique_name()
+    with pytest.raises(ImageError, match=str(image)):
+        refused(doubler, image, name=name)
+    assert name not in instances()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.container
+def test_any_other_failure_is_told_in_the_words_of_the_runtime(
+    triton_image: Path, doubler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPTAINER_BIND", "/nowhere/at/all:/data")
+    name = unique_name()
+    with pytest.raises(InstanceStartError, match="/nowhere/at/all doesn't exist"):
+        refused(doubler, triton_image, name=name)
+    assert name not in instances()
