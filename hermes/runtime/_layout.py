@@ -77,14 +77,14 @@ class Installation:
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that make it work in whatever Python environment `environ` is.
 
-        Triton's stub embeds Python: it finds its standard library through the `python3` on the
-        PATH, and imports numpy before anything else. Both must be those of the installation, so
-        its directories come first; what the caller had stays behind them.
+        Triton's stub embeds Python: it finds its standard library and its packages through the
+        `python3` on the PATH, and imports numpy before anything else. Both must be those of the
+        installation. The caller's PYTHONPATH, with packages for another Python, is kept out.
         """
         libraries = (self.site_packages / "nvidia_pytriton.libs", self.libpython)
         return {
             "PATH": _joined(self.directory / "bin", environ.get("PATH")),
-            "PYTHONPATH": _joined(self.site_packages, environ.get("PYTHONPATH")),
+            "PYTHONPATH": str(self.site_packages),
             "LD_LIBRARY_PATH": _joined(*libraries, environ.get("LD_LIBRARY_PATH")),
             # Python takes an empty PYTHONHOME for none: there is no unsetting from here.
             "PYTHONHOME": "",

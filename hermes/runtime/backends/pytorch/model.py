@@ -13,11 +13,6 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from hermes_batching import Request, answer
 
-try:
-    import torch
-except ImportError:
-    torch = None
-
 
 class TritonPythonModel:
     """One instance of a TorchScript model."""
@@ -33,10 +28,7 @@ class TritonPythonModel:
         return auto_complete_model_config
 
     def initialize(self, args):
-        if torch is None:
-            raise pb_utils.TritonModelException(
-                "this Triton has no PyTorch; add it with: hermes install-triton --with torch"
-            )
+        torch = self.torch = _torch()
         config = json.loads(args["model_config"])
         parameters = {
             name: value["string_value"] for name, value in config.get("parameters", {}).items()
@@ -46,7 +38,7 @@ class TritonPythonModel:
         if not path.is_file():
             raise pb_utils.TritonModelException(f"there is no {path}")
 
-        self.device = _device(args, config)
+        self.device = _device(torch, args, config)
         for setting, parameter in (
             (torch.set_num_threads, "INTRA_OP_THREAD_COUNT"),
             (torch.set_num_interop_threads, "INTER_OP_THREAD_COUNT"),
@@ -74,7 +66,8 @@ class TritonPythonModel:
         return [_response(tensors) for tensors in answers]
 
     def _run(self, inputs, outputs):
-        tensors = {name: _to_torch(array, self.device) for name, array in inputs.items()}
+        torch = self.torch
+        tensors = {name: self._to_torch(array) for name, array in inputs.items()}
         optimized = torch.jit.optimized_execution(self.optimized)
         with torch.inference_mode(), optimized:
             if self.takes_dict:
@@ -95,8 +88,15 @@ class TritonPythonModel:
             raise ValueError(f"the model returned {len(found)} tensors, and no {missing}")
         return {name: self._to_numpy(name, found[name]) for name in outputs}
 
+    def _to_torch(self, array):
+        if array.dtype == np.object_:
+            return [value.decode() for value in array.ravel()]
+        if not array.flags.writeable:
+            array = array.copy()
+        return self.torch.from_numpy(array).to(self.device)
+
     def _to_numpy(self, name, value):
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, self.torch.Tensor):
             return np.array([text.encode() for text in value], dtype=np.object_)
         array = value.cpu().numpy()
         if array.dtype != self.types[name]:
@@ -110,12 +110,15 @@ def _tensors(request):
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
-def _to_torch(array, device):
-    if array.dtype == np.object_:
-        return [value.decode() for value in array.ravel()]
-    if not array.flags.writeable:
-        array = array.copy()
-    return torch.from_numpy(array).to(device)
+def _torch():
+    # Not at the top: it takes seconds, which completing a configuration need not.
+    try:
+        import torch  # noqa: PLC0415
+    except ImportError as error:
+        raise pb_utils.TritonModelException(
+            f"this Triton has no PyTorch ({error}); add it with: hermes install-triton --with torch"
+        ) from error
+    return torch
 
 
 def _response(tensors):
@@ -126,7 +129,7 @@ def _response(tensors):
     )
 
 
-def _device(args, config):
+def _device(torch, args, config):
     if args["model_instance_kind"] != "GPU":
         return torch.device("cpu")
     if torch.cuda.is_available():

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import np_to_triton_dtype
+
+from hermes.runtime import LocalTriton, find_triton, install_triton
+
+# A fresh `torch` for Python 3.11 is this one where its file lies on the disk.
+TORCH = os.environ.get("HERMES_TEST_TORCH", "torch")
+
+Serve = Callable[..., contextlib.AbstractContextManager[triton.InferenceServerClient]]
+
+
+@pytest.fixture(scope="session")
+def plain_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a fresh Triton, without anything that it does not come with."""
+    home = tmp_path_factory.mktemp("plain")
+    install_triton(home, report=print)
+    return home
+
+
+@pytest.fixture(scope="session")
+def triton_home(request: pytest.FixtureRequest) -> Path:
+    """A home with an installed Triton; HERMES_TRITON_HOME saves the time to make one."""
+    named = os.environ.get("HERMES_TRITON_HOME")
+    if not named:
+        fresh: Path = request.getfixturevalue("plain_home")
+        return fresh
+    install_triton(Path(named), report=print)
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with an installed Triton that has torch."""
+    named = os.environ.get("HERMES_TRITON_HOME")
+    home = Path(named) if named else tmp_path_factory.mktemp("torch")
+    install_triton(home, packages=[TORCH], report=print)
+    return home
+
+
+@pytest.fixture(scope="session")
+def serve_models() -> Serve:
+    """Return a context: the client of a real server for a home and a model repository."""
+
+    @contextlib.contextmanager
+    def served(home: Path, repository: Path) -> Iterator[Any]:
+        environ = {**os.environ, "HERMES_TRITON_HOME": str(home), "HERMES_TRITON_BINARY": ""}
+        found = find_triton(environ)
+        name = f"hermes-test-{uuid.uuid4().hex[:12]}"
+        port = _free_port()
+        command = [
+            *(str(found.binary), *found.arguments, f"--id={name}"),
+            *(f"--model-repository={repository}", "--exit-on-error=false"),
+            *("--grpc-address=127.0.0.1", f"--grpc-port={port}"),
+            *("--allow-http=false", "--allow-metrics=false"),
+            f"--backend-config=python,shm-region-prefix-name={name}",
+        ]
+        log = repository.parent / f"{name}.log"
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                command,
+                env={**environ, **found.environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+                _wait_until_live(client, server, log)
+                yield client
+        finally:
+            server.terminate()
+            assert server.wait(timeout=60) == 0, log.read_text()
+        assert not list(Path("/dev/shm").glob(f"{name}*"))
+
+    return served
+
+
+@pytest.fixture(scope="session")
+def infer() -> Callable[..., dict[str, Any]]:
+    """Return a function: the outputs of one request, by name."""
+
+    def answered(
+        client: Any, model: str, outputs: Sequence[str] = (), **inputs: npt.NDArray[Any]
+    ) -> dict[str, Any]:
+        answer = client.infer(
+            model,
+            [_as_input(name, array) for name, array in inputs.items()],
+            outputs=[triton.InferRequestedOutput(name) for name in outputs] or None,
+        )
+        names = [output.name for output in answer.get_response().outputs]
+        return {name: answer.as_numpy(name) for name in names}
+
+    return answered
+
+
+@pytest.fixture(scope="session")
+def infer_at_once() -> Callable[..., list[Any]]:
+    """Return a function: the answers, or the errors, of requests that are in flight together."""
+
+    def answered(
+        client: Any, model: str, name: str, requests: Sequence[npt.NDArray[Any]]
+    ) -> list[Any]:
+        answers: list[Any] = [None] * len(requests)
+        waiting = threading.Semaphore(0)
+
+        def remember(index: int, result: Any, error: Any) -> None:
+            answers[index] = error or result
+            waiting.release()
+
+        for index, array in enumerate(requests):
+            client.async_infer(
+                model,
+                [_as_input(name, array)],
+                lambda result, error, index=index: remember(index, result, error),
+            )
+        for _ in requests:
+            assert waiting.acquire(timeout=60)
+        return answers
+
+    return answered
+
+
+def _as_input(name: str, array: npt.NDArray[Any]) -> Any:
+    tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def _wait_until_live(client: Any, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        with contextlib.suppress(triton.InferenceServerException):
+            if client.is_server_live():
+                return
+        time.sleep(0.1)
+    pytest.fail(f"no server after 60 s:\n{log.read_text()}")
+
+
+@pytest.fixture
+def system_triton(tmp_path: Path) -> LocalTriton:
+    """An executable called tritonserver, somewhere."""
+    binary = tmp_path / "a system" / "tritonserver"
+    binary.parent.mkdir()
+    binary.write_text(f"#!{sys.executable}\n")
+    binary.chmod(0o755)
+    return LocalTriton(binary=binary, source="the PATH")

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hermes.errors import InstallError, ParameterError, TritonNotFoundError
+from hermes.runtime import _install, find_triton, install_triton
+
+INSTALL = "import pathlib, sys; from hermes.runtime import install_triton; "
+INSTALL += "install_triton(pathlib.Path(sys.argv[1]), sys.argv[2:], report=print)"
+
+
+def start_install(home: Path, *packages: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", INSTALL, home, *packages],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def directories(home: Path) -> list[str]:
+    return sorted(path.name for path in home.iterdir())
+
+
+def test_installed_one_is_found(plain_home: Path) -> None:
+    found = find_triton({"PATH": "", "HERMES_TRITON_HOME": str(plain_home)})
+
+    assert found.binary.is_relative_to(plain_home)
+    result = subprocess.run(
+        [found.binary, "--help"],
+        env={**os.environ, **found.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "tritonserver" in result.stdout + result.stderr
+
+
+def test_second_call_changes_nothing_and_says_nothing(plain_home: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in plain_home.rglob("*")}
+    lines: list[str] = []
+    started = time.monotonic()
+
+    install_triton(plain_home, report=lines.append)
+
+    assert time.monotonic() - started < 1
+    assert lines == []
+    assert {path: path.stat().st_mtime_ns for path in plain_home.rglob("*")} == before
+
+
+def test_other_backends_are_brought_without_installing_again(
+    plain_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = (plain_home / "current").readlink()
+    (old,) = (plain_home / "current").glob("backends-*")
+    manifest = plain_home / "current" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(old.name, "backends-older"))
+    old.rename(old.with_name("backends-older"))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/")
+
+    install_triton(plain_home)
+
+    assert (plain_home / "current").readlink() == target
+    assert (plain_home / "current" / old.name / "onnxruntime" / "model.py").is_file()
+    stub = plain_home / "current" / old.name / "python" / "triton_python_backend_stub"
+    assert os.access(stub, os.X_OK)
+
+
+def test_failed_install_leaves_what_was_there(plain_home: Path) -> None:
+    before = directories(plain_home)
+
+    with pytest.raises(InstallError, match="no-such-package-of-hermes") as caught:
+        install_triton(plain_home, packages=["./no-such-package-of-hermes.whl"])
+
+    assert "pip install" in caught.value.step
+    assert "ERROR" in str(caught.value)
+    assert directories(plain_home) == before
+
+
+def test_missing_network_is_named_in_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+
+    with pytest.raises(InstallError, match="Connection refused"):
+        install_triton(tmp_path)
+
+    assert directories(tmp_path) == ["lock"]
+
+
+def test_options_of_pip_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="packages"):
+        install_triton(tmp_path, packages=["--target=/"])
+
+
+@pytest.mark.parametrize("name", ["with a space", "with;semicolon", "with'quote"])
+def test_home_that_triton_would_hand_to_a_shell_unquoted_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ParameterError, match="shell"):
+        install_triton(tmp_path / name)
+
+    assert directories(tmp_path) == []
+
+
+def test_killed_install_is_not_taken_for_one_and_the_next_removes_it(tmp_path: Path) -> None:
+    killed = start_install(tmp_path)
+    assert killed.stdout is not None
+    with killed.stdout as lines:
+        next(line for line in lines if line.startswith("pip install"))
+        killed.kill()  # its pip goes on for a while, and the next one waits for that
+    killed.wait()
+    (left,) = tmp_path.glob("triton-*")
+    with pytest.raises(TritonNotFoundError):
+        find_triton({"PATH": "", "HERMES_TRITON_HOME": str(tmp_path)})
+
+    found = install_triton(tmp_path)
+
+    assert not left.exists()
+    assert directories(tmp_path) == ["current", "lock", (tmp_path / "current").readlink().name]
+    assert found.binary.is_file()
+
+
+def test_two_installs_at_once_make_one(tmp_path: Path) -> None:
+    installs = [start_install(tmp_path), start_install(tmp_path)]
+
+    outputs = [install.communicate(timeout=300)[0] for install in installs]
+
+    assert [install.returncode for install in installs] == [0, 0]
+    assert sum("creating an environment" in output for output in outputs) == 1
+    assert sum("waiting for another" in output for output in outputs) == 1
+    assert len(list(tmp_path.glob("triton-*"))) == 1
+
+
+def test_added_package_keeps_what_was_asked_before(plain_home: Path) -> None:
+    assert _install._merged(("torch==2.13.0", "scipy"), ("Torch", "a.b_c")) == (
+        "Torch",
+        "scipy",
+        "a.b_c",
+    )
+
+
+@pytest.mark.parametrize(
+    ("wishes", "has_plain"),
+    [((), True), (("torch",), True), (("onnxruntime-gpu==1.20",), False)],
+)
+def test_other_onnxruntimes_replace_the_plain_one(
+    wishes: tuple[str, ...],
+    has_plain: bool,
+) -> None:
+    assert ("onnxruntime" in _install._requirements(wishes)) is has_plain
