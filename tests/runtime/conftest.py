@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,8 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import np_to_triton_dtype
 
-from hermes.runtime import LocalTriton, find_triton, install_triton
+from hermes.aeriel.serve import TritonInstance, serve
+from hermes.runtime import LocalTriton, install_triton
 
 # A fresh `torch` for Python 3.11 is this one where its file lies on the disk.
 TORCH = os.environ.get("HERMES_TEST_TORCH", "torch")
@@ -59,33 +57,14 @@ def serve_models() -> Serve:
 
     @contextlib.contextmanager
     def served(home: Path, repository: Path) -> Iterator[Any]:
-        environ = {**os.environ, "HERMES_TRITON_HOME": str(home), "HERMES_TRITON_BINARY": ""}
-        found = find_triton(environ)
-        name = f"hermes-test-{uuid.uuid4().hex[:12]}"
-        port = _free_port()
-        command = [
-            *(str(found.binary), *found.arguments, f"--id={name}"),
-            *(f"--model-repository={repository}", "--exit-on-error=false"),
-            *("--grpc-address=127.0.0.1", f"--grpc-port={port}"),
-            *("--allow-http=false", "--allow-metrics=false"),
-            f"--backend-config=python,shm-region-prefix-name={name}",
-        ]
-        log = repository.parent / f"{name}.log"
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                command,
-                env={**environ, **found.environment},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
-                _wait_until_live(client, server, log)
+        with pytest.MonkeyPatch.context() as environ:
+            environ.setenv("HERMES_TRITON_HOME", str(home))
+            environ.delenv("HERMES_TRITON_BINARY", raising=False)
+            # Some of the models are there to fail: the server is to live on without them.
+            server = serve(repository, ports="auto", server_args=["--exit-on-error=false"])
+            with server as instance, triton.InferenceServerClient(instance.endpoint.grpc) as client:
+                _wait_until_live(client, instance)
                 yield client
-        finally:
-            server.terminate()
-            assert server.wait(timeout=60) == 0, log.read_text()
-        assert not list(Path("/dev/shm").glob(f"{name}*"))
 
     return served
 
@@ -141,21 +120,15 @@ def _as_input(name: str, array: npt.NDArray[Any]) -> Any:
     return tensor
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
-
-
-def _wait_until_live(client: Any, server: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_live(client: Any, instance: TritonInstance) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
+        assert instance.is_alive()
         with contextlib.suppress(triton.InferenceServerException):
             if client.is_server_live():
                 return
         time.sleep(0.1)
-    pytest.fail(f"no server after 60 s:\n{log.read_text()}")
+    pytest.fail("no server after 60 s")
 
 
 @pytest.fixture
