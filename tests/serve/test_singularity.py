@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,8 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from hermes.aeriel._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve import SingularityInstance, serve
-from hermes.aeriel.serve._singularity import (
-    exec_environment,
-    start_error,
-    start_options,
-    stop_instance,
-)
+from hermes.aeriel.serve._container import start_error, stop_instance
+from hermes.aeriel.serve._singularity import exec_environment, start_options
 from hermes.errors import (
     ImageError,
     InstanceExistsError,
@@ -272,6 +270,40 @@ def test_nothing_is_left_of_a_start_that_was_cut_off(
     stop_instance(name, name)
     time.sleep(0.5)
     assert remains(name) == []
+
+
+@pytest.mark.container
+def test_an_instance_that_is_not_in_the_list_is_ended_too(
+    apptainer: str, triton_image: Path, tmp_path: Path
+) -> None:
+    name = unique_name()
+    command = [apptainer, "--quiet", "instance", "start", str(triton_image), name]
+    environment = {**os.environ, "HERMES_SERVER_ID": name, "HOME": str(tmp_path)}
+    subprocess.run(command, env=environment, check=True)
+    assert name not in instances()
+    stop_instance(name, name)
+    assert remains(name) == []
+
+
+@pytest.mark.container
+def test_of_two_who_want_a_name_at_once_one_gets_it(triton_image: Path, doubler: Path) -> None:
+    name = unique_name()
+    together = threading.Barrier(3)
+
+    def attempt(_: int) -> str:
+        together.wait()
+        try:
+            with serve(doubler, triton_image, name=name, ports="auto", wait=True) as instance:
+                doubled(instance)
+                together.wait(60)
+        except InstanceExistsError:
+            together.wait(60)
+            return "taken"
+        return "served"
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(attempt, range(3))) == ["served", "taken", "taken"]
+    assert name not in instances()
 
 
 def wait_until_gone(server_id: str, timeout_s: float = 60) -> None:

@@ -1,6 +1,7 @@
 """Stream data through a model on any Triton server."""
 
 from hermes.aeriel.client._client import InferenceClient
+from hermes.aeriel.client._connection import is_transient
 from hermes.aeriel.client._specification import ModelSpecification, TensorSpecification
 from hermes.aeriel.client._statistics import ClientStatistics
 from hermes.aeriel.endpoint import Endpoint
@@ -11,4 +12,5 @@ __all__ = [
     "InferenceClient",
     "ModelSpecification",
     "TensorSpecification",
+    "is_transient",
 ]

@@ -49,6 +49,10 @@ class InferenceClient:
     ----------
     specification
         The model's inputs and outputs, as the server describes them.
+    address
+        ``host:port`` of the server's GRPC service.
+    server_version
+        The version of Triton that answers.
 
     Raises
     ------
@@ -91,10 +95,12 @@ class InferenceClient:
         )
         try:
             self.specification = self._connection.specification()
+            self.server_version = self._connection.server_version()
             self._outputs = _check_outputs(self.specification, outputs)
         except BaseException:
             self._connection.close()
             raise
+        self.address = self._connection.address
         self.max_in_flight = max_in_flight or self.specification.n_instances + 2
         self._places = threading.BoundedSemaphore(self.max_in_flight)
         self._recorder = Recorder()

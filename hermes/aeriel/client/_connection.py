@@ -117,6 +117,11 @@ class Connection:
                 address=self.address, timeout_s=self._retry_for_s, waiting_for=str(error)
             ) from error
 
+    def server_version(self) -> str:
+        """Return the version of Triton that answers."""
+        metadata = self._call(self._stub.ServerMetadata, service_pb2.ServerMetadataRequest())
+        return str(metadata.version)
+
     def _specification(self) -> ModelSpecification:
         if not self._ready():
             self._load()
@@ -166,7 +171,7 @@ class Connection:
         self, before_sleep: Callable[[tenacity.RetryCallState], None] | None = None
     ) -> tenacity.Retrying:
         return tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_transient),
+            retry=tenacity.retry_if_exception(is_transient),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
             stop=tenacity.stop_after_delay(self._retry_for_s)
             | tenacity.stop_when_event_set(self._closing),
@@ -191,7 +196,10 @@ class Connection:
             ) from error
 
 
-def _is_transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
+    """Tell whether a request, or a connection, failed for a reason that may pass."""
+    if isinstance(error, ServerTimeoutError):
+        return True
     if not isinstance(error, InferenceError):
         return False
     if isinstance(error, RequestError) and error.reason.startswith(_TRANSIENT_REASONS):

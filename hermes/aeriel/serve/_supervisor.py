@@ -38,6 +38,7 @@ if pid:
     print(pid)
     os._exit(0)
 os.setsid()
+os.dup2(2, 1)  # whoever reads the line above waits until nobody can write another
 sys.path.insert(0, {source!r})
 from hermes.cli import app
 app(prog_name="hermes")

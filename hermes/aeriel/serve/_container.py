@@ -1,0 +1,257 @@
+"""Instances of the container runtime: started and stopped by spython, told apart by a mark.
+
+A name does not say whose instance it is. Apptainer 1.4 checks a name and takes it in two steps,
+so that two may start at once, and after "name taken" spython's object acts on the instance that
+was there before. So the first process of every instance, and whatever starts it, carries the
+id of the server that it is for in its environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spython.main import Client
+
+from hermes.errors import (
+    ImageError,
+    InstanceExistsError,
+    InstanceStartError,
+    ServerStopError,
+    SingularityNotFoundError,
+)
+
+POLL_S = 0.1
+STOP_TIMEOUT_S = 60.0
+STOP_GRACE_S = 5
+LOST_S = 5.0
+
+_MARK = "HERMES_SERVER_ID"
+_BAD_IMAGE = re.compile(
+    r"could not open image|image format not recognized|bad superblock|squashfs|"
+    r"while mounting image|image driver mount failure|"
+    r"(making|pulling|fetching|building) .*(image|registry)|unable to (pull|handle)",
+    re.IGNORECASE,
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A running instance: its first process, and its log files. No process: there is none."""
+
+    pid: int | None = None
+    logs: tuple[Path, ...] = ()
+
+    def remove_empty_logs(self) -> None:
+        """Remove the runtime's logs, which are empty: the server has its own."""
+        for log in self.logs:
+            if log.exists() and log.stat().st_size == 0:
+                log.unlink(missing_ok=True)
+
+
+class Instance(Client.instance):  # type: ignore[misc] # spython has no types
+    """spython's instance, with the command that is here and the words of its failures."""
+
+    def __init__(self, runtime: str, name: str, image: str = "") -> None:
+        self._runtime = runtime
+        super().__init__(image, start=False, name=name, quiet=True)
+
+    def _init_command(self, action: str | list[str], flags: list[str] | None = None) -> list[str]:
+        # spython's is `singularity`, which not every Apptainer has a link for.
+        command: list[str] = super()._init_command(action, flags)
+        return [self._runtime, *command[1:]]
+
+    def start(self, options: list[str], environ: Mapping[str, str]) -> str | None:
+        """Start the instance; return None, or what the runtime said where it refused.
+
+        spython's own `start` prints that to stderr and does not tell its caller.
+        """
+        command = [*self._init_command(["instance", "start"]), *options, self._image, self.name]
+        result: Any = self.run_command(
+            command, quiet=True, return_result=True, environ=dict(environ)
+        )
+        if result["return_code"] == 0:
+            return None
+        message = result["message"]
+        return message if isinstance(message, str) else "".join(message)
+
+    def find(self) -> Listed:
+        """Return what the runtime knows of the running instance of this name."""
+        found = self._list(self.name, quiet=True, return_json=True)
+        if not isinstance(found, dict):
+            return Listed()
+        logs = tuple(Path(found[key]) for key in ("logErrPath", "logOutPath") if found.get(key))
+        return Listed(pid=found["pid"], logs=logs)
+
+
+def find_runtime(image: str) -> str:
+    """Return the path of the container runtime's command.
+
+    Raises
+    ------
+    SingularityNotFoundError
+        There is neither a `singularity` nor an `apptainer`; the error names `image`.
+    """
+    for command in ("singularity", "apptainer"):
+        path = shutil.which(command)
+        if path is not None:
+            return path
+    raise SingularityNotFoundError(image)
+
+
+def start_instance(runtime: str, image: str, name: str, server_id: str, options: list[str]) -> int:
+    """Start a container instance for a server and return the id of its first process.
+
+    Parameters
+    ----------
+    runtime
+        The command, from `find_runtime`.
+    image, name
+        What to start, and as what.
+    server_id
+        The server that the instance is for.
+    options
+        Options of ``instance start``.
+
+    Raises
+    ------
+    ImageError, InstanceExistsError, InstanceStartError
+        The runtime refused.
+    """
+    instance = Instance(runtime, name, image)
+    with _hold_name(name):
+        if instance.find().pid is not None:
+            raise InstanceExistsError(name)
+        failure = instance.start(options, {**os.environ, _MARK: server_id})
+        if failure is not None:
+            raise start_error(image, name, failure)
+        pid = instance.find().pid
+    if pid is None:
+        raise InstanceStartError(image=image, output="it was started and has ended at once")
+    own = _marked_processes(server_id)
+    if own and pid not in own:  # somebody without this lock was at it too
+        raise InstanceExistsError(name)
+    return pid
+
+
+def stop_instance(name: str, server_id: str | None = None, pid: int | None = None) -> None:
+    """Stop a container instance and return when it is gone.
+
+    Parameters
+    ----------
+    name
+        The instance's name.
+    server_id
+        Stop only what was started, or is being started, for this server. By default whatever
+        has the name is stopped.
+    pid
+        The process id of that server's instance, where it is known.
+
+    Raises
+    ------
+    SingularityNotFoundError
+        The container runtime is gone.
+    ServerStopError
+        The instance is still there after a minute.
+    """
+    instance = Instance(find_runtime(name), name)
+    if server_id is None:
+        server_id, pid = name, instance.find().pid
+    started_at = time.monotonic()
+    while True:
+        marked = _marked_processes(server_id)
+        listed = instance.find()
+        if listed.pid is not None and listed.pid in {pid, *marked}:
+            instance.stop(timeout=STOP_GRACE_S)
+            listed.remove_empty_logs()
+        elif not marked:
+            return
+        else:
+            # It is being started, maybe downloaded: the command can be stopped, and what it
+            # has started by then ends, or shows up in the list. But for one whose place there
+            # another one took: Apptainer can be made to start two of one name at once.
+            is_lost = listed.pid is not None or time.monotonic() > started_at + LOST_S
+            for process in marked:
+                _end_start(process, signal.SIGKILL if is_lost else signal.SIGTERM)
+        if time.monotonic() > started_at + STOP_TIMEOUT_S:
+            raise ServerStopError(server_id=server_id, remaining=(f"container instance {name}",))
+        time.sleep(POLL_S)
+
+
+def start_error(
+    image: str, name: str, output: str
+) -> ImageError | InstanceExistsError | InstanceStartError:
+    """Return the error that a failed ``instance start`` stands for.
+
+    Parameters
+    ----------
+    image, name
+        What was to be started.
+    output
+        What the runtime said.
+    """
+    words = runtime_words(output)
+    if f"instance {name} already exists" in words:
+        return InstanceExistsError(name)
+    if _BAD_IMAGE.search(words):
+        fatal = [line.removeprefix("FATAL:").strip() for line in words.splitlines()]
+        return ImageError(image=image, problem=f"is not a usable image: {' '.join(fatal)}")
+    return InstanceStartError(image=image, output=words)
+
+
+def runtime_words(output: str) -> str:
+    """Return what a runtime said, without colours and remarks."""
+    lines = _COLOUR.sub("", output).splitlines()
+    return "\n".join(line for line in lines if line and not line.startswith(("INFO:", "WARNING:")))
+
+
+def _marked_processes(server_id: str) -> set[int]:
+    """Return the processes of this user that start, or are, the container of a server."""
+    mark = re.compile(rf"{_MARK}={re.escape(server_id)}(?![A-Za-z0-9._-])".encode())
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:  # it ended, or belongs to somebody else
+                continue
+            if mark.search(environment):
+                found.add(int(entry.name))
+    return found
+
+
+def _end_start(pid: int, signal_number: signal.Signals) -> None:
+    """Send SIGTERM to a process if it is an ``instance start``, SIGKILL whatever it is."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if signal_number == signal.SIGKILL or (b"instance" in command and b"start" in command):
+            os.kill(pid, signal_number)
+    except OSError:  # it has ended by itself
+        return
+
+
+@contextmanager
+def _hold_name(name: str) -> Iterator[None]:
+    """Keep others from starting an instance of this name: the runtime itself does not.
+
+    The lock is a socket in Linux' abstract namespace: there is no file to be left behind.
+    """
+    registry = f"{os.getuid()} {os.environ.get('HOME')} {name}"
+    digest = hashlib.sha256(registry.encode(errors="surrogateescape")).hexdigest()
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(f"\0hermes-instance-{digest}")
+        except OSError as error:
+            raise InstanceExistsError(name) from error
+        yield

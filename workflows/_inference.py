@@ -1,0 +1,243 @@
+"""One HDF5 file through a model into one HDF5 file."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification
+from hermes.errors import ParameterError, RequestError
+from workflows._inputs import InputFacts, check_against_model, inspect, open_input
+from workflows._predictions import PredictionWriter
+from workflows._repository import RowInputs, row_inputs, takes_leading_rows
+
+READ_BYTES = 4 << 20
+REQUEST_BYTES = 16 << 20
+PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
+
+Arrays = dict[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to do with one file.
+
+    Parameters
+    ----------
+    input_file, output_file
+        HDF5 files.
+    input_map
+        The path of a dataset in the input file by the name of the model input that it is for.
+    batch_size
+        Rows of one request; 0 takes what suits the model.
+    fingerprint
+        Stands for everything that the result depends on.
+    provenance
+        Attributes to write into the output file.
+    """
+
+    input_file: Path
+    output_file: Path
+    input_map: Mapping[str, str]
+    batch_size: int
+    fingerprint: str
+    provenance: Mapping[str, Any]
+
+
+def infer_file(
+    client: InferenceClient, request: Request, on_progress: Callable[[int, int], None]
+) -> ClientStatistics:
+    """Stream a file's rows through a model and write the predictions, row by row the same.
+
+    Goes on from the checkpoint of an earlier call with the same fingerprint.
+
+    Parameters
+    ----------
+    client
+        A client for the model.
+    request
+        The files, and how to read them.
+    on_progress
+        Called with the rows done and the rows in all after each answer.
+
+    Raises
+    ------
+    DataError
+        The input file cannot be used with this model.
+    InferenceError
+        A request failed for good.
+    OutputError
+        The predictions cannot be written.
+    """
+    started = datetime.now(timezone.utc)
+    model = client.specification
+    facts = inspect(request.input_file, request.input_map, model_inputs=_required(model))
+    plan = RowPlan.of(model, request.batch_size)
+    check_against_model(facts, plan.inputs)
+    writer = PredictionWriter(request.output_file, rows=facts.rows, fingerprint=request.fingerprint)
+    with writer, open_input(request.input_file) as opened:
+        on_progress(writer.rows_done, facts.rows)
+        batches = plan.batches(opened, facts, writer.rows_done)
+        for outputs in client.stream(batches):
+            expected = min(plan.rows_per_request, facts.rows - writer.rows_done)
+            writer.write(plan.rows_of(outputs, expected, client))
+            on_progress(writer.rows_done, facts.rows)
+        statistics = client.statistics
+        writer.finish(
+            {
+                **request.provenance,
+                "started": started.isoformat(timespec="milliseconds"),
+                "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                "host": socket.gethostname(),
+                "user": getpass.getuser(),
+                "server_version": client.server_version,
+                "model_name": model.name,
+                "model_version": model.version,
+                "model_platform": model.platform,
+                "input_map": {name: facts.datasets[name].path for name in facts.datasets},
+                "rows": facts.rows,
+                "batch_size": plan.rows_per_request,
+                "versions": {package: version(package) for package in PACKAGES},
+                "statistics": asdict(statistics),
+            }
+        )
+    return statistics
+
+
+def fingerprint(**facts: Any) -> str:
+    """Return a string that changes when one of the facts does."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def stamp_of(file: Path) -> str:
+    """Return a string that changes when a file does, by size or modification time.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    """
+    status = file.stat()
+    return f"{file} {status.st_size} {status.st_mtime_ns}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPlan:
+    """How rows of a file become requests of a model.
+
+    Parameters
+    ----------
+    inputs
+        The shape of a row (-1: any length) and the dtype of each input.
+    rows_per_request
+        The rows of one request.
+    with_row_axis
+        Whether a request has a leading axis of rows; else it is one row, and has none.
+    """
+
+    inputs: RowInputs
+    rows_per_request: int
+    with_row_axis: bool
+
+    @classmethod
+    def of(cls, model: ModelSpecification, batch_size: int) -> RowPlan:
+        """Return the plan for a model.
+
+        Raises
+        ------
+        ParameterError
+            The model does not take so many rows at once.
+        """
+        tensors = {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
+        batched = model.max_batch_size > 0
+        leading = not batched and takes_leading_rows(tensors)
+        most = model.max_batch_size if batched else (1 << 16 if leading else 1)
+        if batch_size > most:
+            problem = f"{batch_size} rows, but model {model.name!r} takes {most} at most"
+            raise ParameterError("batch_size", problem)
+        inputs = row_inputs(tensors, batched=batched)
+        row_bytes = sum(
+            dtype.itemsize * int(np.prod([max(1, length) for length in shape]))
+            for shape, dtype in inputs.values()
+        )
+        return cls(
+            inputs=inputs,
+            rows_per_request=batch_size or max(1, min(most, REQUEST_BYTES // row_bytes)),
+            with_row_axis=batched or leading,
+        )
+
+    def batches(self, opened: h5py.File, facts: InputFacts, start: int) -> Iterator[Arrays]:
+        """Yield the rows from `start` on, a request at a time, from larger reads.
+
+        An array is only good until the next one is asked for.
+        """
+        row_bytes = sum(
+            dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=np.int64))
+            for dataset in facts.datasets.values()
+        )
+        per_read = self.rows_per_request * max(
+            1, READ_BYTES // max(1, row_bytes * self.rows_per_request)
+        )
+        readers = {
+            name: _reader(opened[facts.datasets[name].path], dtype, per_read)
+            for name, (_, dtype) in self.inputs.items()
+            if name in facts.datasets
+        }
+        for begin in range(start, facts.rows, per_read):
+            end = min(begin + per_read, facts.rows)
+            block = {name: read(begin, end) for name, read in readers.items()}
+            for first in range(0, end - begin, self.rows_per_request):
+                last = min(first + self.rows_per_request, end - begin)
+                rows = {name: array[first:last] for name, array in block.items()}
+                yield rows if self.with_row_axis else {name: a[0] for name, a in rows.items()}
+
+    def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
+        """Return the outputs with an axis of rows in front.
+
+        Raises
+        ------
+        RequestError
+            An output does not have a row for each row of the request.
+        """
+        if not self.with_row_axis:
+            return {name: array[np.newaxis] for name, array in outputs.items()}
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != expected:
+                raise RequestError(
+                    model=client.specification.name,
+                    address=client.address,
+                    status="INVALID_ARGUMENT",
+                    reason=f"output {name!r} has shape {array.shape} for {expected} rows",
+                )
+        return outputs
+
+
+def _required(model: ModelSpecification) -> list[str]:
+    return [name for name, tensor in model.inputs.items() if not tensor.optional]
+
+
+def _reader(
+    dataset: h5py.Dataset, dtype: np.dtype[Any], rows: int
+) -> Callable[[int, int], NDArray[Any]]:
+    """Return a function that reads rows as a dtype, into one buffer that it reuses."""
+    if dtype == np.dtype(object):
+        return lambda begin, end: np.asarray(dataset[begin:end])
+    buffer = np.empty((min(rows, len(dataset)), *dataset.shape[1:]), dtype)
+
+    def read(begin: int, end: int) -> NDArray[Any]:
+        dataset.read_direct(buffer, np.s_[begin:end], np.s_[: end - begin])
+        return buffer[: end - begin]
+
+    return read

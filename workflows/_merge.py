@@ -1,0 +1,150 @@
+"""Many files of predictions as one, streamed, with an index back to where each row came from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hermes.errors import DataError
+from workflows._inputs import open_input
+from workflows._predictions import FINGERPRINT, as_output_errors
+
+BLOCK_BYTES = 16 << 20
+TARGET = "target"
+INDEX = "index"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One file to merge.
+
+    Parameters
+    ----------
+    input_file
+        Where the rows came from.
+    predictions
+        The file with its predictions.
+    rows
+        How many rows it has.
+    """
+
+    input_file: Path
+    predictions: Path
+    rows: int
+
+
+def merge(
+    parts: Sequence[Part],
+    output_file: Path,
+    *,
+    target: str | None,
+    fingerprint: str,
+    attributes: Mapping[str, str],
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Write the predictions of all parts into one HDF5 file, which appears whole or not at all.
+
+    It has a dataset per output with the rows of all parts, one after the other; the group
+    ``index`` with ``files`` (the input files), ``offsets`` (the first row of each, and the number
+    of rows), and for each row ``file`` (its place in ``files``) and ``row`` (its row there); and
+    ``target``, if one is named.
+
+    Parameters
+    ----------
+    parts
+        The files, in the order that their rows are to have.
+    output_file
+        The file to write.
+    target
+        The path of a dataset in each input file to put beside the predictions.
+    fingerprint
+        Stands for everything that the result depends on.
+    attributes
+        Attributes to write at the root.
+    on_progress
+        Called with the rows done and the rows in all.
+
+    Raises
+    ------
+    DataError
+        A part cannot be read, or does not fit the others.
+    OutputError
+        The file cannot be written.
+    """
+    with as_output_errors(output_file):
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(
+            dir=output_file.parent, prefix=f".{output_file.name}.", suffix=".partial"
+        )
+        os.close(descriptor)
+        temporary = Path(name)
+    try:
+        with as_output_errors(output_file), h5py.File(temporary, "w") as merged:
+            _merge_into(merged, parts, target, on_progress)
+            merged.attrs.update(attributes)
+            merged.attrs[FINGERPRINT] = fingerprint
+        temporary.chmod(0o644)
+        temporary.replace(output_file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _merge_into(
+    merged: h5py.File,
+    parts: Sequence[Part],
+    target: str | None,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    offsets = np.cumsum([0, *(part.rows for part in parts)], dtype=np.int64)
+    total = int(offsets[-1])
+    for part, start in zip(parts, offsets[:-1].tolist(), strict=True):
+        with open_input(part.predictions) as opened:
+            for name, dataset in opened.items():
+                _copy(merged, name, dataset, part, start=start, total=total)
+        if target is not None:
+            with open_input(part.input_file) as opened:
+                _copy(merged, TARGET, opened[target], part, start=start, total=total)
+        on_progress(start + part.rows, total)
+    index = merged.create_group(INDEX)
+    index["files"] = [str(part.input_file) for part in parts]
+    index["offsets"] = offsets
+    file = index.create_dataset("file", (total,), np.int32)
+    row = index.create_dataset("row", (total,), np.int64)
+    step = BLOCK_BYTES // 8
+    for begin in range(0, total, step):
+        rows = np.arange(begin, min(begin + step, total))
+        files = np.searchsorted(offsets, rows, side="right") - 1
+        file[begin : begin + len(rows)] = files
+        row[begin : begin + len(rows)] = rows - offsets[files]
+
+
+def _copy(
+    merged: h5py.File, name: str, source: h5py.Dataset, part: Part, *, start: int, total: int
+) -> None:
+    if name not in merged:
+        merged.create_dataset(name, (total, *source.shape[1:]), source.dtype)
+    destination = merged[name]
+    if (source.shape, source.dtype) != ((part.rows, *destination.shape[1:]), destination.dtype):
+        given = f"is {source.dtype} of shape {source.shape}"
+        wanted = f"{destination.dtype} of shape {(part.rows, *destination.shape[1:])}"
+        raise DataError(file=source.file.filename, dataset=name, problem=f"{given}, not {wanted}")
+    row_bytes = max(1, source.dtype.itemsize * int(np.prod(source.shape[1:], dtype=np.int64)))
+    step = max(1, BLOCK_BYTES // row_bytes)
+    buffer: Any = None
+    for begin in range(0, part.rows, step):
+        end = min(begin + step, part.rows)
+        if source.dtype.kind == "O":
+            destination[start + begin : start + end] = source[begin:end]
+            continue
+        if buffer is None:
+            buffer = np.empty((min(step, part.rows), *source.shape[1:]), source.dtype)
+        source.read_direct(buffer, np.s_[begin:end], np.s_[: end - begin])
+        destination[start + begin : start + end] = buffer[: end - begin]

@@ -1,0 +1,111 @@
+"""What a model repository says of a model before any server reads it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import triton_to_np_dtype
+
+from hermes.errors import ModelLoadError, ModelNotFoundError
+
+RowInputs = Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryModel:
+    """A model as its files describe it.
+
+    Parameters
+    ----------
+    inputs
+        The shape of a row (-1: any length) and the dtype of each input, or None where only a
+        server can tell (no configuration, or one without inputs).
+    stamp
+        Changes when a file of the model does (by size or modification time).
+    """
+
+    inputs: RowInputs | None
+    stamp: str
+
+
+def read_model(model_repository: str, model_name: str, model_version: str = "") -> RepositoryModel:
+    """Return what a repository says of a model.
+
+    Raises
+    ------
+    ModelNotFoundError
+        It has no such model, or not this version.
+    ModelLoadError
+        The model's configuration cannot be understood.
+    """
+    if "://" in model_repository:
+        return RepositoryModel(inputs=None, stamp=model_repository)
+    repository = Path(model_repository)
+    directory = repository / model_name
+    where = f"the model repository {repository}"
+    if not model_name or not directory.is_dir():
+        models = tuple(sorted(path.name for path in repository.iterdir() if path.is_dir()))
+        raise ModelNotFoundError(model=model_name, where=where, available=models)
+    if model_version and not (directory / model_version).is_dir():
+        versions = tuple(sorted(path.name for path in directory.iterdir() if path.name.isdigit()))
+        available = tuple(f"{model_name} version {version}" for version in versions)
+        raise ModelNotFoundError(
+            model=f"{model_name} version {model_version}", where=where, available=available
+        )
+    return RepositoryModel(inputs=_inputs(directory, where), stamp=_stamp(directory))
+
+
+def row_inputs(
+    inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], *, batched: bool
+) -> RowInputs:
+    """Return the shape of one row of each input.
+
+    A model without a batch dimension whose inputs all begin with a free length takes rows along
+    it; any other one takes a row a request.
+    """
+    if not batched and takes_leading_rows(inputs):
+        return {name: (shape[1:], dtype) for name, (shape, dtype) in inputs.items()}
+    return inputs
+
+
+def takes_leading_rows(inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
+    """Tell whether each input of a model without a batch dimension begins with a free length."""
+    return all(shape[:1] == (-1,) for shape, _ in inputs.values())
+
+
+def _inputs(directory: Path, where: str) -> RowInputs | None:
+    file = directory / "config.pbtxt"
+    if not file.is_file():
+        return None
+    config: Any = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(file.read_text(), config)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        reason = f"{file} cannot be understood: {error}"
+        raise ModelLoadError(model=directory.name, where=where, reason=reason) from error
+    if not config.input:
+        return None
+    inputs = {tensor.name: (tuple(tensor.dims), _dtype(tensor)) for tensor in config.input}
+    return row_inputs(inputs, batched=config.max_batch_size > 0)
+
+
+def _dtype(tensor: Any) -> np.dtype[Any]:
+    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    return np.dtype(triton_to_np_dtype("BYTES" if name == "STRING" else name))
+
+
+def _stamp(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            status = path.stat()
+            facts = f"{path.relative_to(directory)} {status.st_size} {status.st_mtime_ns}\n"
+            digest.update(facts.encode())
+    return digest.hexdigest()

@@ -1,0 +1,170 @@
+"""`InferenceTask`: one HDF5 file through a model into one HDF5 file."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from pathlib import Path
+
+import luigi
+import tenacity
+from luigi.task import flatten
+
+from hermes.aeriel.client import InferenceClient, is_transient
+from hermes.errors import ParameterError
+from workflows._inference import Request, fingerprint, infer_file, stamp_of
+from workflows._predictions import fingerprint_of
+from workflows._progress import Progress
+from workflows._repository import read_model
+from workflows.parameters import Number, TextList, TextMap, WholeNumber
+from workflows.server import TritonServerTask
+
+# How long one connection is tried before the server is looked for again.
+RECONNECT_S = 5.0
+
+
+class InferenceParameters:
+    """How a file goes through a model."""
+
+    model_name = luigi.Parameter(description="name of the model in the repository")
+    model_version = luigi.Parameter(
+        default="", description="its version; none: the server's choice"
+    )
+    input_map = TextMap(
+        default={}, description='JSON object: the dataset for each model input, {"x": "/path"}'
+    )
+    outputs = TextList(default=(), description="outputs to keep, as a JSON list; none: all")
+    batch_size = WholeNumber(default=0, description="rows of a request; 0: what suits the model")
+    max_in_flight = WholeNumber(
+        default=0, significant=False, description="requests under way at once; 0: what suits"
+    )
+    timeout_s = Number(default=60.0, significant=False, description="seconds for one request")
+    retry_for_s = Number(
+        default=600.0, significant=False, description="seconds to wait for a server that was lost"
+    )
+
+
+class InferenceTask(InferenceParameters, luigi.Task):
+    """Streams the rows of one HDF5 file through a model into another HDF5 file.
+
+    A subclass says where things are: ``requires`` returns a `TritonServerTask` as ``"server"``
+    and the task that makes the file as ``"input"``; ``output`` returns a `luigi.LocalTarget`.
+    The output has a dataset for each of the model's outputs, rows as in the input, and its
+    provenance as attributes. It appears whole or not at all; a run that was killed goes on from
+    its last checkpoint, and one with another input, model or parameter starts afresh.
+
+    Parameters
+    ----------
+    model_name, model_version : str
+        The model; by default the version that the server chooses.
+    input_map : dict
+        The path of the dataset for each model input. By default the dataset of the same name;
+        for a model with one input, the only dataset.
+    outputs : list of str
+        The outputs to keep; all by default.
+    batch_size : int
+        Rows of one request; by default as many as suit the model.
+    max_in_flight : int
+        Requests under way at once.
+    timeout_s : float
+        Seconds that one request may take.
+    retry_for_s : float
+        Seconds to go on without progress when the server was lost.
+    """
+
+    @property
+    def input_file(self) -> Path:
+        """The HDF5 file to read: the target of the requirement ``"input"``."""
+        return Path(self.input()["input"].path)
+
+    @property
+    def output_file(self) -> Path:
+        """The HDF5 file to write."""
+        return Path(self.output().path)
+
+    @cached_property
+    def server(self) -> TritonServerTask:
+        """The server that this task requires.
+
+        Raises
+        ------
+        ParameterError
+            It requires none, or several.
+        """
+        servers = [task for task in flatten(self.requires()) if isinstance(task, TritonServerTask)]
+        if len(servers) != 1:
+            problem = f"{self.task_family} has to require one TritonServerTask, not {len(servers)}"
+            raise ParameterError("requires", problem)
+        return servers[0]
+
+    def complete(self) -> bool:
+        """Tell whether the output is there, and is that of this input, model and parameters."""
+        found = fingerprint_of(self.output_file)
+        if found is None or not self.input_file.exists():
+            return found is not None
+        return found == self.fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What stands for everything that the output depends on."""
+        return fingerprint(
+            input=stamp_of(self.input_file),
+            model=read_model(
+                self.server.model_repository, self.model_name, self.model_version
+            ).stamp,
+            model_name=self.model_name,
+            model_version=self.model_version,
+            input_map=dict(self.input_map),
+            outputs=self.outputs,
+            batch_size=self.batch_size,
+        )
+
+    def run(self) -> None:
+        """Stream the file, and go on where it stopped when the server is lost on the way."""
+        progressed = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            nonlocal progressed
+            progressed = time.monotonic()
+            progress(done, total)
+
+        def is_over(_: tenacity.RetryCallState) -> bool:
+            return time.monotonic() - progressed > self.retry_for_s
+
+        with Progress(
+            self.input_file.name, self.set_status_message, self.set_progress_percentage
+        ) as progress:
+            tenacity.Retrying(
+                retry=tenacity.retry_if_exception(is_transient),
+                wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
+                stop=is_over,
+                reraise=True,
+            )(self._stream, show)
+
+    def _stream(self, show: Progress) -> None:
+        endpoint = self.server.ensure()
+        request = Request(
+            input_file=self.input_file,
+            output_file=self.output_file,
+            input_map=dict(self.input_map),
+            batch_size=self.batch_size,
+            fingerprint=self.fingerprint,
+            provenance={
+                "input_file": str(self.input_file),
+                "model_repository": self.server.model_repository,
+                "image": self.server.image,
+                "server": endpoint.grpc,
+                "task": self.task_id,
+                "parameters": self.to_str_params(),
+            },
+        )
+        with InferenceClient(
+            endpoint,
+            self.model_name,
+            self.model_version,
+            outputs=self.outputs or None,
+            max_in_flight=self.max_in_flight or None,
+            timeout_s=self.timeout_s,
+            retry_for_s=RECONNECT_S,
+        ) as client:
+            infer_file(client, request, show)

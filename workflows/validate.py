@@ -1,0 +1,432 @@
+"""`Validate`: inference over many files, their predictions merged, measured and reported.
+
+The main job, from a shell: ``luigi --module workflows.validate Validate …``; see the README.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import luigi
+import numpy as np
+
+from hermes.aeriel.client import ClientStatistics
+from hermes.errors import GateError, OutputError, ParameterError
+from workflows import _metrics, _report
+from workflows._gates import Gate, GateResult, check_gates, evaluate_gates, parse_gate
+from workflows._inference import PACKAGES, fingerprint
+from workflows._inputs import (
+    DatasetFacts,
+    InputFacts,
+    check_against_model,
+    check_agreement,
+    find_files,
+    inspect,
+)
+from workflows._merge import INDEX, TARGET, Part, merge
+from workflows._predictions import fingerprint_of
+from workflows._progress import Progress
+from workflows._repository import read_model
+from workflows._settings import apply_settings
+from workflows.inference import InferenceParameters, InferenceTask
+from workflows.parameters import AbsolutePath, Number, TextList
+from workflows.server import ServerParameters, TritonServerTask
+
+logger = logging.getLogger(__name__)
+
+apply_settings()
+
+
+class Predict(ServerParameters, InferenceTask):
+    """The predictions for one file, with a server of the parameters' own.
+
+    Parameters
+    ----------
+    file, predictions : str
+        The HDF5 files to read and to write. The others are those of `InferenceTask` and
+        `TritonServerTask`.
+    """
+
+    file = AbsolutePath(description="HDF5 file to read")
+    predictions = AbsolutePath(description="HDF5 file to write")
+
+    @property
+    def input_file(self) -> Path:
+        """The file to read."""
+        return Path(self.file)
+
+    def requires(self) -> dict[str, luigi.Task]:
+        """Return the server."""
+        return {"server": self.clone(TritonServerTask)}
+
+    def output(self) -> luigi.LocalTarget:
+        """Return the file with the predictions."""
+        return luigi.LocalTarget(self.predictions)
+
+
+class ValidationParameters(ServerParameters, InferenceParameters):
+    """What is to be validated."""
+
+    inputs = TextList(description="HDF5 files: a path or glob, or a JSON list of them")
+    target = luigi.Parameter(default="", description="dataset with the targets in each input file")
+    output_dir = AbsolutePath(description="directory for everything that is written")
+
+
+class Merge(ValidationParameters, luigi.Task):
+    """The predictions for all files in one file, with an index back to file and row.
+
+    The inputs are checked first, before a server is started.
+    """
+
+    def requires(self) -> list[Predict]:
+        """Return a task for each input file."""
+        directory = Path(self.output_dir)
+        return [
+            self.clone(
+                Predict,
+                file=str(facts.file),
+                predictions=str(directory / "predictions" / name),
+                server_log=self.server_log or str(directory / "logs" / "triton.log"),
+            )
+            for facts, name in zip(
+                self.inputs_facts, _names([facts.file for facts in self.inputs_facts]), strict=True
+            )
+        ]
+
+    def output(self) -> luigi.LocalTarget:
+        """Return the merged file."""
+        return luigi.LocalTarget(str(Path(self.output_dir) / "merged.h5"))
+
+    def complete(self) -> bool:
+        """Tell whether the merged file is there, and is that of these predictions."""
+        return fingerprint_of(Path(self.output().path)) == self.fingerprint
+
+    @cached_property
+    def inputs_facts(self) -> list[InputFacts]:
+        """What is known of the input files, after checking all that can be checked now.
+
+        Raises
+        ------
+        ParameterError, DataError, ModelError, OutputError
+            Something cannot work.
+        """
+        model = read_model(self.model_repository, self.model_name, self.model_version)
+        files = find_files(self.inputs)
+        facts = [
+            inspect(
+                file,
+                self.input_map,
+                model_inputs=None if model.inputs is None else list(model.inputs),
+                target=self.target or None,
+            )
+            for file in files
+        ]
+        check_agreement(facts)
+        if model.inputs is not None:
+            check_against_model(facts[0], model.inputs)
+        _check_writable(Path(self.output_dir))
+        return facts
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What stands for everything that the merged file depends on."""
+        parts = [task.fingerprint for task in self.requires()]
+        return fingerprint(parts=parts, target=self.target)
+
+    def run(self) -> None:
+        """Merge the files."""
+        parts = [
+            Part(input_file=task.input_file, predictions=task.output_file, rows=facts.rows)
+            for task, facts in zip(self.requires(), self.inputs_facts, strict=True)
+        ]
+        with Progress("merge", self.set_status_message, self.set_progress_percentage) as progress:
+            merge(
+                parts,
+                Path(self.output().path),
+                target=self.target or None,
+                fingerprint=self.fingerprint,
+                attributes={"model_name": self.model_name, "hermes": version("hermes-aeriel")},
+                on_progress=progress,
+            )
+
+
+class Validate(ValidationParameters, luigi.Task):
+    """Predictions for every file, measured against targets, held against requirements, reported.
+
+    The output directory gets ``predictions/`` (a file per input), ``merged.h5``, ``report.json``
+    and ``report.html``. A requirement that is missed fails the task, after the report is written.
+
+    Parameters
+    ----------
+    inputs : list of str
+        HDF5 files: paths and globs.
+    output_dir : str
+        A directory.
+    target : str
+        The dataset with the targets in each file; without one there are no metrics.
+    metrics : list of str
+        What to compute; by default what suits the target's dtype.
+    require : list of str
+        Requirements such as ``accuracy >= 0.95``.
+    output_name : str
+        The output to compare with the target, for a model with several.
+    rtol, atol : float
+        The tolerance of the metric ``reference``: ``|p - t| <= atol + rtol * |t|``.
+    title : str
+        The headline of the report.
+    """
+
+    metrics = TextList(default=(), description="metrics to compute, as a JSON list")
+    require = TextList(default=(), description="requirements, such as 'accuracy >= 0.95'")
+    output_name = luigi.Parameter(default="", description="output to compare with the target")
+    rtol = Number(default=1e-5, description="relative tolerance of the metric reference")
+    atol = Number(default=1e-8, description="absolute tolerance of the metric reference")
+    title = luigi.Parameter(default="", significant=False, description="headline of the report")
+
+    def requires(self) -> Merge:
+        """Return the task that merges the predictions, after checking what was asked for."""
+        merge_task = self.clone(Merge)
+        self.check_metrics(merge_task.inputs_facts[0].target)
+        return merge_task
+
+    def output(self) -> dict[str, luigi.LocalTarget]:
+        """Return the two reports."""
+        directory = Path(self.output_dir)
+        return {
+            "json": luigi.LocalTarget(str(directory / "report.json")),
+            "html": luigi.LocalTarget(str(directory / "report.html")),
+        }
+
+    def complete(self) -> bool:
+        """Tell whether there is a report of just this, whose requirements were met."""
+        try:
+            report = json.loads(Path(self.output()["json"].path).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
+        is_whole = self.output()["html"].exists() and report["verdict"] != "failed"
+        return is_whole and report.get("fingerprint") == self.fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What stands for everything that the report depends on."""
+        return fingerprint(
+            merged=self.clone(Merge).fingerprint,
+            metrics=self.metrics,
+            require=self.require,
+            output_name=self.output_name,
+            tolerance=[self.rtol, self.atol],
+        )
+
+    def check_metrics(
+        self, target: DatasetFacts | None
+    ) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
+        """Return the metrics to compute and the requirements on them.
+
+        Raises
+        ------
+        ParameterError
+            One is unknown, or there is no target for it.
+        MissingExtraError
+            Something for the report is not installed.
+        """
+        gates = tuple(parse_gate(text) for text in self.require)
+        _report.check_extra()
+        if target is None:
+            if self.metrics or gates:
+                problem = "is not given, but metrics need a dataset with targets in each file"
+                raise ParameterError("target", problem)
+            return (), ()
+        names = self.metrics or _default_metrics(target.dtype)
+        known = _metrics.scalar_names(names)
+        names = _metrics.parse_metrics(
+            [*names, *(gate.metric for gate in gates if gate.metric not in known)]
+        )
+        check_gates(gates, _metrics.scalar_names(names))
+        _metrics.check_extra(names)
+        return names, gates
+
+    def run(self) -> None:
+        """Measure, write the reports, and fail where a requirement was missed."""
+        merged_file = Path(self.input().path)
+        merge_task = self.requires()
+        names, gates = self.check_metrics(merge_task.inputs_facts[0].target)
+        result: _metrics.MetricsResult | None = None
+        outcomes: tuple[GateResult, ...] = ()
+        if names:
+            with h5py.File(merged_file, "r") as merged:
+                predictions = merged[_output_name(list(merged), self.output_name)]
+                result = _metrics.compute_metrics(
+                    names, predictions, merged[TARGET], rtol=self.rtol, atol=self.atol
+                )
+            outcomes = evaluate_gates(gates, result.scalars)
+        report = self._report(merge_task, merged_file, result, outcomes)
+        _report.write_report_html(Path(self.output()["html"].path), report)
+        _report.write_report_json(
+            Path(self.output()["json"].path), {**report, "fingerprint": self.fingerprint}
+        )
+        logger.info("the report is %s", self.output()["html"].path)
+        misses = tuple(str(outcome) for outcome in outcomes if not outcome.passed)
+        if misses:
+            raise GateError(misses, self.output()["html"].path)
+
+    def _report(
+        self,
+        merge_task: Merge,
+        merged_file: Path,
+        result: _metrics.MetricsResult | None,
+        outcomes: Sequence[GateResult],
+    ) -> dict[str, Any]:
+        done = [FilePredictions.read(task) for task in merge_task.requires()]
+        attributes = done[0].attributes
+        directory = Path(self.output_dir)
+        return _report.build_report(
+            title=self.title or f"Validation of {self.model_name}",
+            model={
+                "name": self.model_name,
+                "version": attributes["model_version"],
+                "repository": self.model_repository,
+                "platform": attributes["model_platform"],
+            },
+            server={
+                "address": attributes["server"],
+                "runtime": "Singularity/Apptainer" if self.image else "local",
+                "image": self.image,
+                "gpus": self.gpus,
+                "version": attributes["server_version"],
+            },
+            inputs=[{"file": part.file, "rows": part.rows} for part in done],
+            metrics=result,
+            gates=outcomes,
+            throughput=_throughput(done),
+            parameters=self.to_str_params(),
+            versions={package: version(package) for package in PACKAGES},
+            outputs={
+                "merged predictions": merged_file,
+                "predictions": directory / "predictions",
+                "server log": directory / "logs" / "triton.log",
+            },
+            directory=directory,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePredictions:
+    """What a file of predictions says of itself."""
+
+    file: str
+    attributes: dict[str, Any]
+    statistics: ClientStatistics
+    rows: int
+
+    @classmethod
+    def read(cls, task: Predict) -> FilePredictions:
+        """Return what the output of a task says."""
+        with h5py.File(task.output_file, "r") as opened:
+            attributes = dict(opened.attrs)
+        facts = json.loads(attributes["statistics"])
+        latencies = {int(number): count for number, count in facts.pop("latencies").items()}
+        return cls(
+            file=attributes["input_file"],
+            attributes=attributes,
+            statistics=ClientStatistics(**facts, latencies=latencies),
+            rows=int(attributes["rows"]),
+        )
+
+
+def _throughput(done: Sequence[FilePredictions]) -> dict[str, Any]:
+    total = ClientStatistics.sum(part.statistics for part in done)
+    seconds = _busy_seconds(
+        [
+            (
+                datetime.fromisoformat(part.attributes["started"]).timestamp(),
+                datetime.fromisoformat(part.attributes["created"]).timestamp(),
+            )
+            for part in done
+        ]
+    )
+    return {
+        **_numbers(total, seconds),
+        "files": [
+            {"file": part.file, **_numbers(part.statistics, part.statistics.seconds)}
+            for part in done
+        ],
+    }
+
+
+def _numbers(statistics: ClientStatistics, seconds: float) -> dict[str, Any]:
+    return {
+        "rows": statistics.rows,
+        "seconds": seconds,
+        "rows_per_s": statistics.rows / seconds if seconds else 0.0,
+        "megabytes_per_s": statistics.megabytes / seconds if seconds else 0.0,
+        "requests": statistics.requests,
+        "retries": statistics.retries,
+        "failures": statistics.failures,
+        "latency_ms": {
+            "p50": statistics.latency_ms(0.5),
+            "p90": statistics.latency_ms(0.9),
+            "p99": statistics.latency_ms(0.99),
+        },
+    }
+
+
+def _busy_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    """Return how long at least one of the spans lasted: files are streamed side by side."""
+    busy, until = 0.0, 0.0
+    for begin, end in sorted(spans):
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return busy
+
+
+def _output_name(there: list[str], wanted: str) -> str:
+    outputs = [name for name in there if name not in (INDEX, TARGET)]
+    if wanted in outputs:
+        return wanted
+    if wanted or len(outputs) != 1:
+        problem = f"{wanted!r} is not an output" if wanted else "has to be given"
+        raise ParameterError("output_name", f"{problem}; the model's outputs are {outputs}")
+    return outputs[0]
+
+
+def _default_metrics(target: np.dtype[Any]) -> tuple[str, ...]:
+    if target.kind in "iub":
+        return "accuracy", "log_loss", "confusion_matrix"
+    return "mse", "mae", "r2", "max_absolute_error"
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """Return a name for the predictions of each file: its path below what all have in common."""
+    if len(files) == 1:
+        return [files[0].with_suffix(".h5").name]
+    common = Path(*_common([file.parent.parts for file in files]))
+    return [str(file.relative_to(common)) for file in files]
+
+
+def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return common
+
+
+def _check_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        problem = f"the output directory cannot be written: {error.strerror or error}"
+        raise OutputError(str(directory), problem) from error
