@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def start_guard(
     """
     source = Path(__file__).resolve().parents[2]
     owner = ProcessIdentity.of(os.getpid())
+    container = [] if instance is None else [instance]
     return subprocess.Popen(
         [
             sys.executable,
@@ -50,7 +52,7 @@ def start_guard(
             str(owner),
             server_id,
             str(grace_s),
-            *([instance] if instance is not None else []),
+            *container,
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -71,12 +73,24 @@ def main(owner: str, server_id: str, grace_s: str, instance: str | None = None) 
 
     def close_container() -> None:
         if instance is not None:
-            # Imported here: a guard is many, and waits; its imports should be few.
-            from hermes.aeriel.serve._singularity import stop_instance  # noqa: PLC0415
+            # Imported here: a guard waits most of its time, and should hold little.
+            from hermes.aeriel.serve._container import stop_instance  # noqa: PLC0415
 
-            stop_instance(instance)
+            stop_instance(instance, server_id)
 
     # The owner may have died while it was starting the server or its container.
     end_server(
         server_id, grace_s=float(grace_s), settle_s=SETTLE_S, close_container=close_container
     )
+    for path in temporary_files(server_id):
+        path.unlink(missing_ok=True)
+
+
+def temporary_path(server_id: str, suffix: str) -> Path:
+    """Return the path of a temporary file of a server, which goes with it."""
+    return Path(tempfile.gettempdir()) / f"{server_id}{suffix}"
+
+
+def temporary_files(server_id: str) -> list[Path]:
+    """Return the temporary files of a server that are there."""
+    return list(Path(tempfile.gettempdir()).glob(f"{server_id}.*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,11 @@ def check_model_repository(model_repository: str | Path) -> str:
     if not path.is_dir():
         problem = "is not a directory" if path.exists() else "does not exist"
         raise ParameterError("model_repository", f"{path} {problem}")
+    for model in path.iterdir():
+        # See LocalInstance: the name of a model is part of a command line of a shell's.
+        if model.is_dir() and shlex.quote(model.name) != model.name:
+            problem = f"{path} has a model named {model.name!r}; Triton takes no such characters"
+            raise ParameterError("model_repository", problem)
     return str(path)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import subprocess
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,7 +18,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 from typing_extensions import Self
 
-from hermes.aeriel._guard import start_guard
+from hermes.aeriel._guard import start_guard, temporary_path
 from hermes.aeriel._processes import end_server
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import ServerSettings
@@ -189,9 +187,8 @@ class TritonInstance(ABC):
             self._wanted_log_file.parent.mkdir(parents=True, exist_ok=True)
             self.log_file = self._wanted_log_file
             return
-        descriptor, path = tempfile.mkstemp(prefix=f"{self.server_id}.", suffix=".log")
-        os.close(descriptor)
-        self.log_file = Path(path)
+        self.log_file = temporary_path(self.server_id, ".log")
+        self.log_file.touch(mode=0o600, exist_ok=False)
         undo.callback(self._remove_log_of_clean_exit)
 
     def _remove_log_of_clean_exit(self) -> None:
