@@ -21,7 +21,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from hermes.aeriel._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve import SingularityInstance, serve
-from hermes.aeriel.serve._container import start_error, stop_instance
+from hermes.aeriel.serve._container import start_error, start_instance, stop_instance
 from hermes.aeriel.serve._singularity import exec_environment, start_options
 from hermes.errors import (
     ImageError,
@@ -204,8 +204,10 @@ class TestServer:
         assert doubled(served) == [2, 4]
 
     def test_a_name_that_was_taken_meanwhile_leaves_its_owner_alone(
-        self, served: SingularityInstance
+        self, served: SingularityInstance, apptainer: str
     ) -> None:
+        with pytest.raises(InstanceExistsError, match=served.name):
+            start_instance(apptainer, served.image, served.name, "hermes-somebody-else", [])
         stop_instance(served.name, "hermes-somebody-else")
         assert served.name in instances()
         assert doubled(served) == [2, 4]
