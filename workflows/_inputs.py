@@ -179,7 +179,7 @@ def check_against_model(
         row = dataset.shape[1:]
         wanted = f"the model's input {name!r} wants rows of {describe_dtype(dtype)} {_any(shape)}"
         given = f"has rows of {describe_dtype(dataset.dtype)} {row}"
-        problem = None
+        problem = ""
         if len(row) != len(shape):
             problem = f"{given}, of rank {len(row)}; {wanted}, of rank {len(shape)}"
         elif any(want not in (-1, have) for want, have in zip(shape, row, strict=True)):

@@ -97,14 +97,12 @@ def services_of(task: luigi.Task) -> Iterator[Service]:
     )
 
 
-@luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)
 def _discovered(task: luigi.Task, dependency: luigi.Task) -> None:
     if isinstance(dependency, Service):
         driver.drive()
         driver.acquire(dependency, task.task_id)
 
 
-@luigi.Task.event_handler(luigi.Event.START)
 def _started(task: luigi.Task) -> None:
     die_with_driver()
     driver.running, driver.dynamic = task, []
@@ -112,18 +110,14 @@ def _started(task: luigi.Task) -> None:
         driver.acquire(service, task.task_id)
 
 
-@luigi.Task.event_handler(luigi.Event.SUCCESS)
 def _succeeded(task: luigi.Task) -> None:
     _ended(task)
 
 
-@luigi.Task.event_handler(luigi.Event.FAILURE)
 def _failed(task: luigi.Task, _: BaseException) -> None:
     _ended(task)
 
 
-@luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)
-@luigi.Task.event_handler(luigi.Event.TIMEOUT)
 def _lost(task: luigi.Task, _: str) -> None:
     _ended(task)
 
@@ -141,3 +135,14 @@ def die_with_driver() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != driver.identity.pid:  # it was faster
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+for _event, _handler in {
+    luigi.Event.DEPENDENCY_DISCOVERED: _discovered,
+    luigi.Event.START: _started,
+    luigi.Event.SUCCESS: _succeeded,
+    luigi.Event.FAILURE: _failed,
+    luigi.Event.PROCESS_FAILURE: _lost,
+    luigi.Event.TIMEOUT: _lost,
+}.items():
+    luigi.Task.event_handler(_event)(_handler)

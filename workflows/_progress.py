@@ -25,14 +25,14 @@ class Progress:
     label
         Stands before the bar.
     set_message, set_percentage
-        A running Luigi task's own methods.
+        A running Luigi task's own methods; None where it runs without a scheduler.
     """
 
     def __init__(
         self,
         label: str,
-        set_message: Callable[[str], object],
-        set_percentage: Callable[[float], object],
+        set_message: Callable[[str], object] | None,
+        set_percentage: Callable[[float], object] | None,
     ) -> None:
         self._label = label
         self._set_message = set_message
@@ -71,8 +71,9 @@ class Progress:
         started, before = self._first
         rate = (done - before) / (now - started) if now > started else 0.0
         left = f", {_duration((total - done) / rate)} left" if rate and done < total else ""
-        self._set_message(f"{done} of {total} rows, {rate:.0f} rows/s{left}")
-        self._set_percentage(100.0 * done / total)
+        if self._set_message is not None and self._set_percentage is not None:
+            self._set_message(f"{done} of {total} rows, {rate:.0f} rows/s{left}")
+            self._set_percentage(100.0 * done / total)
 
 
 def _takes_the_terminal(stack: ExitStack) -> bool:

@@ -98,7 +98,8 @@ def _inputs(directory: Path, where: str) -> RowInputs | None:
 
 def _dtype(tensor: Any) -> np.dtype[Any]:
     name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-    return np.dtype(triton_to_np_dtype("BYTES" if name == "STRING" else name))
+    dtype: np.dtype[Any] = np.dtype(triton_to_np_dtype("BYTES" if name == "STRING" else name))
+    return dtype
 
 
 def _stamp(directory: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import luigi
 
 from hermes.aeriel.endpoint import Endpoint
@@ -45,7 +43,7 @@ class EndpointTarget(luigi.Target):
         return endpoint
 
 
-class ServerParameters(luigi.Config if TYPE_CHECKING else object):
+class ServerParameters:
     """What a task has to know to require a `TritonServerTask`."""
 
     model_repository = AbsolutePath(description="directory or URL of the Triton model repository")
@@ -98,7 +96,7 @@ class TritonServerTask(ServerParameters, Service):
             arguments.append(f"--gpus={','.join(map(str, self.gpus))}")
         if self.server_log:
             arguments.append(f"--log-file={self.server_log}")
-        return [*arguments, *(f"--server-arg={argument}" for argument in self.server_args)]
+        return [*arguments, *(f"--server-arg={argument}" for argument in tuple(self.server_args))]
 
     def output(self) -> EndpointTarget:
         """Return the target that holds the server's endpoint."""

@@ -195,7 +195,7 @@ class Validate(ValidationParameters, luigi.Task):
 
     def requires(self) -> Merge:
         """Return the task that merges the predictions, after checking what was asked for."""
-        merge_task = self.clone(Merge)
+        merge_task: Merge = self.clone(Merge)
         self.check_metrics(merge_task.inputs_facts[0].target)
         return merge_task
 
@@ -214,7 +214,7 @@ class Validate(ValidationParameters, luigi.Task):
         except (FileNotFoundError, json.JSONDecodeError):
             return False
         is_whole = self.output()["html"].exists() and report["verdict"] != "failed"
-        return is_whole and report.get("fingerprint") == self.fingerprint
+        return bool(is_whole and report.get("fingerprint") == self.fingerprint)
 
     @cached_property
     def fingerprint(self) -> str:
