@@ -96,7 +96,8 @@ class TritonServerTask(ServerParameters, Service):
             arguments.append(f"--gpus={','.join(map(str, self.gpus))}")
         if self.server_log:
             arguments.append(f"--log-file={self.server_log}")
-        return [*arguments, *(f"--server-arg={argument}" for argument in tuple(self.server_args))]
+        server_args: tuple[str, ...] = self.server_args
+        return [*arguments, *(f"--server-arg={argument}" for argument in server_args)]
 
     def output(self) -> EndpointTarget:
         """Return the target that holds the server's endpoint."""

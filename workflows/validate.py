@@ -239,7 +239,8 @@ class Validate(ValidationParameters, luigi.Task):
         MissingExtraError
             Something for the report is not installed.
         """
-        gates = tuple(parse_gate(text) for text in self.require)
+        required: tuple[str, ...] = self.require
+        gates = tuple(parse_gate(text) for text in required)
         _report.check_extra()
         if target is None:
             if self.metrics or gates:
