@@ -189,10 +189,10 @@ class TritonInstance(ABC):
             return
         self.log_file = temporary_path(self.server_id, ".log")
         self.log_file.touch(mode=0o600, exist_ok=False)
-        undo.callback(self._remove_log_of_clean_exit)
+        undo.callback(self._remove_log_of_clean_end)
 
-    def _remove_log_of_clean_exit(self) -> None:
-        if self.exit_code == 0:
+    def _remove_log_of_clean_end(self) -> None:
+        if self._process is None or self.exit_code == 0:
             self.log_file.unlink(missing_ok=True)
 
     def _check_ports(self) -> None:
