@@ -28,12 +28,15 @@ HermesError
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 LOG_TAIL_LINES = 20
+LOG_TAIL_BYTES = 1 << 16
+_ERROR_LINE = re.compile(r"E\d{4} |error: ")
 
 
 class HermesError(Exception):
@@ -329,15 +332,20 @@ class GateError(HermesError):
 
 
 def log_tail(log_file: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """Return the last lines of a log, or why it cannot be read."""
+    """Return what matters at the end of a server's log, or why it cannot be read.
+
+    That is Triton's last error lines (``E1123 …``) and the last lines of all, without its tables.
+    """
     try:
         with log_file.open("rb") as file:
             file.seek(0, 2)
-            file.seek(max(0, file.tell() - 400 * lines))
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError as error:
         return f"(the log cannot be read: {error})"
-    return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+    kept = [line for line in text.splitlines() if line.strip() and line[0] not in "|+"]
+    earlier = [line for line in kept[:-lines] if _ERROR_LINE.match(line)]
+    return "\n".join([*earlier[-lines:], *kept[-lines:]]) or "(the log is empty)"
 
 
 def _indented(text: str) -> str:

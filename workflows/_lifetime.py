@@ -64,7 +64,8 @@ class _Driver:
         if self.identity.pid == os.getpid():
             self._states[str(service.state.directory)] = service.state
             if self._watch is None or not self._watch.is_alive():
-                self._watch = threading.Thread(target=self._release_at_end, daemon=True)
+                # Not a daemon: the process waits for it, a moment, so that nothing stays behind.
+                self._watch = threading.Thread(target=self._release_at_end)
                 self._watch.start()
 
     def release(self, service: Service, consumer: str) -> None:
