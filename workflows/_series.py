@@ -1,0 +1,375 @@
+"""Time series in HDF5 files, read as windows: the rows of a model that looks at a stretch of time.
+
+The arithmetic is that of `hermes.aeriel.client.Windows`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from typing_extensions import Self
+
+from hermes.aeriel.client import InferenceClient
+from hermes.aeriel.client._windows import Windows, pad
+from hermes.errors import DataError, ParameterError, RequestError
+from workflows._inputs import InputFacts
+from workflows._repository import RowInputs
+
+if TYPE_CHECKING:
+    from workflows._inference import RowPlan
+
+READ_BYTES = 4 << 20
+
+# Attributes of a dataset, or of a group that it lies in, by who writes them:
+#   Xspacing, Xstart, Xunits   GWOSC, https://gwosc.org/archive
+#   dx, x0, xunit              gwpy.timeseries.TimeSeries.write(format="hdf5")
+#   delta_t, start_time        pycbc.types.TimeSeries.save
+#   sample_rate, start_time    this package
+_RATES = ("sample_rate", "sampling_rate")
+_SPACINGS = ("Xspacing", "dx", "dt", "delta_t")
+_STARTS = ("Xstart", "x0", "t0", "start_time")
+_UNITS = ("Xunits", "xunit")
+_SECONDS = ("s", "sec", "second", "seconds")
+
+Arrays = dict[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How the series of a file are to be cut.
+
+    Parameters
+    ----------
+    window, stride
+        Samples, as ``"1024"``, or seconds, as ``"1.5s"``. An empty stride is the window's length.
+    shifts
+        The same for each channel: how much later its windows begin; negative for earlier.
+    sample_rate
+        Samples per second; 0 takes it from the attributes of the file.
+    """
+
+    window: str
+    stride: str = ""
+    shifts: tuple[str, ...] = ()
+    sample_rate: float = 0.0
+
+    @classmethod
+    def of(
+        cls, window: str, stride: str, shifts: tuple[str, ...], sample_rate: float
+    ) -> Self | None:
+        """Return the cut that parameters ask for; None where they ask for rows.
+
+        Raises
+        ------
+        ParameterError
+            There is no window for the others to be about.
+        """
+        if window:
+            return cls(window=window, stride=stride, shifts=shifts, sample_rate=sample_rate)
+        given = {"stride": stride, "shifts": shifts, "sample_rate": sample_rate}
+        for name, value in given.items():
+            if value:
+                raise ParameterError(name, "is of windows; give the length of a window as window")
+        return None
+
+    def windows(self, dataset: h5py.Dataset) -> Windows:
+        """Return the windows of a dataset of shape ``(channels, time)`` or ``(time,)``.
+
+        Raises
+        ------
+        DataError
+            It has another rank, other channels than there are shifts, too few samples for a
+            window, or attributes that make no sense.
+        ParameterError
+            A length is no whole number of samples, or needs a sample rate that is not there.
+        """
+        if dataset.ndim not in (1, 2):
+            shape = f"has shape {dataset.shape}; a series has (channels, time) or (time,)"
+            raise _problem(dataset, shape)
+        channels = 1 if dataset.ndim == 1 else dataset.shape[0]
+        if len(self.shifts) not in (0, channels):
+            raise _problem(dataset, f"has {channels} channels for {len(self.shifts)} shifts")
+        windows = Windows.cut(
+            dataset.shape[-1],
+            window=self.window,
+            stride=self.stride or None,
+            shifts=self.shifts or (0,),
+            sample_rate=self.sample_rate or sample_rate_of(dataset),
+            start_time=start_time_of(dataset),
+        )
+        if not windows:
+            shifted = ", with these shifts" if len(set(windows.shifts)) > 1 else ""
+            problem = f"has {windows.n_samples} samples; a window takes {windows.window}{shifted}"
+            raise _problem(dataset, problem)
+        return windows
+
+    def shape_of(self, dataset: h5py.Dataset) -> tuple[int, ...]:
+        """Return the shape of all windows of a dataset: ``(windows, channels, window)``.
+
+        ``(windows, window)`` for a dataset of shape ``(time,)``. Raises as `windows` does.
+        """
+        windows = self.windows(dataset)
+        return (len(windows), *dataset.shape[:-1], windows.window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesPlan:
+    """How windows of a file's series become requests of a model.
+
+    Parameters
+    ----------
+    inputs
+        The shape of a window (-1: any length) and the dtype of each input.
+    rows_per_request
+        The windows of one request; the last one is padded to as many.
+    with_row_axis
+        Whether a request has a leading axis of windows; else it is one window, and has none.
+    cut
+        How the series are cut.
+    """
+
+    inputs: RowInputs
+    rows_per_request: int
+    with_row_axis: bool
+    cut: Cut
+
+    @classmethod
+    def of(cls, rows: RowPlan, facts: InputFacts, cut: Cut) -> Self:
+        """Return the plan for a model with a plan for rows, and a file inspected with `cut`."""
+        inputs, fixed = window_inputs(rows.inputs, facts)
+        return cls(
+            inputs=inputs,
+            # Where the file has less than a full request, that is no reason to fill it up.
+            rows_per_request=fixed or min(rows.rows_per_request, facts.rows),
+            with_row_axis=rows.with_row_axis or fixed > 0,
+            cut=cut,
+        )
+
+    def batches(self, opened: h5py.File, facts: InputFacts, start: int) -> Iterator[Arrays]:
+        """Yield the windows from `start` on, a request at a time.
+
+        An array is only good until the next one is asked for.
+        """
+        series = {name: opened[dataset.path] for name, dataset in facts.datasets.items()}
+        streams = [
+            read_windows(
+                dataset,
+                self.cut.windows(dataset),
+                batch_size=self.rows_per_request,
+                dtype=self.inputs[name][1],
+                start=start,
+            )
+            for name, dataset in series.items()
+        ]
+        for arrays in zip(*streams, strict=True):
+            padded = [pad(array, self.rows_per_request) for array in arrays]
+            rows = padded if self.with_row_axis else [array[0] for array in padded]
+            yield dict(zip(series, rows, strict=True))
+
+    def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
+        """Return the outputs for the first `expected` windows, with an axis of windows in front.
+
+        Raises
+        ------
+        RequestError
+            An output does not have a row for each window of the request.
+        """
+        if not self.with_row_axis:
+            return {name: array[np.newaxis] for name, array in outputs.items()}
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != self.rows_per_request:
+                raise RequestError(
+                    model=client.specification.name,
+                    address=client.address,
+                    status="INVALID_ARGUMENT",
+                    reason=(
+                        f"output {name!r} has shape {array.shape} "
+                        f"for {self.rows_per_request} windows"
+                    ),
+                )
+        return {name: array[:expected] for name, array in outputs.items()}
+
+    def output_attributes(self, opened: h5py.File, facts: InputFacts) -> Mapping[str, float]:
+        """Return ``sample_rate`` and ``start_time`` of the outputs; none without a sample rate.
+
+        A value is at the time of its window's first sample.
+        """
+        first = next(iter(facts.datasets.values()))
+        windows = self.cut.windows(opened[first.path])
+        if windows.output_rate is None:
+            return {}
+        return {"sample_rate": windows.output_rate, "start_time": windows.time(0)}
+
+
+def window_inputs(inputs: RowInputs, facts: InputFacts) -> tuple[RowInputs, int]:
+    """Return the shape and dtype of a window of each input, and the windows of a request.
+
+    Parameters
+    ----------
+    inputs
+        The shape of a row (-1: any length) and the dtype of each input.
+    facts
+        A file, inspected with a `Cut`.
+
+    Returns
+    -------
+    inputs
+        Shorter by a leading axis where a model without a batch dimension has one of fixed length
+        that the windows lack: it was exported for batches of just this length.
+    fixed
+        That length, or 0.
+    """
+    given = {name: inputs[name] for name in facts.datasets if name in inputs}
+    lengths = {shape[0] if shape else 0 for shape, _ in given.values()}
+    has_another_axis = all(
+        len(shape) == len(facts.datasets[name].shape) for name, (shape, _) in given.items()
+    )
+    if len(lengths) == 1 and has_another_axis and min(lengths) > 0:
+        return {name: (shape[1:], dtype) for name, (shape, dtype) in given.items()}, lengths.pop()
+    return inputs, 0
+
+
+def read_windows(
+    dataset: h5py.Dataset,
+    windows: Windows,
+    *,
+    batch_size: int,
+    dtype: DTypeLike | None = None,
+    start: int = 0,
+    read_bytes: int = READ_BYTES,
+) -> Iterator[NDArray[Any]]:
+    """Yield the windows of a series, a batch at a time; each sample is read once at most.
+
+    Parameters
+    ----------
+    dataset
+        A series of shape ``(channels, time)`` or ``(time,)``.
+    windows
+        How it is cut.
+    batch_size
+        Windows of a batch; the last one may have fewer.
+    dtype
+        What to read the samples as; by default the dataset's own.
+    start
+        The window to begin with.
+    read_bytes
+        How much to read at once, about. It bounds the memory, together with the samples of one
+        window (where they overlap) or of one batch.
+
+    Yields
+    ------
+    numpy.ndarray
+        Shape ``(n, channels, window)``, or ``(n, window)``: a view of a buffer, read-only and
+        only good until the next one is asked for.
+    """
+    left = len(windows) - start
+    if left <= 0:
+        return
+    dtype = np.dtype(dataset.dtype if dtype is None else dtype)
+    channels = dataset.shape[:-1]
+    # The buffer has no room for what lies between two windows.
+    step = min(windows.stride, windows.window)
+    batch_bytes = batch_size * step * dtype.itemsize * math.prod(channels)
+    per_block = min(max(1, read_bytes // max(1, batch_bytes)), -(-left // batch_size)) * batch_size
+    buffer = np.empty((*channels, (per_block - 1) * step + windows.window), dtype)
+    views = np.lib.stride_tricks.sliding_window_view(buffer, windows.window, axis=-1)
+    views = np.moveaxis(views[..., ::step, :], -2, 0)
+    overlap = windows.window - step
+    kept = 0
+    for block in windows.batches(per_block, start):
+        length = (len(block) - 1) * step + windows.window
+        _read(dataset, windows, block, buffer, slice(kept, length))
+        for first in range(0, len(block), batch_size):
+            yield views[first : min(first + batch_size, len(block))]
+        buffer[..., :overlap] = buffer[..., length - overlap : length]
+        kept = overlap
+
+
+def sample_rate_of(dataset: h5py.Dataset) -> float | None:
+    """Return the samples per second that a file says a series has; None where it says nothing.
+
+    The attributes of the dataset count first, then those of the groups that it lies in.
+
+    Raises
+    ------
+    DataError
+        An attribute makes no sense.
+    """
+    for holder in _holders(dataset):
+        unit = next((holder.attrs[name] for name in _UNITS if name in holder.attrs), "s")
+        for name in (*_RATES, *_SPACINGS):
+            if name not in holder.attrs:
+                continue
+            value = _number(dataset, name, holder.attrs[name])
+            if not 0 < value < math.inf:
+                raise _problem(dataset, f"its attribute {name} is {value}; it is above 0")
+            if name in _RATES:
+                return value
+            if _text(unit) not in _SECONDS:
+                problem = f"its attribute {name} is in {_text(unit)!r}, not in seconds"
+                raise _problem(dataset, f"{problem}; give sample_rate")
+            # 1/(1/3) is no 3: what is a whole number but for that is one.
+            rate = 1 / value
+            return float(round(rate)) if math.isclose(rate, round(rate), rel_tol=1e-9) else rate
+    return None
+
+
+def start_time_of(dataset: h5py.Dataset) -> float:
+    """Return the time of a series' first sample in seconds; 0 where the file says nothing.
+
+    Raises
+    ------
+    DataError
+        An attribute makes no sense.
+    """
+    for holder in _holders(dataset):
+        for name in _STARTS:
+            if name in holder.attrs:
+                return _number(dataset, name, holder.attrs[name])
+    return 0.0
+
+
+def _read(
+    dataset: h5py.Dataset, windows: Windows, block: range, buffer: NDArray[Any], columns: slice
+) -> None:
+    """Read the samples of a run of windows, without gaps, into those columns that lack them."""
+    spans = windows.span(block)
+    shifted = len(set(windows.shifts)) > 1
+    for channel, span in enumerate(spans if shifted else spans[:1]):
+        if windows.stride > windows.window:
+            samples: Any = h5py.MultiBlockSlice(
+                start=span.start, stride=windows.stride, count=len(block), block=windows.window
+            )
+        else:
+            samples = slice(span.start + columns.start, span.stop)
+        where = channel if shifted else ...
+        dataset.read_direct(buffer, (where, samples), (where, columns))
+
+
+def _holders(dataset: h5py.Dataset) -> Iterator[Any]:
+    holder: Any = dataset
+    yield holder
+    while holder.name != "/":
+        holder = holder.parent
+        yield holder
+
+
+def _number(dataset: h5py.Dataset, name: str, value: Any) -> float:
+    try:
+        return float(np.asarray(value).item() if np.ndim(value) else value)
+    except (TypeError, ValueError) as error:
+        raise _problem(dataset, f"its attribute {name} is {value!r}, no number") from error
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _problem(dataset: h5py.Dataset, problem: str) -> DataError:
+    return DataError(file=dataset.file.filename, dataset=dataset.name.lstrip("/"), problem=problem)
