@@ -41,7 +41,7 @@ class ServerSettings:
     ports
         None takes free ones.
     listen
-        The address to listen on.
+        The IP address to listen on.
     server_args
         Further flags of tritonserver.
     environment
@@ -98,12 +98,18 @@ class ServerSettings:
         ]
         for name in self.services:
             arguments += [
-                f"--{name}-address={self.listen}",
+                f"--{name}-address={self._address(name)}",
                 f"--{name}-port={getattr(ports, name)}",
             ]
         if _flag(self.server_args, "exit-timeout-secs", "") == "":
             arguments.append(f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}")
         return [*arguments, *self.server_args]
+
+    def _address(self, service: str) -> str:
+        if ":" not in self.listen:
+            return self.listen
+        # Only gRPC writes IPv6 as the rest of the world does; libevhtp has a prefix for it.
+        return f"[{self.listen}]" if service == "grpc" else f"ipv6:{self.listen}"
 
 
 def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:
@@ -118,8 +124,10 @@ def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:
         raise ParameterError("server_args", f"{server_args!r} is one string; give a list of flags")
     for argument in server_args:
         name = argument.removeprefix("--").split("=")[0]
-        if argument.startswith("--") and name in _OWNED:
-            raise ParameterError("server_args", f"--{name} is set by {_OWNED[name]}")
+        # Triton knows a flag by the beginning of its name too.
+        owner = next((_OWNED[owned] for owned in _OWNED if owned.startswith(name)), None)
+        if argument.startswith("--") and owner is not None:
+            raise ParameterError("server_args", f"--{name} is set by {owner}")
         if "shm-region-prefix-name" in argument:
             problem = "shm-region-prefix-name is set by hermes, which removes the regions by it"
             raise ParameterError("server_args", problem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -24,8 +25,10 @@ from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import ServerSettings
 from hermes.aeriel.serve._ports import Ports, check_free, free_ports
 from hermes.errors import (
+    ParameterError,
     PortInUseError,
     ServerDiedError,
+    ServerError,
     ServerTimeoutError,
     log_tail,
 )
@@ -65,6 +68,8 @@ class TritonInstance(ABC):
         self._wanted_log_file = log_file
         self._undo = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._keep_log = False
         self._command: list[str] = []
         self._attempts = 0
 
@@ -87,12 +92,11 @@ class TritonInstance(ABC):
         with ExitStack() as undo:
             self._open_log(undo)
             self._check_ports()
-            guard = start_guard(
+            self._guard = start_guard(
                 self.server_id,
                 grace_s=self._settings.stop_timeout_s,
                 instance=self._container_name(),
             )
-            undo.callback(_dismiss, guard)
             undo.callback(self._end)
             self._open_container()
             self._launch()
@@ -106,6 +110,8 @@ class TritonInstance(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # The error names the log.
+        self._keep_log = self._keep_log or isinstance(error, ServerError)
         self.stop()
 
     def is_alive(self) -> bool:
@@ -164,6 +170,36 @@ class TritonInstance(ABC):
         """
         self._undo.close()
 
+    def restart(self) -> None:
+        """End what is left of a server that crashed or hangs, and start it again.
+
+        It listens at the same address, unless that was free for the asking and another process
+        has it by now.
+
+        Raises
+        ------
+        PortInUseError
+            Another process has the port.
+        ServerError
+            Its container does not start.
+        """
+        end_server(
+            self.server_id,
+            grace_s=0.0,
+            close_container=self._close_container,
+            reap=lambda: self.exit_code,
+        )
+        try:
+            self._check_ports(self._ports)
+        except PortInUseError:
+            if self._settings.ports is not None:
+                raise
+            self._check_ports()
+        self._attempts = 0
+        self._open_container()
+        self._launch()
+        logger.info("started %r again, log %s", self, self.log_file)
+
     @abstractmethod
     def _server_command(self) -> list[str]:
         """Return the command that runs the server, with its flags."""
@@ -184,20 +220,26 @@ class TritonInstance(ABC):
 
     def _open_log(self, undo: ExitStack) -> None:
         if self._wanted_log_file is not None:
-            self._wanted_log_file.parent.mkdir(parents=True, exist_ok=True)
             self.log_file = self._wanted_log_file
+            try:
+                self.log_file.parent.mkdir(parents=True, exist_ok=True)
+                self.log_file.open("ab").close()
+            except OSError as error:
+                raise ParameterError("log_file", f"cannot be written: {error}") from error
             return
         self.log_file = temporary_path(self.server_id, ".log")
         self.log_file.touch(mode=0o600, exist_ok=False)
         undo.callback(self._remove_log_of_clean_end)
 
     def _remove_log_of_clean_end(self) -> None:
-        if self._process is None or self.exit_code == 0:
+        # A server that was told to stop before it listened to signals ends by the signal.
+        is_clean = self._process is None or self.exit_code in (0, -signal.SIGTERM)
+        if is_clean and not self._keep_log:
             self.log_file.unlink(missing_ok=True)
 
-    def _check_ports(self) -> None:
+    def _check_ports(self, ports: Ports | None = None) -> None:
         listen = self._settings.listen
-        ports = self._settings.ports or free_ports(listen)
+        ports = ports or self._settings.ports or free_ports(listen)
         for service in self._settings.services:
             check_free(listen, getattr(ports, service), service)
         self._ports: Ports = ports
@@ -247,12 +289,20 @@ class TritonInstance(ABC):
             reap=lambda: self.exit_code,
         )
         if self._process is not None:
+            # Whatever became of the process that was started: it may be a script of the user's.
+            self._process.kill()
             self._process.wait()
+        # Not before: whoever is interrupted while stopping a server leaves the rest to the guard.
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
 
 
 def _is_ready(endpoint: Endpoint) -> bool:
     """Ask the server, and make sure that it is the one that was started."""
-    client: Any = InferenceServerClient(endpoint.grpc)
+    # The server is on this host: a proxy that the environment names cannot reach it.
+    direct = [("grpc.enable_http_proxy", 0)]
+    client: Any = InferenceServerClient(endpoint.grpc, channel_args=direct)
     try:
         identity = client.get_server_metadata(client_timeout=PROBE_TIMEOUT_S).name
         ready: bool = client.is_server_ready(client_timeout=PROBE_TIMEOUT_S)
@@ -261,8 +311,3 @@ def _is_ready(endpoint: Endpoint) -> bool:
     finally:
         client.close()
     return ready and identity == endpoint.server_id
-
-
-def _dismiss(guard: subprocess.Popen[bytes]) -> None:
-    guard.kill()
-    guard.wait()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from hermes.errors import PortInUseError
+from hermes.errors import ParameterError, PortInUseError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,30 @@ class Ports:
     grpc: int = 8001
     http: int = 8000
     metrics: int = 8002
+
+    def __post_init__(self) -> None:
+        for service, port in vars(self).items():
+            if not isinstance(port, int) or not 0 < port < 65536:
+                raise ParameterError("ports", f"{service}: {port!r} is not between 1 and 65535")
+        if len(set(vars(self).values())) < 3:
+            raise ParameterError("ports", f"{self} names a port twice")
+
+
+def check_listen(listen: str) -> str:
+    """Return the address to listen on as Triton is to be given it.
+
+    Raises
+    ------
+    ParameterError
+        It is not an IP address.
+    """
+    if listen == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(listen))
+    except ValueError:
+        # Triton's HTTP service takes names for 255.255.255.255, without a word.
+        raise ParameterError("listen", f"{listen!r} is not an IP address") from None
 
 
 def free_ports(host: str) -> Ports:
@@ -27,11 +53,22 @@ def free_ports(host: str) -> Ports:
 
 
 def check_free(host: str, port: int, service: str) -> None:
-    """Raise PortInUseError where somebody listens on the address already."""
+    """Make sure that a server can listen there.
+
+    Raises
+    ------
+    PortInUseError
+        Somebody listens on the address already.
+    ParameterError
+        This machine does not have the address, or this user may not have the port.
+    """
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         _bound(host, port).close()
     except OSError as error:
-        raise PortInUseError(address=f"{host}:{port}", service=service) from error
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(address=address, service=service) from error
+        raise ParameterError("listen", f"{address} cannot be listened on: {error}") from error
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -16,7 +16,7 @@ from hermes.aeriel.serve._command import (
 from hermes.aeriel.serve._gpus import gpu_environment
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._local import LocalInstance
-from hermes.aeriel.serve._ports import Ports
+from hermes.aeriel.serve._ports import Ports, check_listen
 from hermes.aeriel.serve._singularity import SingularityInstance
 
 
@@ -63,7 +63,7 @@ def serve(
     ports
         The ports to listen on, Triton's own by default; ``"auto"`` takes free ones.
     listen
-        The address to listen on.
+        The IP address to listen on.
     environment
         Variables to set for the server process.
     stop_timeout_s
@@ -90,7 +90,7 @@ def serve(
         server_id=f"hermes-{secrets.token_hex(6)}",
         model_repository=check_model_repository(model_repository),
         ports=None if ports == "auto" else ports or Ports(),
-        listen=listen,
+        listen=check_listen(listen),
         server_args=check_server_args(server_args),
         environment={**(environment or {}), **gpu_environment(gpus)},
         stop_timeout_s=stop_timeout_s,
