@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):\d+")
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 # What a server says, as an internal error, while it replaces a Python model that was killed.
@@ -67,7 +69,10 @@ class Connection:
         self._timeout_s = timeout_s
         self._closing = threading.Event()
         self._retry_for_s = retry_for_s
-        self._channel = grpc.insecure_channel(endpoint.grpc, options=_OPTIONS)
+        # A proxy that the environment names cannot reach this host's own servers.
+        use_proxy = int(_LOOPBACK.fullmatch(endpoint.grpc) is None)
+        options = [*_OPTIONS, ("grpc.enable_http_proxy", use_proxy)]
+        self._channel = grpc.insecure_channel(endpoint.grpc, options=options)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         # Requests come as bytes: see _messages.
         self._infer = self._channel.unary_unary(
@@ -154,6 +159,11 @@ class Connection:
         if not known:
             names = tuple(sorted({model.name for model in index.models}))
             raise ModelNotFoundError(model=self._model_name, where=where, available=names)
+        label = f"{self._model_name} version {self._model_version or 'any'}"
+        versions = tuple(sorted(f"{m.name} version {m.version}" for m in known if m.version))
+        if any(model.state == "READY" for model in known):
+            # Other versions are in use: asking again would load them again.
+            raise ModelNotFoundError(model=label, where=where, available=versions)
         request = service_pb2.RepositoryModelLoadRequest(model_name=self._model_name)
         try:
             self._call(self._stub.RepositoryModelLoad, request)
@@ -163,8 +173,6 @@ class Connection:
                 model=self._model_name, where=where, reason="; ".join(sorted(reasons))
             ) from error
         if not self._ready():
-            label = f"{self._model_name} version {self._model_version or 'any'}"
-            versions = tuple(sorted(f"{m.name} version {m.version}" for m in known if m.version))
             raise ModelNotFoundError(model=label, where=where, available=versions)
 
     def _retrying(

@@ -55,10 +55,11 @@ def decode_response(response: Any) -> dict[str, NDArray[Any]]:
 def _content(array: NDArray[Any]) -> bytes | memoryview:
     """Return the elements in row-major order, as Triton's binary representation has them."""
     if array.dtype.kind in "OSU":
-        serialized = serialize_byte_tensor(array)
+        # It takes bytes and objects, but no numpy strings.
+        serialized = serialize_byte_tensor(array.astype(object))
         return bytes(serialized.item()) if serialized.size else b""
     # Viewed as bytes: not every dtype (bfloat16) can be cast by a memoryview.
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _array(tensor: Any, content: bytes) -> NDArray[Any]:

@@ -40,7 +40,8 @@ class TensorSpecification:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The numpy dtype of the elements; ``object`` for strings."""
-        return np.dtype(triton_to_np_dtype(self.datatype))
+        dtype: np.dtype[Any] = np.dtype(triton_to_np_dtype(self.datatype))
+        return dtype
 
     def accepts_shape(self, shape: Sequence[int]) -> bool:
         """Tell whether an array of this shape, without its batch dimension, fits."""
@@ -132,6 +133,8 @@ class ModelSpecification:
         return 1 if rows is None else rows
 
     def _check_one(self, tensor: TensorSpecification, array: NDArray[Any], rows: int | None) -> int:
+        if not isinstance(array, np.ndarray):
+            raise self._misfit(tensor.name, type(array).__name__, "a numpy array")
         given = f"{array.dtype} of shape {array.shape}"
         if not _same_dtype(array.dtype, tensor.dtype):
             raise self._misfit(tensor.name, given, f"dtype {tensor.dtype} ({tensor.datatype})")
