@@ -12,8 +12,10 @@ HermesError
 │   ├── InstanceStartError                the container runtime refused
 │   ├── PortInUseError                    somebody else listens there
 │   ├── ServerDiedError                   the server ended by itself
+│   ├── ServerHangsError                  the server runs, but does not work
 │   ├── ServerTimeoutError (TimeoutError) the server was not ready in time
-│   └── ServerStopError                   the server could not be stopped
+│   ├── ServerStopError                   the server could not be stopped
+│   └── SupervisorError                   the process that keeps a server gave up
 ├── ModelError
 │   ├── ModelNotFoundError                the repository or the server has no such model
 │   └── ModelLoadError                    the model is there but does not load
@@ -175,6 +177,21 @@ class ServerDiedError(ServerError):
             f"the Triton server ended with exit code {self.exit_code} before it was asked to. "
             f"Its log, {self.log_file}, ends with:\n{_indented(self.log_tail)}\n"
             f"  command: {shlex.join(self.command)}"
+        )
+
+
+@dataclass(eq=False)
+class ServerHangsError(ServerError):
+    """The server runs, but does not do its work any more."""
+
+    problem: str
+    log_file: Path
+    log_tail: str
+
+    def __str__(self) -> str:
+        return (
+            f"the Triton server hangs: {self.problem}. Its log, {self.log_file}, ends with:\n"
+            f"{_indented(self.log_tail)}"
         )
 
 
