@@ -18,10 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification
-from hermes.errors import ParameterError, RequestError
+from hermes.errors import RequestError
 from workflows._inputs import InputFacts, check_against_model, inspect, open_input
 from workflows._predictions import PredictionWriter
-from workflows._repository import RowInputs, row_inputs, takes_leading_rows
+from workflows._repository import (
+    RowInputs,
+    check_batch_size,
+    most_rows,
+    row_inputs,
+    takes_leading_rows,
+)
 
 READ_BYTES = 4 << 20
 REQUEST_BYTES = 16 << 20
@@ -163,10 +169,8 @@ class RowPlan:
         tensors = {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
         batched = model.max_batch_size > 0
         leading = not batched and takes_leading_rows(tensors)
-        most = model.max_batch_size if batched else (1 << 16 if leading else 1)
-        if batch_size > most:
-            problem = f"{batch_size} rows, but model {model.name!r} takes {most} at most"
-            raise ParameterError("batch_size", problem)
+        most = most_rows(tensors, model.max_batch_size)
+        check_batch_size(batch_size, model.name, most)
         inputs = row_inputs(tensors, batched=batched)
         row_bytes = sum(
             dtype.itemsize * int(np.prod([max(1, length) for length in shape]))

@@ -13,7 +13,11 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import triton_to_np_dtype
 
-from hermes.errors import ModelLoadError, ModelNotFoundError
+from hermes.aeriel.serve import check_model_repository
+from hermes.errors import ModelLoadError, ModelNotFoundError, ParameterError
+
+# What a model without a batch dimension is given at once along a free leading length.
+MOST_LEADING_ROWS = 1 << 16
 
 RowInputs = Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]]
 
@@ -27,11 +31,14 @@ class RepositoryModel:
     inputs
         The shape of a row (-1: any length) and the dtype of each input, or None where only a
         server can tell (no configuration, or one without inputs).
+    max_batch_size
+        The most rows of a request; None where only a server can tell.
     stamp
         Changes when a file of the model does (by size or modification time).
     """
 
-    inputs: RowInputs | None
+    inputs: RowInputs | None = None
+    max_batch_size: int | None = None
     stamp: str
 
 
@@ -40,14 +47,16 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
 
     Raises
     ------
+    ParameterError
+        There is no repository.
     ModelNotFoundError
         It has no such model, or not this version.
     ModelLoadError
         The model's configuration cannot be understood.
     """
     if "://" in model_repository:
-        return RepositoryModel(inputs=None, stamp=model_repository)
-    repository = Path(model_repository)
+        return RepositoryModel(stamp=model_repository)
+    repository = Path(check_model_repository(model_repository))
     directory = repository / model_name
     where = f"the model repository {repository}"
     if not model_name or not directory.is_dir():
@@ -59,7 +68,29 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
         raise ModelNotFoundError(
             model=f"{model_name} version {model_version}", where=where, available=available
         )
-    return RepositoryModel(inputs=_inputs(directory, where), stamp=_stamp(directory))
+    config = _read_config(directory, where)
+    if config is None or not config.input:
+        return RepositoryModel(stamp=_stamp(directory))
+    inputs = {tensor.name: (tuple(tensor.dims), _dtype(tensor)) for tensor in config.input}
+    return RepositoryModel(
+        inputs=row_inputs(inputs, batched=config.max_batch_size > 0),
+        max_batch_size=most_rows(inputs, config.max_batch_size),
+        stamp=_stamp(directory),
+    )
+
+
+def check_batch_size(batch_size: int, model_name: str, most: int) -> None:
+    """Raise ParameterError where a model does not take so many rows at once."""
+    if batch_size > most:
+        problem = f"{batch_size} rows, but model {model_name!r} takes {most} at most"
+        raise ParameterError("batch_size", problem)
+
+
+def most_rows(inputs: RowInputs, max_batch_size: int) -> int:
+    """Return the most rows that one request of a model can have."""
+    if max_batch_size > 0:
+        return max_batch_size
+    return MOST_LEADING_ROWS if takes_leading_rows(inputs) else 1
 
 
 def row_inputs(
@@ -80,7 +111,7 @@ def takes_leading_rows(inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]
     return all(shape[:1] == (-1,) for shape, _ in inputs.values())
 
 
-def _inputs(directory: Path, where: str) -> RowInputs | None:
+def _read_config(directory: Path, where: str) -> Any:
     file = directory / "config.pbtxt"
     if not file.is_file():
         return None
@@ -90,10 +121,7 @@ def _inputs(directory: Path, where: str) -> RowInputs | None:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         reason = f"{file} cannot be understood: {error}"
         raise ModelLoadError(model=directory.name, where=where, reason=reason) from error
-    if not config.input:
-        return None
-    inputs = {tensor.name: (tuple(tensor.dims), _dtype(tensor)) for tensor in config.input}
-    return row_inputs(inputs, batched=config.max_batch_size > 0)
+    return config
 
 
 def _dtype(tensor: Any) -> np.dtype[Any]:

@@ -36,7 +36,7 @@ from workflows._inputs import (
 from workflows._merge import INDEX, TARGET, Part, merge
 from workflows._predictions import fingerprint_of
 from workflows._progress import Progress
-from workflows._repository import read_model
+from workflows._repository import check_batch_size, read_model
 from workflows._settings import apply_settings
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.parameters import AbsolutePath, Number, TextList
@@ -134,6 +134,8 @@ class Merge(ValidationParameters, luigi.Task):
         check_agreement(facts)
         if model.inputs is not None:
             check_against_model(facts[0], model.inputs)
+        if model.max_batch_size is not None:
+            check_batch_size(self.batch_size, self.model_name, model.max_batch_size)
         _check_writable(Path(self.output_dir))
         return facts
 
@@ -211,7 +213,7 @@ class Validate(ValidationParameters, luigi.Task):
         """Tell whether there is a report of just this, whose requirements were met."""
         try:
             report = json.loads(Path(self.output()["json"].path).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (OSError, json.JSONDecodeError):
             return False
         is_whole = self.output()["html"].exists() and report["verdict"] != "failed"
         return bool(is_whole and report.get("fingerprint") == self.fingerprint)

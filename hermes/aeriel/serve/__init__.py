@@ -1,13 +1,15 @@
 """Start Triton in a Singularity/Apptainer container or on this machine, and stop it."""
 
 from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.serve._command import check_model_repository
 from hermes.aeriel.serve._instance import TritonInstance
+from hermes.aeriel.serve._keep import keep
 from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import Ports
 from hermes.aeriel.serve._serve import serve
 from hermes.aeriel.serve._singularity import SingularityInstance
 from hermes.aeriel.serve._state import ServerState, state_home
-from hermes.aeriel.serve._supervisor import ensure_server, keep, stop_signal, supervise
+from hermes.aeriel.serve._supervisor import ensure_server, stop_signal, supervise
 
 __all__ = [
     "Endpoint",
@@ -16,6 +18,7 @@ __all__ = [
     "ServerState",
     "SingularityInstance",
     "TritonInstance",
+    "check_model_repository",
     "ensure_server",
     "keep",
     "serve",
