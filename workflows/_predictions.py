@@ -65,6 +65,7 @@ class PredictionWriter:
         with as_output_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             self._opened = self._open()
+        self._resumed_at = self.rows_done
         self._saved = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -119,6 +120,7 @@ class PredictionWriter:
             for name, value in attributes.items():
                 self._opened.attrs[name] = _attribute(value)
             self._opened.attrs[FINGERPRINT] = self._fingerprint
+            self._opened.attrs["resumed_at_row"] = self._resumed_at
             self._opened.close()
             _synchronise(self._partial)
             self._partial.replace(self.file)

@@ -42,7 +42,8 @@ from workflows.inference import InferenceParameters, InferenceTask
 from workflows.parameters import AbsolutePath, Number, TextList
 from workflows.server import ServerParameters, TritonServerTask
 
-logger = logging.getLogger(__name__)
+# The one whose messages Luigi shows.
+logger = logging.getLogger("luigi-interface")
 
 apply_settings()
 

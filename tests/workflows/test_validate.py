@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import h5py
@@ -165,12 +164,11 @@ def test_files_of_one_name_in_two_directories(luigi: Luigi, models: Path, tmp_pa
 def test_awkward_names(luigi: Luigi, models: Path, tmp_path: Path) -> None:
     directory = tmp_path / 'it\'s; a "test" [1]'
     directory.mkdir()
-    write_model_beside = directory / "mod els"
-    os.symlink(models, write_model_beside)
+    (directory / "mod els").symlink_to(models)
     x = write_input(directory / "a b,c.h5", 5)
     code, said = validate(
         luigi,
-        write_model_beside,
+        directory / "mod els",
         inputs=str(directory / "a b,c.h5"),
         output_dir=str(directory / "out put"),
     )
