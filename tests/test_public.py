@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import hermes
+import workflows
+
+EXTRAS = ("matplotlib", "jinja2", "sklearn", "skl2onnx", "onnx", "onnxruntime", "torch")
+RUNS_AT_ONCE = ("hermes.__main__",)
+
+
+def modules() -> list[str]:
+    """Return the names of all modules of the two packages."""
+    names = []
+    for package in (hermes, workflows):
+        found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        names += [package.__name__, *(module.name for module in found)]
+    return [name for name in names if name not in RUNS_AT_ONCE]
+
+
+def packages() -> list[ModuleType]:
+    imported = [importlib.import_module(name) for name in modules()]
+    return [module for module in imported if hasattr(module, "__path__")]
+
+
+def run(program: str) -> str:
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("package", packages(), ids=lambda package: package.__name__)
+def test_all_is_what_the_package_exports(package: ModuleType) -> None:
+    exported = {
+        name
+        for name, value in vars(package).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
+    }
+    assert set(getattr(package, "__all__", [])) == exported
+    assert list(getattr(package, "__all__", [])) == sorted(exported)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_module_says_in_a_sentence_what_it_is(name: str) -> None:
+    first = (importlib.import_module(name).__doc__ or "").splitlines()[0]
+    assert first.endswith((".", ":"))
+
+
+@pytest.mark.parametrize(
+    ("imported", "never"),
+    [
+        ("hermes.aeriel.serve", "hermes.aeriel.client"),
+        ("hermes.aeriel.client", "hermes.aeriel.serve"),
+        ("hermes.runtime", "hermes.aeriel"),
+        ("hermes.errors", "hermes.aeriel"),
+        *(
+            (name, layer)
+            for name in ("hermes.cli", "hermes.aeriel.serve", "hermes.aeriel.client")
+            for layer in ("workflows", "luigi")
+        ),
+    ],
+)
+def test_dependencies_point_downwards(imported: str, never: str) -> None:
+    loaded = run(f"import sys, {imported}; print(*sys.modules)").split()
+    assert imported in loaded
+    assert [name for name in loaded if name == never or name.startswith(f"{never}.")] == []
+
+
+def test_nothing_of_hermes_imports_workflows_or_luigi() -> None:
+    names = [name for name in modules() if name.split(".")[0] == "hermes"]
+    loaded = run(f"import sys, {', '.join(names)}; print(*sys.modules)").split()
+    assert {name.split(".")[0] for name in loaded} & {"workflows", "luigi"} == set()
+
+
+def test_everything_imports_without_the_extras() -> None:
+    run(
+        f"import sys\n"
+        f"for extra in {EXTRAS}: sys.modules[extra] = None\n"
+        f"import {', '.join(modules())}\n"
+    )
+
+
+def test_imports_say_and_configure_nothing() -> None:
+    program = (
+        f"import {', '.join(modules())}, logging, signal\n"
+        "assert not [h for h in logging.getLogger('hermes').handlers]\n"
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+    )
+    assert run(program) == ""
