@@ -24,6 +24,8 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (the kernel's place for it, not a
 POLL_S = 0.05
 KILL_TIMEOUT_S = 10.0
 
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
 
 @dataclass(frozen=True)
 class ProcessIdentity:
@@ -52,7 +54,7 @@ class ProcessIdentity:
         state = _stat(pid)
         if state is None:
             raise ProcessLookupError(pid)
-        return cls(pid, state[1])
+        return cls(pid, state.start_ticks)
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity:
@@ -66,7 +68,20 @@ class ProcessIdentity:
     def is_alive(self) -> bool:
         """Tell whether this very process still runs; a zombie does not."""
         state = _stat(self.pid)
-        return state is not None and state[1] == self.start_ticks and state[0] not in "ZX"
+        return (
+            state is not None and state.start_ticks == self.start_ticks and state.letter not in "ZX"
+        )
+
+    def age_s(self) -> float:
+        """Return for how many seconds the process has been there."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.start_ticks / _TICKS_PER_S
+
+    def wake(self) -> None:
+        """Let the process go on if somebody stopped it."""
+        state = _stat(self.pid)
+        if state is not None and state.start_ticks == self.start_ticks and state.letter == "T":
+            logger.warning("process %d was stopped; it is to go on", self.pid)
+            _send(signal.SIGCONT, [self.pid])
 
 
 def server_processes(server_id: str) -> dict[int, list[str]]:
@@ -81,6 +96,27 @@ def server_processes(server_id: str) -> dict[int, list[str]]:
             continue
         if f"--id={server_id}" in command or any(a.startswith(f"{server_id}-") for a in command):
             found[int(entry.name)] = command
+    return found
+
+
+def ailing_processes(server_id: str) -> list[str]:
+    """Return what is wrong with processes of a server that still has some.
+
+    A Python backend's stub that was killed stays as a zombie of the server, which never starts
+    another one and goes on saying that the model is ready (Triton 2.51); a stopped process holds
+    its requests for ever.
+    """
+    servers = server_processes(server_id)
+    found = []
+    for pid in servers:
+        state = _stat(pid)
+        if state is not None and state.letter == "T":
+            found.append(f"process {pid} is stopped")
+    parents = {pid for pid, command in servers.items() if is_tritonserver(command)}
+    for entry in Path("/proc").iterdir():
+        state = _stat(int(entry.name)) if entry.name.isdigit() else None
+        if state is not None and state.letter == "Z" and state.parent in parents:
+            found.append(f"a model's process, {entry.name}, has died")
     return found
 
 
@@ -99,7 +135,8 @@ def end_server(
     server_id
         What the server was started with as ``--id``.
     grace_s
-        Seconds that the server may take to finish its requests and unload its models.
+        Seconds that the server may take to finish its requests and unload its models; 0 ends it
+        by force at once.
     settle_s
         Go on looking until nothing has shown up for so many seconds: for a caller that does not
         know whether the server was just about to start.
@@ -121,6 +158,7 @@ def end_server(
             break  # the server itself is gone; what is left of it is not worth a wait
         # Not the container runtime's client: it would take its server down by force.
         _send(signal.SIGTERM, servers - signalled)
+        _send(signal.SIGCONT, running)  # one that was stopped could not hear it
         signalled |= servers
         reap()
         time.sleep(POLL_S)
@@ -167,11 +205,20 @@ def _send(signal_number: signal.Signals, pids: Iterable[int]) -> None:
         logger.debug("sent %s to process %d", signal_number.name, pid)
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """Return the state letter and the start time of a process, or None where there is none."""
+@dataclass(frozen=True, kw_only=True)
+class _Stat:
+    """What the kernel says of a process: see proc_pid_stat(5)."""
+
+    letter: str
+    parent: int
+    start_ticks: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    """Return what the kernel says of a process, or None where there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the command's name may hold anything
-    return fields[0], int(fields[19])
+    return _Stat(letter=fields[0], parent=int(fields[1]), start_ticks=int(fields[19]))

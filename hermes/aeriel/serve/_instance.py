@@ -79,6 +79,11 @@ class TritonInstance(ABC):
         return self._settings.server_id
 
     @property
+    def command(self) -> tuple[str, ...]:
+        """The command that runs the server."""
+        return tuple(self._command)
+
+    @property
     def exit_code(self) -> int | None:
         """The exit code of a server that has ended, else None."""
         return None if self._process is None else self._process.poll()
@@ -274,7 +279,7 @@ class TritonInstance(ABC):
                 self._launch()
                 return
         raise ServerDiedError(
-            command=tuple(self._command),
+            command=self.command,
             exit_code=self.exit_code,
             log_file=self.log_file,
             log_tail=log_tail(self.log_file),

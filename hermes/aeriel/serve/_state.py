@@ -86,6 +86,7 @@ class ServerState:
     def appoint(self, supervisor: ProcessIdentity) -> None:
         """Record who keeps the server; within `exclusive` only."""
         self._failure.unlink(missing_ok=True)
+        self.withdraw()  # what a supervisor that was killed had published
         self._supervisor.write_text(str(supervisor))
 
     def publish(self, endpoint: Endpoint) -> None:
@@ -147,6 +148,8 @@ class ServerState:
                     yield
                     return
             finally:
+                # Said aloud, because a process that was forked meanwhile has the file open too.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
 
     def _lease(self, driver: ProcessIdentity, consumer: str) -> Path:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,10 +16,10 @@ from types import FrameType
 from hermes.aeriel._processes import ProcessIdentity
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._instance import TritonInstance
+from hermes.aeriel.serve._keep import keep
 from hermes.aeriel.serve._state import ServerState
 from hermes.errors import (
     HermesError,
-    ServerDiedError,
     ServerTimeoutError,
     SupervisorError,
     log_tail,
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
 ATTEMPTS = 3
+RESTARTS = 5
 # Detached: a child of nobody, in a session of its own, so that Ctrl-C does not reach it and no
 # zombie is left in a driver that goes on.
 _DETACH = """
@@ -45,67 +46,12 @@ app(prog_name="hermes")
 """
 
 
-def keep(
-    server: AbstractContextManager[TritonInstance],
-    *,
-    timeout_s: float,
-    is_wanted: Callable[[], bool],
-    publish: Callable[[Endpoint], None],
-    withdraw: Callable[[], None],
-) -> None:
-    """Run a server while it is wanted.
-
-    Parameters
-    ----------
-    server
-        What `serve` returned.
-    timeout_s
-        Seconds that the server may take to get ready.
-    is_wanted
-        Asked a few times a second.
-    publish
-        Called with the endpoint when the server is ready.
-    withdraw
-        Called before the server stops.
-
-    Raises
-    ------
-    ServerError
-        The server did not start, or died.
-    """
-    with server as instance:
-        deadline = time.monotonic() + timeout_s
-        while not instance.is_ready():
-            if not is_wanted():
-                return
-            if time.monotonic() > deadline:
-                raise ServerTimeoutError(
-                    address=instance.endpoint.grpc,
-                    timeout_s=timeout_s,
-                    waiting_for="it runs, but is not live or has a model that is not ready",
-                    log_file=instance.log_file,
-                    log_tail=log_tail(instance.log_file),
-                )
-            time.sleep(POLL_S)
-        publish(instance.endpoint)
-        try:
-            while is_wanted():
-                if not instance.is_alive():
-                    raise ServerDiedError(
-                        command=(),
-                        exit_code=instance.exit_code,
-                        log_file=instance.log_file,
-                        log_tail=log_tail(instance.log_file),
-                    )
-                time.sleep(POLL_S)
-        finally:
-            withdraw()
-
-
 def supervise(
     state: ServerState, server: AbstractContextManager[TritonInstance], *, timeout_s: float
 ) -> None:
     """Keep a server while a live driver has a consumer outstanding, and publish it in `state`.
+
+    A server that crashes or hangs is started again, a few times in a row at most.
 
     Raises
     ------
@@ -132,6 +78,7 @@ def supervise(
                 is_wanted=is_wanted,
                 publish=state.publish,
                 withdraw=state.withdraw,
+                most_restarts=RESTARTS,
             )
         except HermesError as error:
             state.fail(str(error))

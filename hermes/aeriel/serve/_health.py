@@ -1,0 +1,129 @@
+"""Whether a server that runs still works: what it answers, and how much of that is enough."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from typing_extensions import Self
+
+from hermes.aeriel._processes import ailing_processes
+from hermes.aeriel.endpoint import Endpoint
+
+INTERVAL_S = 1.0
+DEADLINE_S = 5.0
+MOST_MISSES = 3
+# Requests that are wrong fail too: only when nothing else happens for long is the model at fault.
+MOST_ERRORS = 10
+
+_SILENCE = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one look at a server showed.
+
+    Parameters
+    ----------
+    problem
+        What is wrong, or an empty string.
+    succeeded, failed
+        The requests to each model so far, by the model's name and version.
+    """
+
+    problem: str = ""
+    succeeded: dict[str, int] | None = None
+    failed: dict[str, int] | None = None
+
+
+class Health:
+    """The judgement on a server, from one finding after another.
+
+    Attributes
+    ----------
+    problem
+        Why the server has to be started again, or None while it need not be.
+    """
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self._misses = 0
+        self._errors: dict[str, int] = {}
+        self._last = Finding()
+
+    def add(self, finding: Finding) -> None:
+        """Take a finding into account."""
+        self._misses = self._misses + 1 if finding.problem else 0
+        if self._misses >= MOST_MISSES:
+            self.problem = finding.problem
+        if finding.succeeded is None or finding.failed is None:
+            return
+        before_succeeded, before_failed = self._last.succeeded or {}, self._last.failed or {}
+        for model, failed in finding.failed.items():
+            if finding.succeeded[model] > before_succeeded.get(model, 0):
+                self._errors[model] = 0
+            elif failed > before_failed.get(model, 0):
+                self._errors[model] = self._errors.get(model, 0) + 1
+            if self._errors.get(model, 0) >= MOST_ERRORS:
+                self.problem = f"model {model} has answered nothing but errors for a while"
+        self._last = finding
+
+
+class Probe:
+    """Looks at a server once a second, without waiting for it.
+
+    Parameters
+    ----------
+    endpoint
+        Where the server listens.
+    server_id
+        What it calls itself.
+    """
+
+    def __init__(self, endpoint: Endpoint, server_id: str) -> None:
+        self._server_id = server_id
+        # The server is on this host: a proxy that the environment names cannot reach it.
+        self._channel = grpc.insecure_channel(endpoint.grpc, [("grpc.enable_http_proxy", 0)])
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._call: Any = None
+        self._next_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._channel.close()
+
+    def poll(self) -> Finding | None:
+        """Return what the last look showed, once; None while there is nothing new."""
+        if self._call is None:
+            if time.monotonic() < self._next_at:
+                return None
+            self._next_at = time.monotonic() + INTERVAL_S
+            if ailing := ailing_processes(self._server_id):
+                return Finding(problem="; ".join(ailing))
+            self._call = self._stub.ModelStatistics.future(
+                service_pb2.ModelStatisticsRequest(), timeout=DEADLINE_S
+            )
+        if not self._call.done():
+            return None
+        call, self._call = self._call, None
+        self._next_at = time.monotonic() + INTERVAL_S
+        if call.code() in _SILENCE:
+            return Finding(problem=f"no answer: {call.details()}")
+        if call.code() is not grpc.StatusCode.OK:  # it answers, if not to this question
+            return Finding()
+        models = {f"{m.name} version {m.version}": m for m in call.result().model_stats}
+        return Finding(
+            succeeded={name: m.inference_stats.success.count for name, m in models.items()},
+            failed={name: m.inference_stats.fail.count for name, m in models.items()},
+        )

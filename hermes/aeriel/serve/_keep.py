@@ -1,0 +1,164 @@
+"""A server that is kept: watched while it is wanted, and started again when it fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from hermes.aeriel._processes import ailing_processes
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.serve._health import Health, Probe
+from hermes.aeriel.serve._instance import TritonInstance
+from hermes.errors import (
+    ServerDiedError,
+    ServerError,
+    ServerHangsError,
+    ServerTimeoutError,
+    log_tail,
+)
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.2
+# A server that has been well for so long has its failures before that forgiven.
+FORGIVE_S = 120.0
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 15.0
+# A server that loads a model says nothing, for as long as it takes; but a stopped one is visible.
+STOPPED_S = 5.0
+
+
+def keep(
+    server: AbstractContextManager[TritonInstance],
+    *,
+    timeout_s: float,
+    is_wanted: Callable[[], bool],
+    publish: Callable[[Endpoint], None],
+    withdraw: Callable[[], None],
+    most_restarts: int = 0,
+) -> None:
+    """Run a server while it is wanted.
+
+    Parameters
+    ----------
+    server
+        What `serve` returned.
+    timeout_s
+        Seconds that the server may take to get ready.
+    is_wanted
+        Asked a few times a second.
+    publish
+        Called with the endpoint when the server is ready, again after each restart.
+    withdraw
+        Called when the server is not ready any more, and before it stops.
+    most_restarts
+        How often in a row a server that crashed or hangs is started again.
+
+    Raises
+    ------
+    ServerError
+        The server did not start, or failed more often than that.
+    """
+    with server as instance:
+        failures = 0
+        was_ready = False
+        while True:
+            well_since = time.monotonic()
+            try:
+                if failures:
+                    instance.restart()
+                if not _wait_until_ready(instance, timeout_s, is_wanted):
+                    return
+                publish(instance.endpoint)
+                was_ready = True
+                well_since = time.monotonic()
+                try:
+                    _watch(instance, is_wanted)
+                finally:
+                    withdraw()
+            except ServerError as error:
+                is_forgiven = time.monotonic() - well_since >= FORGIVE_S
+                failures = 1 if was_ready and is_forgiven else failures + 1
+                if failures > most_restarts or not is_worth_a_restart(error, was_ready=was_ready):
+                    raise
+                pause_s = restart_pause_s(failures)
+                message = "restart %d of %d in %.1f s, after: %s"
+                logger.warning(message, failures, most_restarts, pause_s, error)
+            else:
+                return
+            deadline = time.monotonic() + pause_s
+            while time.monotonic() < deadline:
+                if not is_wanted():
+                    return
+                time.sleep(POLL_S)
+
+
+def restart_pause_s(failures: int) -> float:
+    """Return how long to wait before a server that failed so often in a row is started again."""
+    return min(FIRST_PAUSE_S * 2.0 ** (failures - 1), LONGEST_PAUSE_S)
+
+
+def is_worth_a_restart(error: ServerError, *, was_ready: bool) -> bool:
+    """Tell whether a server may do better next time.
+
+    One that was never ready and ended by itself would do so again; one that was killed, or does
+    not go on, may be a victim of something else.
+    """
+    if isinstance(error, ServerDiedError) and not was_ready:
+        code = error.exit_code
+        return code is not None and (code < 0 or code > 128)  # a shell's way to name a signal
+    return was_ready or isinstance(error, ServerHangsError)
+
+
+def _wait_until_ready(
+    instance: TritonInstance, timeout_s: float, is_wanted: Callable[[], bool]
+) -> bool:
+    """Return True when the server is ready, or False when it is no longer wanted."""
+    deadline = time.monotonic() + timeout_s
+    moved_at = time.monotonic()
+    while not instance.is_ready():
+        if not is_wanted():
+            return False
+        now = time.monotonic()
+        if now > deadline:
+            raise ServerTimeoutError(
+                address=instance.endpoint.grpc,
+                timeout_s=timeout_s,
+                waiting_for="it runs, but is not live or has a model that is not ready",
+                log_file=instance.log_file,
+                log_tail=log_tail(instance.log_file),
+            )
+        stopped = [each for each in ailing_processes(instance.server_id) if "stopped" in each]
+        if not stopped:
+            moved_at = now
+        elif now - moved_at > STOPPED_S:
+            raise _hangs(instance, "; ".join(stopped))
+        time.sleep(POLL_S)
+    return True
+
+
+def _watch(instance: TritonInstance, is_wanted: Callable[[], bool]) -> None:
+    """Return when the server is no longer wanted."""
+    health = Health()
+    with Probe(instance.endpoint, instance.server_id) as probe:
+        while is_wanted():
+            if not instance.is_alive():
+                raise ServerDiedError(
+                    command=instance.command,
+                    exit_code=instance.exit_code,
+                    log_file=instance.log_file,
+                    log_tail=log_tail(instance.log_file),
+                )
+            if (finding := probe.poll()) is not None:
+                health.add(finding)
+                if health.problem is not None:
+                    raise _hangs(instance, health.problem)
+            time.sleep(POLL_S)
+
+
+def _hangs(instance: TritonInstance, problem: str) -> ServerHangsError:
+    return ServerHangsError(
+        problem=problem, log_file=instance.log_file, log_tail=log_tail(instance.log_file)
+    )

@@ -1,0 +1,312 @@
+"""A supervised server: how it is brought back, and how it ends, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from hermes.aeriel._guard import temporary_files
+from hermes.aeriel._processes import (
+    SHARED_MEMORY,
+    ProcessIdentity,
+    is_tritonserver,
+    server_processes,
+)
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.serve import ServerState, ensure_server
+from hermes.aeriel.serve._health import MOST_ERRORS, MOST_MISSES, Finding, Health
+from hermes.aeriel.serve._keep import is_worth_a_restart, restart_pause_s
+from hermes.errors import ServerDiedError, ServerHangsError, SupervisorError
+
+CLEAN_S = 10.0
+ME = ProcessIdentity.of(os.getpid())
+
+BROKEN = "import triton_python_backend_utils\nraise RuntimeError('weights are missing')\n"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[ServerState]:
+    """A state directory with this process as the driver; nothing may be left of its server."""
+    state = ServerState(tmp_path / "states" / "server")
+    state.acquire(ME, "Consumer")
+    yield state
+    state.release_all(ME)
+    until(lambda: state.supervisor() is None)
+    state.tidy()
+    assert not state.directory.exists()
+
+
+@pytest.fixture
+def endpoint(state: ServerState, doubler: Path) -> Endpoint:
+    return bring_up(state, doubler)
+
+
+def bring_up(state: ServerState, repository: Path, *arguments: str) -> Endpoint:
+    return ensure_server(
+        state, [str(repository), "--ports=auto", "--stop-timeout-s=5", *arguments], timeout_s=90
+    )
+
+
+def until(happened: Callable[[], object], within_s: float = CLEAN_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not happened():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def server_pid(endpoint: Endpoint) -> int:
+    return next(p for p, c in server_processes(id_of(endpoint)).items() if is_tritonserver(c))
+
+
+def stub_pid(endpoint: Endpoint) -> int:
+    return next(p for p, c in server_processes(id_of(endpoint)).items() if not is_tritonserver(c))
+
+
+def id_of(endpoint: Endpoint) -> str:
+    assert endpoint.server_id is not None
+    return endpoint.server_id
+
+
+def nothing_is_left(endpoint: Endpoint) -> bool:
+    server_id = id_of(endpoint)
+    processes = [
+        entry
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and server_id in _command_line(entry)
+    ]
+    regions = list(SHARED_MEMORY.glob(f"{server_id}-*"))
+    return not processes and not regions and not temporary_files(server_id)
+
+
+def _command_line(entry: Path) -> str:
+    try:
+        return (entry / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def doubled(endpoint: Endpoint) -> list[float]:
+    given = InferInput("x", [1, 2], "FP32")
+    given.set_data_from_numpy(np.array([[1, 2]], np.float32))
+    with InferenceServerClient(endpoint.grpc) as client:
+        answer = client.infer("double", [given], client_timeout=10)
+    return [float(value) for value in answer.as_numpy("y").ravel()]
+
+
+class TestRestart:
+    @pytest.mark.parametrize(
+        ("victim", "number"),
+        [
+            (server_pid, signal.SIGKILL),
+            (server_pid, signal.SIGTERM),
+            (server_pid, signal.SIGSTOP),
+            (stub_pid, signal.SIGKILL),
+            (stub_pid, signal.SIGSTOP),
+        ],
+    )
+    def test_a_server_that_crashed_or_froze_comes_back_at_the_same_address(
+        self,
+        state: ServerState,
+        doubler: Path,
+        endpoint: Endpoint,
+        victim: Callable[[Endpoint], int],
+        number: int,
+    ) -> None:
+        assert doubled(endpoint) == [2, 4]
+        first = server_pid(endpoint)
+        os.kill(victim(endpoint), number)
+        until(lambda: state.endpoint() is None, 30)
+        again = bring_up(state, doubler)
+        assert again == endpoint
+        assert server_pid(again) != first
+        assert doubled(again) == [2, 4]
+
+    def test_a_server_that_is_killed_time_and_again_is_given_up(
+        self, state: ServerState, endpoint: Endpoint
+    ) -> None:
+        killed = set()
+        deadline = time.monotonic() + 120
+        while state.supervisor() is not None:
+            assert time.monotonic() < deadline
+            for pid, command in server_processes(id_of(endpoint)).items():
+                if is_tritonserver(command):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
+            time.sleep(0.2)
+        assert len(killed) == 6
+        assert "ended with exit code -9" in state.failure()
+        for log in temporary_files(id_of(endpoint)):  # kept, because the error names it
+            log.unlink()
+        assert nothing_is_left(endpoint)
+
+    def test_a_server_whose_port_was_taken_meanwhile_moves(
+        self, state: ServerState, doubler: Path, endpoint: Endpoint
+    ) -> None:
+        import socket
+
+        host, _, port = endpoint.grpc.rpartition(":")
+        os.kill(server_pid(endpoint), signal.SIGKILL)
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            until(lambda: _bound(taken, host, int(port)))
+            taken.listen()
+            until(lambda: state.endpoint() is None)
+            again = bring_up(state, doubler)
+        assert again.grpc != endpoint.grpc
+        assert doubled(again) == [2, 4]
+
+    def test_a_long_load_is_no_freeze(
+        self, state: ServerState, doubler: Path, tmp_path: Path
+    ) -> None:
+        repository = tmp_path / "slow"
+        model = repository / "double" / "1" / "model.py"
+        model.parent.mkdir(parents=True)
+        original = next(doubler.glob("double/1/model.py"))
+        model.write_text(f"import time; time.sleep(8)\n{original.read_text()}")
+        config = model.parents[1] / "config.pbtxt"
+        config.write_text((original.parents[1] / "config.pbtxt").read_text())
+        endpoint = bring_up(state, repository)
+        assert doubled(endpoint) == [2, 4]
+        assert "restart" not in state.log_file.read_text()
+
+
+class TestEnd:
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    def test_the_server_goes_with_its_supervisor_and_a_new_one_can_be_had(
+        self, state: ServerState, doubler: Path, endpoint: Endpoint, number: int
+    ) -> None:
+        supervisor = state.supervisor()
+        assert supervisor is not None
+        os.kill(supervisor.pid, number)
+        until(lambda: not supervisor.is_alive())
+        assert state.endpoint() is None
+        again = bring_up(state, doubler)
+        assert again.server_id != endpoint.server_id
+        assert doubled(again) == [2, 4]
+        until(lambda: nothing_is_left(endpoint))
+
+    @pytest.mark.parametrize("victim", [server_pid, stub_pid])
+    def test_a_frozen_server_ends_in_time_too(
+        self, state: ServerState, endpoint: Endpoint, victim: Callable[[Endpoint], int]
+    ) -> None:
+        os.kill(victim(endpoint), signal.SIGSTOP)
+        state.release_all(ME)
+        until(lambda: nothing_is_left(endpoint))
+
+    def test_a_server_goes_with_the_last_driver(self, state: ServerState, doubler: Path) -> None:
+        drivers = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)]
+        drivers.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        for driver in drivers:
+            state.acquire(ProcessIdentity.of(driver.pid), "Consumer")
+        state.release_all(ME)
+        endpoint = bring_up(state, doubler)
+        for driver in drivers:
+            assert doubled(endpoint) == [2, 4]
+            driver.kill()
+            driver.communicate()
+            time.sleep(1)
+        until(lambda: nothing_is_left(endpoint))
+
+    def test_a_lease_of_an_earlier_process_with_the_same_id_counts_for_nothing(
+        self, state: ServerState, endpoint: Endpoint
+    ) -> None:
+        state.acquire(ProcessIdentity(ME.pid, ME.start_ticks - 1), "Consumer")
+        state.release_all(ME)
+        until(lambda: nothing_is_left(endpoint))
+
+
+class TestFailure:
+    def test_a_server_that_cannot_start_says_why_at_once(
+        self, state: ServerState, tmp_path: Path, doubler: Path
+    ) -> None:
+        repository = tmp_path / "models"
+        model = repository / "double" / "1" / "model.py"
+        model.parent.mkdir(parents=True)
+        model.write_text(BROKEN)
+        config = model.parents[1] / "config.pbtxt"
+        config.write_text((doubler / "double" / "config.pbtxt").read_text())
+        started_at = time.monotonic()
+        with pytest.raises(SupervisorError, match="weights are missing"):
+            bring_up(state, repository)
+        assert time.monotonic() - started_at < 30
+
+    def test_a_server_that_is_not_ready_in_time_says_so(
+        self, state: ServerState, doubler: Path
+    ) -> None:
+        with pytest.raises(SupervisorError, match="was not ready after 0 s"):
+            bring_up(state, doubler, "--timeout-s=0")
+
+
+def test_pauses_between_restarts_grow_and_are_bounded() -> None:
+    pauses = [restart_pause_s(failures) for failures in range(1, 8)]
+    assert pauses == [0.5, 1, 2, 4, 8, 15, 15]
+
+
+@pytest.mark.parametrize(
+    ("code", "was_ready", "worth"),
+    [
+        (1, False, False),  # its own decision: a model that does not load
+        (None, False, False),
+        (-9, False, True),
+        (137, False, True),  # the same, told by a container's exec
+        (1, True, True),
+    ],
+)
+def test_a_server_that_cannot_start_is_not_tried_again(
+    code: int | None, was_ready: bool, worth: bool
+) -> None:
+    error = ServerDiedError(command=(), exit_code=code, log_file=Path("log"), log_tail="")
+    assert is_worth_a_restart(error, was_ready=was_ready) == worth
+    hangs = ServerHangsError(problem="stopped", log_file=Path("log"), log_tail="")
+    assert is_worth_a_restart(hangs, was_ready=was_ready)
+
+
+class TestHealth:
+    def test_a_few_misses_in_a_row_make_a_freeze(self) -> None:
+        health = Health()
+        for _ in range(MOST_MISSES - 1):
+            health.add(Finding(problem="no answer"))
+        health.add(Finding())
+        for _ in range(MOST_MISSES):
+            assert health.problem is None
+            health.add(Finding(problem="no answer"))
+        assert health.problem == "no answer"
+
+    def test_a_model_that_answers_only_errors_is_broken(self) -> None:
+        health = Health()
+        for count in range(1, MOST_ERRORS + 1):
+            assert health.problem is None
+            health.add(Finding(succeeded={"m": 7, "n": count}, failed={"m": count, "n": 0}))
+        if health.problem is None:
+            health.add(Finding(succeeded={"m": 7, "n": 0}, failed={"m": MOST_ERRORS + 1, "n": 0}))
+        assert health.problem is not None
+        assert "model m" in health.problem
+
+    def test_a_model_that_answers_some_requests_is_well(self) -> None:
+        health = Health()
+        for count in range(5 * MOST_ERRORS):
+            health.add(Finding(succeeded={"m": count}, failed={"m": count}))
+        assert health.problem is None
+
+    def test_errors_of_the_past_are_no_news(self) -> None:
+        health = Health()
+        for _ in range(5 * MOST_ERRORS):
+            health.add(Finding(succeeded={"m": 0}, failed={"m": 3}))
+        assert health.problem is None
+
+
+def _bound(listener: object, host: str, port: int) -> bool:
+    try:
+        listener.bind((host, port))  # type: ignore[attr-defined]
+    except OSError:
+        return False
+    return True
