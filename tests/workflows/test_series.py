@@ -34,15 +34,10 @@ def sliced(series: NDArray[Any], windows: Windows, indices: range) -> NDArray[An
     )
 
 
-@pytest.fixture(params=["contiguous", "chunked", "compressed"])
+@pytest.fixture(params=[{}, {"chunks": True}, {"compression": "gzip"}], ids=str)
 def stored(request: pytest.FixtureRequest, file: h5py.File) -> Any:
     """Return a function that stores a series."""
-    options: dict[str, Any] = {
-        "contiguous": {},
-        "chunked": {"chunks": True},
-        "compressed": {"compression": "gzip"},
-    }[request.param]
-    return lambda series: file.create_dataset(f"series{len(file)}", data=series, **options)
+    return lambda series: file.create_dataset(f"series{len(file)}", data=series, **request.param)
 
 
 class TestReadWindows:
@@ -57,7 +52,7 @@ class TestReadWindows:
         read_bytes=st.integers(0, 2000),
         data=st.data(),
     )
-    def test_gives_the_obvious_windows(  # noqa: PLR0917
+    def test_gives_the_obvious_windows(
         self,
         stored: Any,
         n_samples: int,
@@ -97,7 +92,7 @@ class TestReadWindows:
         dataset = Recording(file.create_dataset("series", (2, n_samples), np.float32))
         windows = Windows(n_samples=n_samples, window=1000, stride=10, shifts=shifts)
         batches: Any = read_windows(
-            dataset,  # type: ignore[arg-type]
+            dataset,
             windows,
             batch_size=64,
             read_bytes=1 << 16,
@@ -112,7 +107,7 @@ class TestReadWindows:
     def test_reads_nothing_between_windows_that_are_far_apart(self, file: h5py.File) -> None:
         dataset = Recording(file.create_dataset("series", (2, 1_000_000), np.float32))
         windows = Windows(n_samples=1_000_000, window=10, stride=100_000, shifts=(0, 5))
-        batches: Any = read_windows(dataset, windows, batch_size=8)  # type: ignore[arg-type]
+        batches: Any = read_windows(dataset, windows, batch_size=8)
         assert [len(batch) for batch in batches] == [8, 2]
         assert dataset.counts.sum() == 2 * 10 * 10
 

@@ -1,0 +1,6 @@
+"""Watch what a Triton server does, over time."""
+
+from hermes.aeriel.monitor._monitor import ServerMonitor
+from hermes.aeriel.monitor._sample import COLUMNS
+
+__all__ = ["COLUMNS", "ServerMonitor"]

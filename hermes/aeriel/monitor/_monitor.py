@@ -1,0 +1,200 @@
+"""`ServerMonitor`: what a server does, sampled into a CSV file for as long as a block lasts."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.monitor._probe import Probe
+from hermes.aeriel.monitor._sample import COLUMNS, Row, Sample
+from hermes.errors import OutputError, ParameterError
+
+logger = logging.getLogger(__name__)
+
+HEADER = (",".join(COLUMNS) + "\n").encode()
+LONGEST_LINE = 1 << 16
+
+
+class ServerMonitor:
+    """Samples a Triton server's statistics and metrics into a CSV file while the block lasts.
+
+    Each sample is a row for each model and each GPU, with the same time. Counters are those of
+    the server: they count from its start. The columns, as far as they make sense for a row:
+
+    - ``time``: ISO 8601, UTC;
+    - ``state``: ``ok``; ``restarted`` for the first sample after the server's counters began
+      again (or the file was continued), so that a difference to the sample before means nothing;
+      ``unreachable`` for one row without numbers, where the server did not answer;
+    - ``kind``: ``model``, ``gpu``, or ``server`` where there is nothing else to say;
+    - ``name``, ``version``: of the model, or the GPU's UUID;
+    - ``member_of``: the ensembles that the model is a step of, separated by a blank;
+    - ``requests``, ``failures``: how many the model has answered and has failed at, as the server
+      counts them: a Python model's answer that is an error is an answer;
+    - ``inferences``, ``executions``: rows of all requests, and runs of the model;
+    - ``queue_s``, ``compute_input_s``, ``compute_infer_s``, ``compute_output_s``: how long all
+      requests together have waited and taken, in seconds;
+    - ``pending``: requests that wait now;
+    - ``utilisation`` (0 to 1), ``memory_used_bytes``, ``memory_total_bytes``, ``power_w``: of a
+      GPU.
+
+    The last sample is taken when the block ends. What goes wrong on the way, with the server or
+    with the disk, ends nothing: it is logged.
+
+    Parameters
+    ----------
+    endpoint
+        The server: an `Endpoint`, or ``host:port`` of its GRPC service, which knows no ``pending``
+        and no GPUs.
+    path
+        The file. An earlier monitor's is continued.
+    interval_s
+        Seconds from one sample to the next.
+    timeout_s
+        Seconds that each question to the server may take.
+
+    Raises
+    ------
+    ParameterError
+        `interval_s` or `timeout_s` is not above 0.
+    OutputError
+        The file cannot be written, or holds something else; when the block is entered.
+
+    Examples
+    --------
+    >>> with ServerMonitor(instance.endpoint, Path("server.csv")):  # doctest: +SKIP
+    ...     run()
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint | str,
+        path: str | Path,
+        interval_s: float = 1.0,
+        *,
+        timeout_s: float = 5.0,
+    ) -> None:
+        for name, value in (("interval_s", interval_s), ("timeout_s", timeout_s)):
+            if not value > 0:
+                raise ParameterError(name, f"{value:g} s; it is above 0")
+        self._endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint)
+        self._timeout_s = timeout_s
+        self._interval_s = interval_s
+        self.path = Path(path)
+        self._ending = threading.Event()
+        self._undo = ExitStack()
+        self._before: Sample | None = None
+        self._begun_again = False
+        self._failed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._endpoint.grpc} to {self.path}>"
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            try:
+                self._file, self._begun_again = _open(self.path)
+            except OSError as error:
+                raise OutputError(str(self.path), error.strerror or str(error)) from error
+            undo.callback(os.close, self._file)
+            self._probe = Probe(self._endpoint, self._timeout_s)
+            undo.callback(self._probe.close)
+            # A daemon: it holds up nobody who leaves without leaving the block.
+            thread = threading.Thread(target=self._run, name="hermes-monitor", daemon=True)
+            thread.start()
+            undo.callback(thread.join)
+            undo.callback(self._ending.set)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._undo.close()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while True:
+            self._sample()
+            if self._ending.is_set():
+                return
+            # What was missed, while the server did not answer, is not made up for.
+            now = time.monotonic()
+            due = max(due + self._interval_s, now)
+            self._ending.wait(due - now)
+
+    def _sample(self) -> None:
+        when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        sample = self._probe.sample()
+        if sample is None:
+            self._write(when, "unreachable", ())
+            return
+        if self._before is not None and sample.is_of_another_server(self._before):
+            logger.info("%r: another server", self)
+            self._begun_again = True
+        # Where this sample does not reach the disk, the next one has to tell.
+        if self._write(when, "restarted" if self._begun_again else "ok", sample.rows):
+            self._begun_again = False
+        self._before = sample
+
+    def _write(self, when: str, state: str, rows: Sequence[Row]) -> bool:
+        """Append rows, whole or not at all, and tell whether they are there."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writerows(
+            {"time": when, "state": state, **row} for row in rows or [{"kind": "server"}]
+        )
+        data = text.getvalue().encode()
+        end = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            if os.write(self._file, data) < len(data):
+                os.ftruncate(self._file, end)
+                problem = "no space left on device"
+                raise OSError(problem)  # noqa: TRY301 (as the next write would)
+        except OSError as error:
+            if not self._failed:
+                logger.warning("%s: a sample is lost: %s", self.path, error)
+            self._failed = True
+            return False
+        self._failed = False
+        return True
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """Return a descriptor that appends to a table, and whether there is one to continue.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, or holds something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    with ExitStack() as undo:
+        undo.callback(os.close, descriptor)
+        size = os.fstat(descriptor).st_size
+        head = os.pread(descriptor, len(HEADER), 0)
+        if not head:
+            os.write(descriptor, HEADER)
+        elif head != HEADER:
+            raise FileExistsError(errno.EEXIST, "exists, and is not the table of a monitor")
+        # A line that a crashed machine has left in part is not to be joined to the next.
+        tail = os.pread(descriptor, LONGEST_LINE, max(0, size - LONGEST_LINE))
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - len(tail) + tail.rfind(b"\n") + 1)
+        undo.pop_all()
+    return descriptor, size > len(HEADER)

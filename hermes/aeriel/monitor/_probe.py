@@ -1,0 +1,93 @@
+"""The questions that a monitor asks a server."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.monitor._sample import Metrics, Sample, gpu_rows, model_rows, parse_metrics
+
+logger = logging.getLogger(__name__)
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),  # as for the metrics: no proxy knows this machine's loopback
+    # A server that comes back is found at the next sample, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),  # also how long a connection may take
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class Probe:
+    """Asks a server for its models' statistics and its metrics.
+
+    Parameters
+    ----------
+    endpoint
+        Where the server listens. Without an address for metrics there are none.
+    timeout_s
+        Seconds that one question may take.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self._metrics_address = endpoint.metrics
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(endpoint.grpc, options=_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._steps: dict[str, tuple[str, ...]] = {}
+
+    def close(self) -> None:
+        """End the connection; what is being asked is cancelled."""
+        self._channel.close()
+
+    def sample(self) -> Sample | None:
+        """Return what the server says now; None where it does not answer."""
+        timeout_s = self._timeout_s
+        try:
+            request = service_pb2.ModelStatisticsRequest()
+            statistics = self._stub.ModelStatistics(request, timeout=timeout_s).model_stats
+            request = service_pb2.ServerMetadataRequest()
+            server_id = self._stub.ServerMetadata(request, timeout=timeout_s).name
+            member_of = self._member_of({model.name for model in statistics})
+        except grpc.RpcError as error:
+            logger.debug("no statistics: %s", error)
+            self._steps.clear()  # the server that comes back may have other models
+            return None
+        metrics = self._metrics()
+        rows = model_rows(statistics, metrics, member_of) + gpu_rows(metrics)
+        return Sample(server_id=server_id, rows=rows)
+
+    def _member_of(self, models: set[str]) -> Mapping[str, set[str]]:
+        for name in models - self._steps.keys():
+            request = service_pb2.ModelConfigRequest(name=name)
+            config = self._stub.ModelConfig(request, timeout=self._timeout_s).config
+            self._steps[name] = tuple(step.model_name for step in config.ensemble_scheduling.step)
+        member_of: dict[str, set[str]] = defaultdict(set)
+        for ensemble in models:
+            for member in self._steps[ensemble]:
+                member_of[member].add(ensemble)
+        return member_of
+
+    def _metrics(self) -> Metrics:
+        if self._metrics_address is None:
+            return {}
+        # Not urllib.request, which would ask a proxy of the environment for it.
+        connection = http.client.HTTPConnection(self._metrics_address, timeout=self._timeout_s)
+        try:
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace")
+            return parse_metrics(text) if answer.status == http.client.OK else {}
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            logger.debug("no metrics: %s", error)
+            return {}
+        finally:
+            connection.close()
