@@ -225,15 +225,12 @@ def as_output_errors(path: Path) -> Iterator[None]:
         # HDF5 has the number in its text only, and a RuntimeError for a failed close.
         number = error.errno if isinstance(error, OSError) else None
         text = str(error)
+        problem = f"cannot be written: {text}"
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
-            raise OutputError(str(path), "the disk is full (no space left on device)") from error
-        if (
-            isinstance(error, RuntimeError)
-            and "HDF5" not in text
-            and "unable to" not in text.lower()
-        ):
-            raise
-        raise OutputError(str(path), f"cannot be written: {text}") from error
+            problem = "the disk is full (no space left on device)"
+        elif number == errno.EAGAIN or "unable to lock file" in text:
+            problem = "another process is writing it; wait for that run, or end it"
+        raise OutputError(str(path), problem) from error
 
 
 def _attribute(value: Any) -> Any:
