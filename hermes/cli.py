@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import hermes
 from hermes.errors import HermesError, ParameterError
+
+if TYPE_CHECKING:
+    from hermes.aeriel.serve import TritonInstance
 
 app = typer.Typer(
     help="Offline inference with NVIDIA Triton.",
@@ -61,6 +64,9 @@ def serve(
     stop_timeout_s: Annotated[
         float, typer.Option(help="Seconds that it may take to finish when it stops.")
     ] = 30.0,
+    monitor: Annotated[
+        Path | None, typer.Option(help="CSV file that says once a second what the server does.")
+    ] = None,
     state_dir: Annotated[
         Path | None,
         typer.Option(help="Supervise: stop when the leases in this directory are gone."),
@@ -82,6 +88,8 @@ def serve(
             listen=listen,
             stop_timeout_s=stop_timeout_s,
         )
+        if monitor is not None:
+            server = _monitored(server, monitor)
         if state_dir is not None:
             serving.supervise(serving.ServerState(state_dir), server, timeout_s=timeout_s)
             return
@@ -121,6 +129,17 @@ def install_triton(
     with _errors_as_text():
         triton = install(packages=with_ or (), report=typer.echo)
         typer.echo(f"Triton is at {triton.binary}")
+
+
+@contextmanager
+def _monitored(
+    server: AbstractContextManager[TritonInstance], path: Path
+) -> Iterator[TritonInstance]:
+    from hermes.aeriel.monitor import ServerMonitor  # noqa: PLC0415 (as above)
+
+    # Not the endpoint of now: a server that lost its ports to another one takes others.
+    with server as instance, ServerMonitor(lambda: instance.endpoint, path):
+        yield instance
 
 
 @contextmanager

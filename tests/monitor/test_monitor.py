@@ -100,6 +100,7 @@ class TestTable:
         with ServerMonitor(instance.endpoint, path, interval_s=0.1):
             before = {row["name"]: row for row in wait_for(path, bool)[:4]}
             ask(instance.endpoint, "quadruple", 3)
+            time.sleep(0.3)  # a server counts a request some time after it has answered
         after = {row["name"]: row for row in table(path)[-4:]}
         assert after["double"]["member_of"] == "quadruple"
         assert after["double-again"]["member_of"] == "quadruple"
@@ -176,6 +177,14 @@ class TestServer:
         gap = [row for row in table(path) if row["state"] == "unreachable"]
         assert {row["kind"] for row in gap} == {"server"}
         assert {row["requests"] for row in gap} == {""}
+
+    def test_that_moves_is_followed(self, instance: TritonInstance, tmp_path: Path) -> None:
+        path = tmp_path / "server.csv"
+        where = Endpoint(grpc="127.0.0.1:9")
+        with ServerMonitor(lambda: where, path, interval_s=0.05):
+            wait_for(path, lambda rows: rows[-1:] != [] and rows[-1]["state"] == "unreachable")
+            where = instance.endpoint
+            wait_for(path, lambda rows: rows[-1]["state"] == "ok")
 
     def test_that_hangs_does_not_hold_up_the_end(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -57,7 +57,7 @@ class ServerMonitor:
     ----------
     endpoint
         The server: an `Endpoint`, or ``host:port`` of its GRPC service, which knows no ``pending``
-        and no GPUs.
+        and no GPUs; or a function that returns one of them, where it may change.
     path
         The file. An earlier monitor's is continued.
     interval_s
@@ -80,7 +80,7 @@ class ServerMonitor:
 
     def __init__(
         self,
-        endpoint: Endpoint | str,
+        endpoint: Endpoint | str | Callable[[], Endpoint | str],
         path: str | Path,
         interval_s: float = 1.0,
         *,
@@ -89,7 +89,7 @@ class ServerMonitor:
         for name, value in (("interval_s", interval_s), ("timeout_s", timeout_s)):
             if not value > 0:
                 raise ParameterError(name, f"{value:g} s; it is above 0")
-        self._endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint)
+        self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._interval_s = interval_s
         self.path = Path(path)
@@ -100,7 +100,7 @@ class ServerMonitor:
         self._failed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._endpoint.grpc} to {self.path}>"
+        return f"<{type(self).__name__} of {self._where().grpc} to {self.path}>"
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -109,8 +109,8 @@ class ServerMonitor:
             except OSError as error:
                 raise OutputError(str(self.path), error.strerror or str(error)) from error
             undo.callback(os.close, self._file)
-            self._probe = Probe(self._endpoint, self._timeout_s)
-            undo.callback(self._probe.close)
+            self._probe = Probe(self._where(), self._timeout_s)
+            undo.callback(lambda: self._probe.close())  # noqa: PLW0108 (another one by then)
             # A daemon: it holds up nobody who leaves without leaving the block.
             thread = threading.Thread(target=self._run, name="hermes-monitor", daemon=True)
             thread.start()
@@ -127,6 +127,10 @@ class ServerMonitor:
     ) -> None:
         self._undo.close()
 
+    def _where(self) -> Endpoint:
+        endpoint = self._endpoint() if callable(self._endpoint) else self._endpoint
+        return endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint)
+
     def _run(self) -> None:
         due = time.monotonic()
         while True:
@@ -140,6 +144,9 @@ class ServerMonitor:
 
     def _sample(self) -> None:
         when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        if self._where() != self._probe.endpoint:
+            self._probe.close()
+            self._probe = Probe(self._where(), self._timeout_s)
         sample = self._probe.sample()
         if sample is None:
             self._write(when, "unreachable", ())

@@ -38,7 +38,7 @@ class Probe:
     """
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
-        self._metrics_address = endpoint.metrics
+        self.endpoint = endpoint
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(endpoint.grpc, options=_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
@@ -77,10 +77,10 @@ class Probe:
         return member_of
 
     def _metrics(self) -> Metrics:
-        if self._metrics_address is None:
+        if self.endpoint.metrics is None:
             return {}
         # Not urllib.request, which would ask a proxy of the environment for it.
-        connection = http.client.HTTPConnection(self._metrics_address, timeout=self._timeout_s)
+        connection = http.client.HTTPConnection(self.endpoint.metrics, timeout=self._timeout_s)
         try:
             connection.request("GET", "/metrics")
             answer = connection.getresponse()
