@@ -1,12 +1,33 @@
-"""Where a server listens, as one value that can be kept in a file."""
+"""Where a server listens, and what it takes to get in, as one value that fits into a file."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+import grpc
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientCredentials:
+    """What a client shows, and whom it believes, where a server asks for it (mutual TLS).
+
+    Parameters
+    ----------
+    root
+        PEM of the authority that the server's certificate has to come from.
+    certificate, key
+        PEM of the client's own certificate, and of its key.
+    """
+
+    root: str
+    certificate: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,21 +43,38 @@ class Endpoint:
     server_id
         What the server calls itself (``--id``), so that a reader can tell it from another
         server that listens at the same address later. None where it is not known.
+    credentials
+        What a client needs where the server asks for mutual TLS; None for plain text.
     """
 
     grpc: str
     http: str | None = None
     metrics: str | None = None
     server_id: str | None = None
+    credentials: ClientCredentials | None = field(default=None, repr=False)
+
+    def channel(self, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
+        """Return a new GRPC channel to the server, encrypted where the server asks for it."""
+        if self.credentials is None:
+            return grpc.insecure_channel(self.grpc, options=list(options))
+        credentials = grpc.ssl_channel_credentials(
+            self.credentials.root.encode(),
+            self.credentials.key.encode(),
+            self.credentials.certificate.encode(),
+        )
+        return grpc.secure_channel(self.grpc, credentials, options=list(options))
 
     def to_json(self) -> str:
-        """Return the endpoint as a JSON object, for `from_json`."""
+        """Return the endpoint as a JSON object, for `from_json`; credentials included."""
         return json.dumps(asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Endpoint:
         """Return the endpoint that `to_json` wrote."""
-        return cls(**json.loads(text))
+        facts = json.loads(text)
+        if facts.get("credentials") is not None:
+            facts["credentials"] = ClientCredentials(**facts["credentials"])
+        return cls(**facts)
 
     def write(self, path: Path) -> None:
         """Write the endpoint to a file that appears whole, readable by its owner only."""

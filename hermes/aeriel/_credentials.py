@@ -1,0 +1,138 @@
+"""A certificate authority for one server: whoever holds its client certificate gets in."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import psutil
+
+from hermes.aeriel.endpoint import ClientCredentials
+from hermes.errors import MissingExtraError
+
+# No job that is reasonable runs for longer, and no certificate has to be given back.
+VALID_FOR = timedelta(days=30)
+CLOCK_SKEW = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerCredentials:
+    """What a server shows, and what it lets in.
+
+    Parameters
+    ----------
+    certificate, key, root
+        PEM files for tritonserver: its certificate, the key to it, and the authority that a
+        client's certificate has to come from.
+    client
+        What a client needs.
+    """
+
+    certificate: Path
+    key: Path
+    root: Path
+    client: ClientCredentials
+
+
+def make_credentials(directory: Path) -> ServerCredentials:
+    """Make an authority, a server's and a client's certificate; the authority's key is not kept.
+
+    Parameters
+    ----------
+    directory
+        Takes the server's files, for their owner's eyes only.
+
+    Raises
+    ------
+    MissingExtraError
+        The package cryptography is not installed.
+    """
+    try:
+        from cryptography import x509  # noqa: PLC0415 (an extra)
+        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+        from cryptography.x509.oid import NameOID  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(package="cryptography", extra="tls") from error
+
+    now = datetime.now(timezone.utc)
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hermes authority")])
+
+    def certificate(name: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> str:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(authority_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - CLOCK_SKEW)
+            .not_valid_after(now + VALID_FOR)
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        )
+        if name == "hermes server":
+            names: list[x509.GeneralName] = [x509.DNSName(host) for host in _host_names()]
+            names += [x509.IPAddress(ipaddress.ip_address(text)) for text in _addresses()]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        signed = builder.sign(authority_key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+    def pem(key: ec.EllipticCurvePrivateKey) -> str:
+        return key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ).decode()
+
+    server_key, client_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = certificate("hermes authority", authority_key, is_authority=True)
+    return ServerCredentials(
+        certificate=_write(
+            directory / "server.crt", certificate("hermes server", server_key, is_authority=False)
+        ),
+        key=_write(directory / "server.key", pem(server_key)),
+        root=_write(directory / "root.crt", root),
+        client=ClientCredentials(
+            root=root,
+            certificate=certificate("hermes client", client_key, is_authority=False),
+            key=pem(client_key),
+        ),
+    )
+
+
+def reachable_name() -> str:
+    """Return a name of this host under which it can be reached, from here at least."""
+    for name in (socket.getfqdn(), socket.gethostname()):
+        try:
+            socket.getaddrinfo(name, None)
+        except OSError:
+            continue
+        return name
+    return "127.0.0.1"
+
+
+def _host_names() -> list[str]:
+    return sorted({"localhost", socket.gethostname(), socket.getfqdn()})
+
+
+def _addresses() -> list[str]:
+    """Return the addresses of this host, without the zone of a link-local one."""
+    found = {
+        address.address.partition("%")[0]
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in (socket.AF_INET, socket.AF_INET6)
+    }
+    return sorted(found | {"127.0.0.1", "::1"})
+
+
+def _write(path: Path, text: str) -> Path:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return path
