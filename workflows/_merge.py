@@ -108,6 +108,9 @@ def _merge_into(
     for part, start in zip(parts, offsets[:-1].tolist(), strict=True):
         with open_input(part.predictions) as opened:
             for name, dataset in opened.items():
+                if name in (INDEX, TARGET):
+                    problem = f"output {name!r} has a name that the merged file uses itself"
+                    raise DataError(file=str(part.predictions), problem=problem)
                 _copy(merged, name, dataset, part, start=start, total=total)
         if target is not None:
             with open_input(part.input_file) as opened:

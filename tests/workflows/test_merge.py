@@ -1,0 +1,79 @@
+"""Merging keeps every row, and says where each came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hermes.errors import DataError
+from workflows import _merge
+from workflows._merge import Part, merge
+
+
+def make_part(directory: Path, name: str, rows: np.ndarray, **extra: object) -> Part:
+    with h5py.File(directory / f"{name}-input.h5", "w") as file:
+        file["label"] = np.arange(len(rows))
+    with h5py.File(directory / f"{name}.h5", "w") as file:
+        file["y"] = rows
+        for key, value in extra.items():
+            file[key] = value
+    return Part(
+        input_file=directory / f"{name}-input.h5",
+        predictions=directory / f"{name}.h5",
+        rows=len(rows),
+    )
+
+
+def run(parts: list[Part], output: Path, target: str | None = "label") -> list[tuple[int, int]]:
+    seen: list[tuple[int, int]] = []
+    merge(
+        parts,
+        output,
+        target=target,
+        fingerprint="f",
+        attributes={"model": "m"},
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    return seen
+
+
+@pytest.mark.parametrize("block_bytes", [1, 100, 1 << 20])
+def test_rows_are_in_order_with_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr(_merge, "BLOCK_BYTES", max(8, block_bytes))
+    rng = np.random.default_rng(0)
+    data = [rng.standard_normal((n, 2, 3)) for n in (3, 1, 70)]
+    words = [[f"{i}-{k}" for k in range(len(x))] for i, x in enumerate(data)]
+    parts = [make_part(tmp_path, f"p{i}", x, word=words[i]) for i, x in enumerate(data)]
+    assert run(parts, tmp_path / "merged.h5") == [(3, 74), (4, 74), (74, 74)]
+    with h5py.File(tmp_path / "merged.h5", "r") as file:
+        assert np.array_equal(file["y"], np.concatenate(data))
+        assert [word.decode() for word in file["word"]] == [word for part in words for word in part]
+        assert list(file["index/file"]) == [0] * 3 + [1] + [2] * 70
+        assert list(file["index/row"]) == [*range(3), 0, *range(70)]
+        assert list(file["index/offsets"]) == [0, 3, 4, 74]
+        assert list(file["target"]) == [*range(3), 0, *range(70)]
+        assert [Path(name.decode()) for name in file["index/files"]] == [
+            part.input_file for part in parts
+        ]
+        assert file.attrs["model"] == "m"
+
+
+def test_parts_that_differ_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    parts = [
+        make_part(tmp_path, "a", np.zeros((3, 2))),
+        make_part(tmp_path, "b", np.zeros((3, 4))),
+    ]
+    with pytest.raises(DataError, match=r"b\.h5, dataset 'y': is float64 of shape \(3, 4\), not"):
+        run(parts, tmp_path / "merged.h5")
+    assert not [path for path in tmp_path.iterdir() if "merged" in path.name]
+
+
+def test_an_output_may_not_have_a_name_of_the_merged_file(tmp_path: Path) -> None:
+    parts = [make_part(tmp_path, "a", np.zeros((3, 2)), target=np.zeros(3))]
+    with pytest.raises(DataError, match="output 'target'"):
+        run(parts, tmp_path / "merged.h5")
