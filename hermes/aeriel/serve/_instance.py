@@ -69,7 +69,7 @@ class TritonInstance(ABC):
         self._undo = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
-        self._keep_log = False
+        self._keep_log: bool | None = None  # as the server ends
         self._command: list[str] = []
         self._attempts = 0
 
@@ -115,8 +115,8 @@ class TritonInstance(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # The error names the log.
-        self._keep_log = self._keep_log or isinstance(error, ServerError)
+        if isinstance(error, ServerError):  # most of them name the log
+            self._keep_log = not isinstance(error, PortInUseError)
         self.stop()
 
     def is_alive(self) -> bool:
@@ -239,7 +239,7 @@ class TritonInstance(ABC):
     def _remove_log_of_clean_end(self) -> None:
         # A server that was told to stop before it listened to signals ends by the signal.
         is_clean = self._process is None or self.exit_code in (0, -signal.SIGTERM)
-        if is_clean and not self._keep_log:
+        if not (self._keep_log or (self._keep_log is None and not is_clean)):
             self.log_file.unlink(missing_ok=True)
 
     def _check_ports(self, ports: Ports | None = None) -> None:
@@ -265,6 +265,10 @@ class TritonInstance(ABC):
                 # Ctrl-C reaches this process alone, which then stops the server in good order.
                 start_new_session=True,
             )
+        # For a moment it has no command line, by which it is found when it is to be stopped.
+        command_line = Path(f"/proc/{self._process.pid}/cmdline")
+        while self._process.poll() is None and not command_line.read_bytes():
+            time.sleep(0.001)
 
     def _start_again_or_raise(self) -> None:
         """Take other ports when free ones were wanted and somebody was faster."""
