@@ -19,10 +19,8 @@ logger = logging.getLogger(__name__)
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),  # as for the metrics: no proxy knows this machine's loopback
-    # A server that comes back is found at the next sample, not after gRPC's two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),  # also how long a connection may take
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    # After a failure there is a new channel, which is not to wait as the one before would.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
@@ -40,9 +38,7 @@ class Probe:
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
         self.endpoint = endpoint
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(endpoint.grpc, options=_OPTIONS)
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._steps: dict[str, tuple[str, ...]] = {}
+        self._connect()
 
     def close(self) -> None:
         """End the connection; what is being asked is cancelled."""
@@ -59,11 +55,18 @@ class Probe:
             member_of = self._member_of({model.name for model in statistics})
         except grpc.RpcError as error:
             logger.debug("no statistics: %s", error)
-            self._steps.clear()  # the server that comes back may have other models
+            self._channel.close()
+            self._connect()
             return None
         metrics = self._metrics()
         rows = model_rows(statistics, metrics, member_of) + gpu_rows(metrics)
         return Sample(server_id=server_id, rows=rows)
+
+    def _connect(self) -> None:
+        self._channel = grpc.insecure_channel(self.endpoint.grpc, options=_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # Another server may have other models.
+        self._steps: dict[str, tuple[str, ...]] = {}
 
     def _member_of(self, models: set[str]) -> Mapping[str, set[str]]:
         for name in models - self._steps.keys():
