@@ -13,7 +13,7 @@ import pytest
 from tests.serve.conftest import apptainer, triton_image
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(
+BLOCKS: list[tuple[str, str]] = re.findall(
     r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
 )
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
+from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +53,16 @@ class Endpoint:
     server_id: str | None = None
     credentials: ClientCredentials | None = field(default=None, repr=False)
 
-    def channel(self, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
+    def channel(self, options: Sequence[tuple[str, Any]] = ()) -> Channel:
         """Return a new GRPC channel to the server, encrypted where the server asks for it."""
         if self.credentials is None:
-            return grpc.insecure_channel(self.grpc, options=list(options))
-        credentials = grpc.ssl_channel_credentials(
+            return insecure_channel(self.grpc, options=list(options))
+        credentials = ssl_channel_credentials(
             self.credentials.root.encode(),
             self.credentials.key.encode(),
             self.credentials.certificate.encode(),
         )
-        return grpc.secure_channel(self.grpc, credentials, options=list(options))
+        return secure_channel(self.grpc, credentials, options=list(options))
 
     def to_json(self) -> str:
         """Return the endpoint as a JSON object, for `from_json`; credentials included."""
