@@ -293,7 +293,8 @@ class TritonInstance(ABC):
         logger.info("stopping %r", self)
         end_server(
             self.server_id,
-            grace_s=self._settings.stop_timeout_s,
+            # What a server that died has left has nothing to finish.
+            grace_s=self._settings.stop_timeout_s if self.is_alive() else 0.0,
             close_container=self._close_container,
             reap=lambda: self.exit_code,
         )
