@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -77,6 +78,10 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     with _errors_as_text():
+        if endpoint_file is not None:
+            if not os.access(endpoint_file.absolute().parent, os.W_OK):
+                raise ParameterError("endpoint_file", f"{endpoint_file} cannot be written")
+            endpoint_file.unlink(missing_ok=True)  # of a server that was killed
         server = serving.serve(
             model_repository,
             image,
