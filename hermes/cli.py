@@ -53,7 +53,12 @@ def serve(
     ports: Annotated[
         str, typer.Option(help="GRPC, HTTP and metrics port, as 8001,8000,8002; or auto.")
     ] = "8001,8000,8002",
-    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    listen: Annotated[
+        str, typer.Option(help="Address to listen on; any but a loopback one asks for TLS.")
+    ] = "127.0.0.1",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let everybody in who reaches the address.")
+    ] = False,
     server_arg: Annotated[
         list[str] | None, typer.Option(help="A further flag of tritonserver; repeatable.")
     ] = None,
@@ -91,6 +96,7 @@ def serve(
             log_file=log_file,
             ports=_ports(ports),
             listen=listen,
+            insecure=insecure,
             stop_timeout_s=stop_timeout_s,
         )
         if monitor is not None:

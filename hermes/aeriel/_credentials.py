@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import psutil
 
+from hermes.aeriel._guard import temporary_path
 from hermes.aeriel.endpoint import ClientCredentials
 from hermes.errors import MissingExtraError
 
@@ -36,6 +40,23 @@ class ServerCredentials:
     key: Path
     root: Path
     client: ClientCredentials
+
+
+@contextmanager
+def temporary_credentials(server_id: str) -> Iterator[ServerCredentials]:
+    """Make credentials for one server, kept for as long as the block lasts.
+
+    Raises
+    ------
+    MissingExtraError
+        The package cryptography is not installed.
+    """
+    directory = temporary_path(server_id, ".tls")
+    directory.mkdir(mode=0o700)
+    try:
+        yield make_credentials(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def make_credentials(directory: Path) -> ServerCredentials:

@@ -8,6 +8,7 @@ nothing but names, so it can be killed by the owner at any time without a trace.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,7 +84,10 @@ def main(owner: str, server_id: str, grace_s: str, instance: str | None = None) 
         server_id, grace_s=float(grace_s), settle_s=SETTLE_S, close_container=close_container
     )
     for path in temporary_files(server_id):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def temporary_path(server_id: str, suffix: str) -> Path:

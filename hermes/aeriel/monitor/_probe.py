@@ -63,7 +63,7 @@ class Probe:
         return Sample(server_id=server_id, rows=rows)
 
     def _connect(self) -> None:
-        self._channel = grpc.insecure_channel(self.endpoint.grpc, options=_OPTIONS)
+        self._channel = self.endpoint.channel(_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         # Another server may have other models.
         self._steps: dict[str, tuple[str, ...]] = {}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hermes.aeriel._credentials import ServerCredentials, reachable_name
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._ports import Ports
 from hermes.errors import ParameterError
@@ -25,6 +26,11 @@ _OWNED = {
     "http-address": "listen",
     "metrics-address": "listen",
     "log-file": "log_file",
+    "grpc-use-ssl": "listen and insecure",
+    "grpc-use-ssl-mutual": "listen and insecure",
+    "grpc-server-cert": "listen and insecure",
+    "grpc-server-key": "listen and insecure",
+    "grpc-root-cert": "listen and insecure",
 }
 
 
@@ -48,6 +54,9 @@ class ServerSettings:
         Variables to set for the server process, on top of the caller's.
     stop_timeout_s
         Seconds that the server may take to finish when it is told to stop.
+    credentials
+        Encrypts the GRPC service and asks clients for a certificate (mutual TLS). HTTP, which
+        cannot do that, is off then, and metrics stay on the loopback address.
     """
 
     server_id: str
@@ -57,6 +66,7 @@ class ServerSettings:
     server_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_timeout_s: float = 30.0
+    credentials: ServerCredentials | None = None
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -66,18 +76,32 @@ class ServerSettings:
             for name in ("grpc", "http", "metrics")
             if _flag(self.server_args, f"allow-{name}", "true").lower() in {"false", "0"}
         }
+        if self.credentials is not None:
+            off.add("http")
         return tuple(name for name in ("grpc", "http", "metrics") if name not in off)
 
     def endpoint(self, ports: Ports) -> Endpoint:
-        """Return where a client on this host finds the server."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104
-        host = f"[{host}]" if ":" in host else host
-        addresses = {name: f"{host}:{getattr(ports, name)}" for name in self.services}
+        """Return where a client finds the server: on this host, or with credentials on others."""
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104
+        is_wide = self.credentials is not None and here != self.listen
+        hosts = {
+            "grpc": reachable_name() if is_wide else here,
+            "http": here,
+            "metrics": here if self.credentials is None else "127.0.0.1",
+        }
+        addresses = {
+            name: f"[{host}]:{getattr(ports, name)}"
+            if ":" in host
+            else f"{host}:{getattr(ports, name)}"
+            for name, host in hosts.items()
+            if name in self.services
+        }
         return Endpoint(
             grpc=addresses["grpc"],
             http=addresses.get("http"),
             metrics=addresses.get("metrics"),
             server_id=self.server_id,
+            credentials=None if self.credentials is None else self.credentials.client,
         )
 
     def arguments(self, ports: Ports, model_repository: str | None = None) -> list[str]:
@@ -101,11 +125,22 @@ class ServerSettings:
                 f"--{name}-address={self._address(name)}",
                 f"--{name}-port={getattr(ports, name)}",
             ]
+        if self.credentials is not None:
+            arguments += [
+                "--allow-http=false",
+                "--grpc-use-ssl=true",
+                "--grpc-use-ssl-mutual=true",
+                f"--grpc-server-cert={self.credentials.certificate}",
+                f"--grpc-server-key={self.credentials.key}",
+                f"--grpc-root-cert={self.credentials.root}",
+            ]
         if _flag(self.server_args, "exit-timeout-secs", "") == "":
             arguments.append(f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}")
         return [*arguments, *self.server_args]
 
     def _address(self, service: str) -> str:
+        if service == "metrics" and self.credentials is not None:
+            return "127.0.0.1"
         if ":" not in self.listen:
             return self.listen
         # Only gRPC writes IPv6 as the rest of the world does; libevhtp has a prefix for it.

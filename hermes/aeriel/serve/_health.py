@@ -87,7 +87,7 @@ class Probe:
     def __init__(self, endpoint: Endpoint, server_id: str) -> None:
         self._server_id = server_id
         # The server is on this host: a proxy that the environment names cannot reach it.
-        self._channel = grpc.insecure_channel(endpoint.grpc, [("grpc.enable_http_proxy", 0)])
+        self._channel = endpoint.channel([("grpc.enable_http_proxy", 0)])
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._call: Any = None
         self._next_at = time.monotonic()

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from typing_extensions import Self
 
 from hermes.aeriel._guard import start_guard, temporary_path
@@ -311,13 +310,13 @@ class TritonInstance(ABC):
 def _is_ready(endpoint: Endpoint) -> bool:
     """Ask the server, and make sure that it is the one that was started."""
     # The server is on this host: a proxy that the environment names cannot reach it.
-    direct = [("grpc.enable_http_proxy", 0)]
-    client: Any = InferenceServerClient(endpoint.grpc, channel_args=direct)
-    try:
-        identity = client.get_server_metadata(client_timeout=PROBE_TIMEOUT_S).name
-        ready: bool = client.is_server_ready(client_timeout=PROBE_TIMEOUT_S)
-    except (InferenceServerException, grpc.RpcError):
-        return False
-    finally:
-        client.close()
-    return ready and identity == endpoint.server_id
+    with endpoint.channel([("grpc.enable_http_proxy", 0)]) as channel:
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            metadata = stub.ServerMetadata(
+                service_pb2.ServerMetadataRequest(), timeout=PROBE_TIMEOUT_S
+            )
+            answer = stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=PROBE_TIMEOUT_S)
+        except grpc.RpcError:
+            return False
+    return bool(answer.ready and metadata.name == endpoint.server_id)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import secrets
+import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
+from hermes.aeriel._credentials import temporary_credentials
 from hermes.aeriel.serve._command import (
     ServerSettings,
     check_model_repository,
@@ -18,6 +22,8 @@ from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import Ports, check_listen
 from hermes.aeriel.serve._singularity import SingularityInstance
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -33,6 +39,7 @@ def serve(
     timeout_s: float = 600.0,
     ports: Ports | Literal["auto"] | None = None,
     listen: str = "127.0.0.1",
+    insecure: bool = False,
     environment: Mapping[str, str] | None = None,
     stop_timeout_s: float = 30.0,
 ) -> Iterator[TritonInstance]:
@@ -63,7 +70,11 @@ def serve(
     ports
         The ports to listen on, Triton's own by default; ``"auto"`` takes free ones.
     listen
-        The IP address to listen on.
+        The IP address to listen on. Any but a loopback address turns on mutual TLS, with an
+        authority made for this one server: only who has the instance's endpoint gets in. HTTP is
+        off then, and metrics stay on the loopback address.
+    insecure
+        Let everybody in who reaches the address.
     environment
         Variables to set for the server process.
     stop_timeout_s
@@ -86,22 +97,42 @@ def serve(
     >>> with serve("models", "triton.sif", gpus=[0, 3], wait=True) as instance:  # doctest: +SKIP
     ...     client = tritonclient.grpc.InferenceServerClient(instance.endpoint.grpc)
     """
-    settings = ServerSettings(
-        server_id=f"hermes-{secrets.token_hex(6)}",
-        model_repository=check_model_repository(model_repository),
-        ports=None if ports == "auto" else ports or Ports(),
-        listen=check_listen(listen),
-        server_args=check_server_args(server_args),
-        environment={**(environment or {}), **gpu_environment(gpus)},
-        stop_timeout_s=stop_timeout_s,
-    )
-    log = None if log_file is None else Path(log_file).absolute()
-    instance: TritonInstance
-    if image is None:
-        instance = LocalInstance(settings, log)
-    else:
-        instance = SingularityInstance(settings, log, image=str(image), name=name, gpus=gpus)
-    with instance:
+    server_id = f"hermes-{secrets.token_hex(6)}"
+    address = check_listen(listen)
+    repository = check_model_repository(model_repository)
+    with ExitStack() as stack:
+        is_open = insecure or ipaddress.ip_address(address).is_loopback
+        settings = ServerSettings(
+            server_id=server_id,
+            model_repository=repository,
+            ports=None if ports == "auto" else ports or Ports(),
+            listen=address,
+            server_args=check_server_args(server_args),
+            environment={**(environment or {}), **gpu_environment(gpus)},
+            stop_timeout_s=stop_timeout_s,
+            credentials=None if is_open else stack.enter_context(temporary_credentials(server_id)),
+        )
+        log = None if log_file is None else Path(log_file).absolute()
+        instance: TritonInstance
+        if image is None:
+            instance = LocalInstance(settings, log)
+        else:
+            instance = SingularityInstance(settings, log, image=str(image), name=name, gpus=gpus)
+            warn_of_writers(Path(instance.image), "image")
+        warn_of_writers(Path(repository), "model repository")
+        stack.enter_context(instance)
         if wait:
             instance.wait(timeout_s)
         yield instance
+
+
+def warn_of_writers(path: Path, what: str) -> None:
+    """Warn when others than its owner can change what a server is going to run."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a URL, which has its own rules
+        return
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        logger.warning("everybody on this machine can write the %s %s", what, path)
+    elif mode & stat.S_IWGRP:
+        logger.warning("its whole group can write the %s %s", what, path)
