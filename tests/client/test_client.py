@@ -350,7 +350,7 @@ def test_block_that_ends_well_waits_for_its_answers(endpoint: Endpoint) -> None:
 
 
 def test_block_that_ends_with_an_error_does_not_wait(endpoint: Endpoint) -> None:
-    futures = []
+    futures: list[Future[Any]] = []
 
     def work() -> None:
         with InferenceClient(endpoint, "slow", max_in_flight=2) as client:

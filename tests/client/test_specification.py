@@ -57,8 +57,8 @@ def test_version_is_the_highest_number() -> None:
 
 
 def test_optional_inputs_are_told_from_required_ones() -> None:
-    config = {"input": [model_config_pb2.ModelInput(name="x", optional=True)]}
-    assert from_server(**config).inputs["x"].optional
+    optional = model_config_pb2.ModelInput(name="x", optional=True)
+    assert from_server(input=[optional]).inputs["x"].optional
 
 
 def test_sequence_batcher_makes_a_model_stateful() -> None:
@@ -127,7 +127,7 @@ MISFITS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "shape (rows, 2, any)",
     ),
     "no batch dimension": ({"x": FITS[0]}, "x", "shape (2, 3)", "shape (rows, 2, any)"),
-    "a number": ({"x": np.float32(1)[...]}, "x", "shape ()", "shape (rows, 2, any)"),
+    "a number": ({"x": np.array(1, np.float32)}, "x", "shape ()", "shape (rows, 2, any)"),
     "a list": ({"x": [[1.0]]}, "x", "list", "a numpy array"),
     "no rows": ({"x": FITS[:0]}, "x", "0 rows", "1 to 4 rows (max_batch_size)"),
     "too many rows": (

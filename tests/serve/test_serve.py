@@ -517,8 +517,17 @@ class Owner:
 def owner(tmp_path: Path) -> Iterator[Owner]:
     made = Owner(tmp_path)
     yield made
+    # Those of a test that failed; none is left otherwise.
     for pid in made.processes():
         os.kill(pid, signal.SIGKILL)
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """Return the next line of an owner's output."""
+    assert process.stdout is not None
+    text = process.stdout.readline()
+    assert text, process.communicate()[1]
+    return text.strip()
 
 
 def wait_until_nothing_remains(owner: Owner, servers: set[str]) -> None:
@@ -530,9 +539,8 @@ def wait_until_nothing_remains(owner: Owner, servers: set[str]) -> None:
 
 def test_nothing_remains_when_the_owner_is_killed(doubler: Path, owner: Owner) -> None:
     with python(OWNER, doubler, 30, "wait", environment=owner.environment) as process:
-        assert process.stdout is not None
-        server = process.stdout.readline().strip()
-        assert process.stdout.readline() == "ready\n"
+        server = line(process)
+        assert line(process) == "ready"
         assert len(owner.processes()) >= 4  # itself, its guard, the server, the model
         assert list(Path("/dev/shm").glob(f"{server}*"))
         process.kill()
@@ -555,8 +563,7 @@ def test_nothing_remains_when_the_owner_is_killed_while_it_starts(
 
 def test_nothing_remains_when_the_owner_dies_of_a_signal(loading: Path, owner: Owner) -> None:
     with python(OWNER, loading, 5, "wait", environment=owner.environment) as process:
-        assert process.stdout is not None
-        server = process.stdout.readline().strip()
+        server = line(process)
         process.send_signal(signal.SIGTERM)
         process.wait()
         wait_until_nothing_remains(owner, {server})
@@ -564,8 +571,7 @@ def test_nothing_remains_when_the_owner_dies_of_a_signal(loading: Path, owner: O
 
 def test_waiting_obeys_ctrl_c_and_nothing_remains(loading: Path, owner: Owner) -> None:
     with python(OWNER, loading, 5, "wait", environment=owner.environment) as process:
-        assert process.stdout is not None
-        server = process.stdout.readline().strip()
+        server = line(process)
         time.sleep(0.5)
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -581,8 +587,7 @@ def test_second_ctrl_c_while_stopping_leaves_the_rest_to_the_guard(
     use(IGNORES_SIGNALS)
     environment = {**owner.environment, "HERMES_TRITON_BINARY": str(wrapper.path)}
     with python(OWNER, empty, 1, "wait", environment=environment) as process:
-        assert process.stdout is not None
-        server = process.stdout.readline().strip()
+        server = line(process)
         wait_until((tmp_path / "ready").exists)
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
@@ -602,9 +607,8 @@ def test_ctrl_c_in_a_terminal_reaches_the_owner_only(empty: Path, owner: Owner) 
         text=True,
         start_new_session=True,
     ) as process:
-        assert process.stdout is not None
-        server = process.stdout.readline().strip()
-        assert process.stdout.readline() == "ready\n"
+        server = line(process)
+        assert line(process) == "ready"
         assert os.getpgid(server_pid(server)) != process.pid
         process.communicate("\n")
     assert owner.remains({server}) == []
