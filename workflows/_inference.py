@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification
+from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification, RowLayout
 from hermes.errors import RequestError
 from workflows._inputs import InputFacts, check_against_model, inspect, open_input
 from workflows._predictions import PredictionWriter
@@ -29,7 +29,6 @@ from workflows._repository import (
     takes_leading_rows,
 )
 
-READ_BYTES = 4 << 20
 REQUEST_BYTES = 16 << 20
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
 
@@ -95,8 +94,7 @@ def infer_file(
     writer = PredictionWriter(request.output_file, rows=facts.rows, fingerprint=request.fingerprint)
     with writer, open_input(request.input_file) as opened:
         on_progress(writer.rows_done, facts.rows)
-        batches = plan.batches(opened, facts, writer.rows_done)
-        for outputs in client.stream(batches):
+        for outputs in plan.stream(client, opened, facts, writer.rows_done):
             expected = min(plan.rows_per_request, facts.rows - writer.rows_done)
             writer.write(plan.rows_of(outputs, expected, client))
             on_progress(writer.rows_done, facts.rows)
@@ -182,30 +180,29 @@ class RowPlan:
             with_row_axis=batched or leading,
         )
 
-    def batches(self, opened: h5py.File, facts: InputFacts, start: int) -> Iterator[Arrays]:
-        """Yield the rows from `start` on, a request at a time, from larger reads.
+    def stream(
+        self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
+    ) -> Iterator[Arrays]:
+        """Yield the outputs of the rows from `start` on, a request at a time.
 
         An array is only good until the next one is asked for.
         """
-        row_bytes = sum(
-            dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=np.int64))
-            for dataset in facts.datasets.values()
-        )
-        per_read = self.rows_per_request * max(
-            1, READ_BYTES // max(1, row_bytes * self.rows_per_request)
-        )
-        readers = {
-            name: _reader(opened[facts.datasets[name].path], dtype, per_read)
-            for name, (_, dtype) in self.inputs.items()
+        datasets = {
+            name: opened[facts.datasets[name].path]
+            for name in self.inputs
             if name in facts.datasets
         }
-        for begin in range(start, facts.rows, per_read):
-            end = min(begin + per_read, facts.rows)
-            block = {name: read(begin, end) for name, read in readers.items()}
-            for first in range(0, end - begin, self.rows_per_request):
-                last = min(first + self.rows_per_request, end - begin)
-                rows = {name: array[first:last] for name, array in block.items()}
-                yield rows if self.with_row_axis else {name: a[0] for name, a in rows.items()}
+
+        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+            for name, array in arrays.items():
+                read_rows(datasets[name], begin, end, array)
+
+        layout = RowLayout(
+            shapes={name: dataset.shape[1:] for name, dataset in datasets.items()},
+            rows_per_request=self.rows_per_request,
+            with_row_axis=self.with_row_axis,
+        )
+        return client.stream_rows(read, range(start, facts.rows), layout)
 
     def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
         """Return the outputs with an axis of rows in front.
@@ -232,16 +229,13 @@ def _required(model: ModelSpecification) -> list[str]:
     return [name for name, tensor in model.inputs.items() if not tensor.optional]
 
 
-def _reader(
-    dataset: h5py.Dataset, dtype: np.dtype[Any], rows: int
-) -> Callable[[int, int], NDArray[Any]]:
-    """Return a function that reads rows as a dtype, into one buffer that it reuses."""
-    if dtype == np.dtype(object):
-        return lambda begin, end: np.asarray(dataset[begin:end])
-    buffer = np.empty((min(rows, len(dataset)), *dataset.shape[1:]), dtype)
-
-    def read(begin: int, end: int) -> NDArray[Any]:
-        dataset.read_direct(buffer, np.s_[begin:end], np.s_[: end - begin])
-        return buffer[: end - begin]
-
-    return read
+def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
+    """Read rows of a dataset into an array of shape ``(end - begin, *shape)``."""
+    if array.dtype == np.dtype(object):
+        array[...] = dataset[begin:end]
+        return
+    # What Dataset.read_direct does, without the half of its time that goes into selections.
+    there = dataset.id.get_space()
+    there.select_hyperslab((begin, *[0] * (array.ndim - 1)), array.shape)
+    here = h5py.h5s.create_simple(array.shape)
+    dataset.id.read(here, there, array, h5py.h5t.py_create(array.dtype))

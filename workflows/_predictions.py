@@ -25,6 +25,8 @@ from hermes.errors import OutputError
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_S = 2.0
+# A write to HDF5 takes as long as a small request: they are gathered to this size.
+WRITE_BYTES = 1 << 20
 FINGERPRINT = "fingerprint"
 
 
@@ -67,6 +69,9 @@ class PredictionWriter:
             self._opened = self._open()
         self._resumed_at = self.rows_done
         self._saved = time.monotonic()
+        self._rows_written = self.rows_done
+        self._gathered: list[dict[str, NDArray[Any]]] = []
+        self._gathered_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -96,15 +101,15 @@ class PredictionWriter:
         OutputError
             They cannot be written; the disk is full, for one.
         """
-        n_rows = len(next(iter(outputs.values())))
+        # Copied: the caller's arrays may be memory that is used again.
+        self._gathered.append({name: array.copy() for name, array in outputs.items()})
+        self._gathered_bytes += sum(array.nbytes for array in outputs.values())
+        self.rows_done += len(next(iter(outputs.values())))
         with as_output_errors(self.file):
-            for name, array in outputs.items():
-                if name not in self._opened:
-                    self._create(name, array)
-                self._opened[name][self.rows_done : self.rows_done + n_rows] = array
-            self.rows_done += n_rows
             if time.monotonic() - self._saved > CHECKPOINT_S:
                 self._save()
+            elif self._gathered_bytes >= WRITE_BYTES:
+                self._write_gathered()
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
         """Give the file its name, with these attributes at its root.
@@ -117,6 +122,7 @@ class PredictionWriter:
         if self.rows_done != self._rows:
             raise OutputError(str(self.file), f"has {self.rows_done} of {self._rows} rows")
         with as_output_errors(self.file):
+            self._write_gathered()
             for name, value in attributes.items():
                 self._opened.attrs[name] = _attribute(value)
             self._opened.attrs[FINGERPRINT] = self._fingerprint
@@ -168,10 +174,24 @@ class PredictionWriter:
         kind = h5py.h5t.py_create(array.dtype, logical=True)
         h5py.h5d.create(self._opened.id, name.encode(), kind, space, dcpl=layout)
 
+    def _write_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._gathered_bytes = 0
+        if not gathered:
+            return
+        for name in gathered[0]:
+            parts = [outputs[name] for outputs in gathered]
+            array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if name not in self._opened:
+                self._create(name, array)
+            self._opened[name][self._rows_written : self._rows_written + len(array)] = array
+        self._rows_written += len(array)
+
     def _save(self) -> None:
         """Make the rows so far safe, then say so."""
         self._saved = time.monotonic()
-        if self.rows_done == 0 or any(
+        self._write_gathered()
+        if self._rows_written == 0 or any(
             dataset.dtype.kind == "O" for dataset in self._opened.values()
         ):
             return  # strings live outside their dataset, and every one changes the structure
@@ -179,7 +199,7 @@ class PredictionWriter:
         _synchronise(self._partial)
         write_whole(
             self._checkpoint,
-            json.dumps({"rows_done": self.rows_done, FINGERPRINT: self._fingerprint}),
+            json.dumps({"rows_done": self._rows_written, FINGERPRINT: self._fingerprint}),
         )
 
 

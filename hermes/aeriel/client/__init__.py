@@ -3,7 +3,8 @@
 from hermes.aeriel.client._client import InferenceClient
 from hermes.aeriel.client._connection import is_transient
 from hermes.aeriel.client._specification import ModelSpecification, TensorSpecification
-from hermes.aeriel.client._statistics import ClientStatistics
+from hermes.aeriel.client._statistics import ClientStatistics, ServerTimes
+from hermes.aeriel.client._transports import RowLayout
 from hermes.aeriel.endpoint import Endpoint
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Endpoint",
     "InferenceClient",
     "ModelSpecification",
+    "RowLayout",
+    "ServerTimes",
     "TensorSpecification",
     "is_transient",
 ]

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from hermes.aeriel.client._connection import Connection
-from hermes.aeriel.client._messages import decode_response, encode_request
+from hermes.aeriel.client._choice import TransportName, open_transport
+from hermes.aeriel.client._connection import Connection, is_transient
+from hermes.aeriel.client._pace import Pace
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
-from hermes.aeriel.client._statistics import ClientStatistics, Recorder
+from hermes.aeriel.client._statistics import ClientStatistics, Recorder, ServerTimes
+from hermes.aeriel.client._transports import Outputs, Parcel, RowLayout
+from hermes.aeriel.client._wires import Call
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import InferenceError, ParameterError
 
-Outputs = dict[str, "NDArray[Any]"]
+# Fills arrays of shape (rows, *shape), one for each input, with the rows from one number to
+# another.
+ReadRows = Callable[[int, int, Mapping[str, "NDArray[Any]"]], None]
+
+
+@dataclass(eq=False)
+class _Exchange:
+    """A request on its way."""
+
+    parcel: Parcel
+    started: float
+    call: Call | None
 
 
 class InferenceClient:
@@ -38,6 +55,12 @@ class InferenceClient:
     max_in_flight
         The most requests under way at once; by default two more than the model has instances.
         `infer` waits for a free place, so memory does not grow with the input.
+    transport
+        How tensors travel. ``"auto"``: through shared memory where the server is on this host
+        and allows it, else in gRPC messages. ``"shm"`` and ``"grpc"`` insist.
+    rate_hz
+        The most requests to send in a second, to a server that others need too; None for no
+        limit.
     timeout_s
         Seconds that one attempt at a request may take.
     retry_for_s
@@ -51,6 +74,8 @@ class InferenceClient:
         The model's inputs and outputs, as the server describes them.
     address
         ``host:port`` of the server's GRPC service.
+    transport
+        How tensors travel: ``"shm"`` or ``"grpc"``.
     server_version
         The version of Triton that answers.
 
@@ -61,7 +86,8 @@ class InferenceClient:
     ModelNotFoundError, ModelLoadError
         The server has no such model, or cannot load it.
     ParameterError
-        `outputs` names one that the model does not have, or `max_in_flight` is below 1.
+        `outputs` names one that the model does not have, `max_in_flight` is below 1, `rate_hz`
+        is not above 0, or shared memory is insisted on and does not work.
 
     Examples
     --------
@@ -80,30 +106,45 @@ class InferenceClient:
         *,
         outputs: Sequence[str] | None = None,
         max_in_flight: int | None = None,
+        transport: TransportName = "auto",
+        rate_hz: float | None = None,
         timeout_s: float = 60.0,
         retry_for_s: float = 120.0,
     ) -> None:
         if max_in_flight is not None and max_in_flight < 1:
             raise ParameterError("max_in_flight", f"{max_in_flight} is below 1")
-        self._model_version = str(model_version)
+        endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint)
+        self._pace = Pace(rate_hz)
+        self._timeout_s = timeout_s
         self._connection = Connection(
-            endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint),
+            endpoint,
             model_name,
-            self._model_version,
+            str(model_version),
             timeout_s=timeout_s,
             retry_for_s=retry_for_s,
         )
         try:
             self.specification = self._connection.specification()
-            self.server_version = self._connection.server_version()
-            self._outputs = _check_outputs(self.specification, outputs)
+            self.server_version, extensions = self._connection.server()
+            self._transport = open_transport(
+                transport,
+                endpoint,
+                self._connection,
+                self.specification,
+                model_version=str(model_version),
+                outputs=_check_outputs(self.specification, outputs),
+                extensions=extensions,
+            )
         except BaseException:
             self._connection.close()
             raise
         self.address = self._connection.address
+        self.transport = self._transport.name
         self.max_in_flight = max_in_flight or self.specification.n_instances + 2
         self._places = threading.BoundedSemaphore(self.max_in_flight)
         self._recorder = Recorder()
+        self._server_before = self._server_times()
+        self._server_after: ServerTimes | None = None
         self._threads = ThreadPoolExecutor(
             self.max_in_flight, thread_name_prefix=f"hermes-client-{model_name}"
         )
@@ -123,13 +164,20 @@ class InferenceClient:
 
     def close(self) -> None:
         """Cancel what is under way and end the connection."""
-        self._connection.close()
+        self._server_after = self._server_after or self._server_times()
+        self._connection.stop_retrying()
+        self._transport.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._transport.close()
 
     @property
     def statistics(self) -> ClientStatistics:
-        """What this client has done so far."""
-        return self._recorder.snapshot()
+        """What this client has done so far, and how long the server took for it.
+
+        The server counts the requests of all its clients: with others, its times are theirs too.
+        """
+        after = self._server_after or self._server_times()
+        return self._recorder.snapshot(server=after.since(self._server_before))
 
     def infer(self, inputs: Arrays) -> Future[Outputs]:
         """Send one request; wait first if `max_in_flight` are under way.
@@ -152,18 +200,19 @@ class InferenceClient:
             The arrays do not fit the model; nothing was sent.
         """
         rows = self.specification.check(inputs)
-        n_bytes = sum(array.nbytes for array in inputs.values())
         self._places.acquire()
         try:
-            request = encode_request(self.specification, self._model_version, inputs, self._outputs)
-            future = self._threads.submit(self._answer, request, rows, n_bytes)
+            parcel = self._transport.pack(inputs, rows)
+            future = self._threads.submit(self._answer, parcel)
         except BaseException:
             self._places.release()
             raise
         future.add_done_callback(lambda _: self._places.release())
         return future
 
-    def stream(self, batches: Iterable[Arrays]) -> Iterator[Outputs]:
+    def stream(
+        self, batches: Iterable[Arrays], *, deadline_s: float = math.inf
+    ) -> Iterator[Outputs]:
         """Send batch after batch, and give the results in the same order.
 
         Parameters
@@ -171,6 +220,8 @@ class InferenceClient:
         batches
             What `infer` takes, one request each. It is read ahead of the results by
             `max_in_flight` batches at most.
+        deadline_s
+            Seconds that the whole stream may take.
 
         Yields
         ------
@@ -182,29 +233,145 @@ class InferenceClient:
         InputError, RequestError, RequestTimeoutError
             Of the first batch that failed; the others under way are cancelled.
         """
-        window: deque[Future[Outputs]] = deque()
-        try:
-            for batch in batches:
-                if len(window) == self.max_in_flight:
-                    yield window.popleft().result()
-                window.append(self.infer(batch))
-            while window:
-                yield window.popleft().result()
-        finally:
-            for future in window:
-                future.cancel()
 
-    def _answer(self, request: bytes, rows: int, n_bytes: int) -> Outputs:
-        started = self._recorder.start()
+        def parcels() -> Iterator[Parcel]:
+            for batch in batches:
+                yield self._transport.pack(batch, self.specification.check(batch))
+
+        for outputs in self._stream(parcels(), deadline_s):
+            yield _owned(outputs)
+
+    def stream_rows(
+        self,
+        read: ReadRows,
+        rows: range,
+        layout: RowLayout,
+        *,
+        deadline_s: float = math.inf,
+    ) -> Iterator[Outputs]:
+        """Send rows that are read straight to where they travel from, and give the results.
+
+        Parameters
+        ----------
+        read
+            ``read(begin, end, arrays)`` fills an array for each input, of shape
+            ``(end - begin, *shape)``, with these rows; for several requests at a time, so that
+            reads are large.
+        rows
+            The rows to send; its step is 1.
+        layout
+            How they become requests.
+        deadline_s
+            Seconds that the whole stream may take.
+
+        Yields
+        ------
+        dict of numpy.ndarray
+            The outputs of each request by name, in order. **They are lent**: the arrays are good
+            until the next result is asked for.
+
+        Raises
+        ------
+        RequestError, RequestTimeoutError
+            Of the first request that failed; the others under way are cancelled.
+        """
+        buffers = self._transport.buffers(layout, self.max_in_flight)
+
+        def parcels() -> Iterator[Parcel]:
+            for begin in range(rows.start, rows.stop, buffers.block_rows):
+                end = min(begin + buffers.block_rows, rows.stop)
+                read(begin, end, buffers.lend(end - begin))
+                yield from buffers.parcels(end - begin)
+
         try:
-            response = self._connection.infer(request, self._recorder.retried)
+            yield from self._stream(parcels(), deadline_s)
+        finally:
+            buffers.close()
+
+    def _stream(self, parcels: Iterator[Parcel], deadline_s: float) -> Iterator[Outputs]:
+        """Yield lent outputs."""
+        deadline = time.monotonic() + deadline_s
+        window: deque[_Exchange] = deque()
+        try:
+            for parcel in parcels:
+                window.append(self._start(parcel, deadline))
+                if len(window) == self.max_in_flight:
+                    yield from self._next(window, deadline)
+            while window:
+                yield from self._next(window, deadline)
+        finally:
+            for exchange in window:
+                self._transport.drop(exchange.parcel, exchange.call)
+
+    def _next(self, window: deque[_Exchange], deadline: float) -> Iterator[Outputs]:
+        yield self._finish(window[0], deadline)
+        self._transport.drop(window.popleft().parcel)
+
+    def _start(self, parcel: Parcel, deadline: float = math.inf) -> _Exchange:
+        self._pace.wait(deadline)
+        started = self._recorder.start()
+        return _Exchange(parcel, started, self._transport.send(parcel, self._time_left(deadline)))
+
+    def _finish(self, exchange: _Exchange, deadline: float = math.inf) -> Outputs:
+        """Return the outputs of a request, which is sent again where that may help."""
+        parcel = exchange.parcel
+        try:
+            outputs = self._received(exchange)
+        except InferenceError as error:
+            if not is_transient(error):
+                self._recorder.failed()
+                raise
+            outputs = self._again(exchange, error, deadline)
+        n_bytes = parcel.n_bytes + sum(array.nbytes for array in outputs.values())
+        self._recorder.answered(exchange.started, parcel.rows, n_bytes)
+        return outputs
+
+    def _again(self, exchange: _Exchange, error: InferenceError, deadline: float) -> Outputs:
+        failures = [error]
+
+        def attempt() -> Outputs:
+            if failures:
+                raise failures.pop()
+            exchange.call = self._transport.send(exchange.parcel, self._time_left(deadline))
+            return self._received(exchange)
+
+        try:
+            return self._connection.retrying(lambda _: self._recorder.retried(), deadline)(attempt)
         except InferenceError:
             self._recorder.failed()
             raise
-        outputs = decode_response(response)
-        n_bytes += sum(array.nbytes for array in outputs.values())
-        self._recorder.answered(started, rows, n_bytes)
+
+    def _received(self, exchange: _Exchange) -> Outputs:
+        assert exchange.call is not None  # noqa: S101 (for the type checker: it was sent)
+        outputs = self._transport.receive(exchange.parcel, exchange.call)
+        exchange.call = None
         return outputs
+
+    def _answer(self, parcel: Parcel) -> Outputs:
+        exchange = self._start(parcel)
+        try:
+            return _owned(self._finish(exchange))
+        finally:
+            self._transport.drop(parcel, exchange.call)
+
+    def _time_left(self, deadline: float) -> float:
+        return min(self._timeout_s, deadline - time.monotonic())
+
+    def _server_times(self) -> ServerTimes:
+        return ServerTimes.of(self._connection.model_statistics())
+
+
+def _owned(outputs: Outputs) -> Outputs:
+    """Return outputs that stay as they are, whatever becomes of the memory they came in."""
+    return {
+        name: _copy(array) if array.flags.writeable else array for name, array in outputs.items()
+    }
+
+
+def _copy(array: NDArray[Any]) -> NDArray[Any]:
+    copied = array.copy()
+    copied.flags.writeable = False
+    return copied
 
 
 def _check_outputs(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,10 +35,13 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):\d+")
-_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 # What a server says, as an internal error, while it replaces a Python model that was killed.
 _TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
+# What it says of a region that it never knew, or forgot when it was started again.
+_UNKNOWN_REGION = "Unable to find shared memory region"
+# What it says of an output that is larger than the model's configuration has it.
+_SMALL_REGION = "bytes to hold the results"
 
 
 class Connection:
@@ -72,34 +77,32 @@ class Connection:
         # A proxy that the environment names cannot reach this host's own servers.
         use_proxy = int(_LOOPBACK.fullmatch(endpoint.grpc) is None)
         options = [*_OPTIONS, ("grpc.enable_http_proxy", use_proxy)]
-        self._channel = grpc.insecure_channel(endpoint.grpc, options=options)
+        self._channel = endpoint.channel(options)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        # Requests come as bytes: see _messages.
-        self._infer = self._channel.unary_unary(
-            _INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
-        )
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """The channel, for requests."""
+        return self._channel
+
+    def stop_retrying(self) -> None:
+        """Let nothing be tried again from now on."""
+        self._closing.set()
 
     def close(self) -> None:
         """End the channel; what is under way is cancelled and no longer tried again."""
         self._closing.set()
         self._channel.close()
 
-    def infer(self, request: bytes, on_retry: Callable[[], None]) -> Any:
-        """Return the server's ``ModelInferResponse`` to a serialized request.
-
-        Raises
-        ------
-        RequestError, RequestTimeoutError
-            The last attempt's failure.
-        """
-
-        def attempt() -> Any:
-            return self._call(self._infer, request)
-
-        def before_sleep(_: tenacity.RetryCallState) -> None:
-            on_retry()
-
-        return self._retrying(before_sleep)(attempt)
+    def error(self, status: str, reason: str) -> InferenceError:
+        """Return the error for a gRPC status."""
+        if status == "DEADLINE_EXCEEDED":
+            return RequestTimeoutError(
+                model=self._model_name, address=self.address, timeout_s=self._timeout_s
+            )
+        return RequestError(
+            model=self._model_name, address=self.address, status=status, reason=reason
+        )
 
     def specification(self) -> ModelSpecification:
         """Return what the server says of the model, after asking for it if it is not loaded.
@@ -114,7 +117,7 @@ class Connection:
             No server answers.
         """
         try:
-            return self._retrying()(self._specification)
+            return self.retrying()(self._specification)
         except (RequestError, RequestTimeoutError) as error:
             if _status(error) not in _TRANSIENT:
                 raise
@@ -122,10 +125,37 @@ class Connection:
                 address=self.address, timeout_s=self._retry_for_s, waiting_for=str(error)
             ) from error
 
-    def server_version(self) -> str:
-        """Return the version of Triton that answers."""
+    def server(self) -> tuple[str, frozenset[str]]:
+        """Return the version of Triton that answers, and the extensions that it has."""
         metadata = self._call(self._stub.ServerMetadata, service_pb2.ServerMetadataRequest())
-        return str(metadata.version)
+        return str(metadata.version), frozenset(metadata.extensions)
+
+    def model_statistics(self) -> Any:
+        """Return the server's ``ModelStatistics`` of the model; None where it does not answer."""
+        request = service_pb2.ModelStatisticsRequest(
+            name=self._model_name, version=self._model_version
+        )
+        try:
+            # A number to look at is not worth a wait.
+            answer = self._stub.ModelStatistics(request, timeout=min(self._timeout_s, 2.0))
+        except (grpc.RpcError, ValueError):  # ValueError: the channel is closed
+            return None
+        return answer.model_stats
+
+    def register(self, name: str, size: int) -> None:
+        """Let the server map the file ``/dev/shm/NAME`` and know it by its name."""
+        request = service_pb2.SystemSharedMemoryRegisterRequest(
+            name=name, key=f"/{name}", offset=0, byte_size=size
+        )
+        self._call(self._stub.SystemSharedMemoryRegister, request)
+
+    def unregister(self, name: str) -> None:
+        """Let the server forget a region, where it still has it."""
+        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
+        try:
+            self._stub.SystemSharedMemoryUnregister(request, timeout=min(self._timeout_s, 2.0))
+        except (grpc.RpcError, ValueError):  # it forgot the region with everything else
+            return
 
     def _specification(self) -> ModelSpecification:
         if not self._ready():
@@ -175,13 +205,24 @@ class Connection:
         if not self._ready():
             raise ModelNotFoundError(model=label, where=where, available=versions)
 
-    def _retrying(
-        self, before_sleep: Callable[[tenacity.RetryCallState], None] | None = None
+    def retrying(
+        self,
+        before_sleep: Callable[[tenacity.RetryCallState], None] | None = None,
+        deadline: float = math.inf,
     ) -> tenacity.Retrying:
+        """Return what tries again, within the time that this connection has for it.
+
+        Parameters
+        ----------
+        before_sleep
+            Called before each wait.
+        deadline
+            A time of the monotonic clock that it does not go beyond.
+        """
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception(is_transient),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
-            stop=tenacity.stop_after_delay(self._retry_for_s)
+            stop=tenacity.stop_after_delay(min(self._retry_for_s, deadline - time.monotonic()))
             | tenacity.stop_when_event_set(self._closing),
             sleep=tenacity.sleep_using_event(self._closing),
             before_sleep=before_sleep,
@@ -192,16 +233,7 @@ class Connection:
         try:
             return method(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise RequestTimeoutError(
-                    model=self._model_name, address=self.address, timeout_s=self._timeout_s
-                ) from error
-            raise RequestError(
-                model=self._model_name,
-                address=self.address,
-                status=error.code().name,
-                reason=error.details() or "no details",
-            ) from error
+            raise self.error(error.code().name, error.details() or "no details") from error
 
 
 def is_transient(error: BaseException) -> bool:
@@ -212,7 +244,19 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, RequestError) and error.reason.startswith(_TRANSIENT_REASONS):
         return True
+    if is_unknown_region(error) or is_small_region(error):
+        return True
     return _status(error) in _TRANSIENT
+
+
+def is_unknown_region(error: BaseException) -> bool:
+    """Tell whether the server does not know the shared memory that a request lay in."""
+    return isinstance(error, RequestError) and _UNKNOWN_REGION in error.reason
+
+
+def is_small_region(error: BaseException) -> bool:
+    """Tell whether an output did not fit into the shared memory that was left for it."""
+    return isinstance(error, RequestError) and _SMALL_REGION in error.reason
 
 
 def _status(error: InferenceError) -> grpc.StatusCode:

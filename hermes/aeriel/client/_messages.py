@@ -1,58 +1,89 @@
-"""Inference requests and answers on the wire.
+"""Inference requests and answers on the wire, as gRPC and as HTTP messages.
 
-A request is put together as bytes: the small part is serialized by protobuf, the tensors are
+A gRPC request is put together as bytes: the small part is serialized by protobuf, the tensors are
 joined to it straight from their arrays. tritonclient's own request objects copy each tensor four
-times on the way; this copies it once.
+times on the way; this copies it once. A tensor in shared memory is only named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
 
-from hermes.aeriel.client._specification import Arrays, ModelSpecification
-
 # ModelInferRequest.raw_input_contents is field 7, of wire type 2 (length-delimited):
 # https://protobuf.dev/programming-guides/encoding
 _RAW_INPUT_CONTENTS = bytes([7 << 3 | 2])
 
 
-def encode_request(
-    specification: ModelSpecification,
-    model_version: str,
-    arrays: Arrays,
-    outputs: Sequence[str],
-) -> bytes:
-    """Return a serialized ``ModelInferRequest`` that carries its tensors."""
-    request: Any = service_pb2.ModelInferRequest(
-        model_name=specification.name, model_version=model_version
-    )
-    for name, array in arrays.items():
-        datatype = specification.inputs[name].datatype
-        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
-    for name in outputs:
-        request.outputs.add(name=name)
-    parts: list[bytes | memoryview] = [request.SerializeToString()]
-    for array in arrays.values():
-        content = _content(array)
-        parts += [_RAW_INPUT_CONTENTS, _varint(len(content)), content]
-    return b"".join(parts)
+@dataclass(frozen=True)
+class Span:
+    """A piece of a shared-memory region, which the server knows by name."""
+
+    region: str
+    offset: int
+    size: int
 
 
-def decode_response(response: Any) -> dict[str, NDArray[Any]]:
-    """Return the outputs of a ``ModelInferResponse`` by name; the arrays are read-only."""
-    return {
-        tensor.name: _array(tensor, content)
-        for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
+@dataclass(frozen=True, kw_only=True)
+class InputTensor:
+    """One input of a request: its content, or where that lies."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    content: bytes | memoryview | Span
 
 
-def _content(array: NDArray[Any]) -> bytes | memoryview:
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One request.
+
+    Parameters
+    ----------
+    model_name, model_version
+        The model; an empty version lets the server choose.
+    inputs
+        Its inputs.
+    outputs
+        Where each output is to be put; None puts it into the answer. Without any name all come
+        in the answer.
+    parameters
+        What else the server is to know: ``sequence_id``, for one.
+    """
+
+    model_name: str
+    model_version: str
+    inputs: Sequence[InputTensor]
+    outputs: Mapping[str, Span | None]
+    parameters: Mapping[str, int | bool]
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One output of an answer; its content is void where it was put into shared memory."""
+
+    datatype: str
+    shape: Sequence[int]
+    content: bytes | memoryview | None
+
+    def array(self) -> NDArray[Any]:
+        """Return the content as a read-only array."""
+        assert self.content is not None  # noqa: S101 (for the type checker: the caller knows)
+        return as_array(self.datatype, self.shape, self.content)
+
+
+Answer = dict[str, OutputTensor]
+
+
+def content_of(array: NDArray[Any]) -> bytes | memoryview:
     """Return the elements in row-major order, as Triton's binary representation has them."""
     if array.dtype.kind in "OSU":
         # It takes bytes and objects, but no numpy strings.
@@ -62,10 +93,121 @@ def _content(array: NDArray[Any]) -> bytes | memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _array(tensor: Any, content: bytes) -> NDArray[Any]:
-    if tensor.datatype == "BYTES":
-        return np.asarray(deserialize_bytes_tensor(content)).reshape(tensor.shape)
-    return np.frombuffer(content, dtype=triton_to_np_dtype(tensor.datatype)).reshape(tensor.shape)
+def as_array(datatype: str, shape: Sequence[int], content: Any) -> NDArray[Any]:
+    """Return elements in Triton's binary representation as an array."""
+    if datatype == "BYTES":
+        return np.asarray(deserialize_bytes_tensor(content)).reshape(shape)
+    return np.frombuffer(content, dtype=triton_to_np_dtype(datatype)).reshape(shape)
+
+
+def encode_grpc(message: Message) -> bytes:
+    """Return a serialized ``ModelInferRequest``."""
+    request: Any = service_pb2.ModelInferRequest(
+        model_name=message.model_name, model_version=message.model_version
+    )
+    contents = []
+    for tensor in message.inputs:
+        added = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if isinstance(tensor.content, Span):
+            _place(added, tensor.content)
+        else:
+            contents.append(tensor.content)
+    for name, span in message.outputs.items():
+        added = request.outputs.add(name=name)
+        if span is not None:
+            _place(added, span)
+    for name, value in message.parameters.items():
+        if isinstance(value, bool):
+            request.parameters[name].bool_param = value
+        else:
+            request.parameters[name].int64_param = value
+    parts: list[bytes | memoryview] = [request.SerializeToString()]
+    for content in contents:
+        parts += [_RAW_INPUT_CONTENTS, _varint(len(content)), content]
+    return b"".join(parts)
+
+
+def decode_grpc(response: Any) -> Answer:
+    """Return the outputs of a ``ModelInferResponse`` by name."""
+    contents = iter(response.raw_output_contents)
+    answer = {}
+    # Triton has an empty content for an output in shared memory, or none at all behind the last.
+    for tensor in response.outputs:
+        content = next(contents, None)
+        answer[tensor.name] = OutputTensor(tensor.datatype, tensor.shape, content)
+    return answer
+
+
+def encode_http(message: Message, host: str) -> list[bytes | memoryview]:
+    """Return an HTTP request of KServe's v2 protocol with Triton's binary extension, in parts."""
+    contents = []
+    inputs = []
+    for tensor in message.inputs:
+        if isinstance(tensor.content, Span):
+            parameters: dict[str, Any] = _placed(tensor.content)
+        else:
+            contents.append(tensor.content)
+            parameters = {"binary_data_size": len(tensor.content)}
+        inputs.append(
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": list(tensor.shape),
+                "parameters": parameters,
+            }
+        )
+    described: dict[str, Any] = {
+        "inputs": inputs,
+        "parameters": {**message.parameters, "binary_data_output": True},
+    }
+    if message.outputs:
+        described["outputs"] = [
+            {"name": name, "parameters": {"binary_data": True} if span is None else _placed(span)}
+            for name, span in message.outputs.items()
+        ]
+    text = json.dumps(described).encode()
+    version = f"/versions/{message.model_version}" if message.model_version else ""
+    head = (
+        f"POST /v2/models/{quote(message.model_name, safe='')}{version}/infer HTTP/1.1\r\n"
+        f"Host: {host}\r\n"
+        f"Inference-Header-Content-Length: {len(text)}\r\n"
+        f"Content-Length: {len(text) + sum(map(len, contents))}\r\n\r\n"
+    )
+    return [head.encode() + text, *contents]
+
+
+def decode_http(body: memoryview, header_length: int | None) -> Answer:
+    """Return the outputs in the body of an HTTP answer by name.
+
+    Parameters
+    ----------
+    body
+        A JSON object, and the binary contents behind it.
+    header_length
+        The length of the JSON object; None where there is nothing else.
+    """
+    offset = len(body) if header_length is None else header_length
+    answer = {}
+    for tensor in json.loads(bytes(body[:offset])).get("outputs", ()):
+        size = tensor.get("parameters", {}).get("binary_data_size")
+        content = None if size is None else body[offset : offset + size]
+        offset += size or 0
+        answer[tensor["name"]] = OutputTensor(tensor["datatype"], tensor["shape"], content)
+    return answer
+
+
+def _place(tensor: Any, span: Span) -> None:
+    tensor.parameters["shared_memory_region"].string_param = span.region
+    tensor.parameters["shared_memory_offset"].int64_param = span.offset
+    tensor.parameters["shared_memory_byte_size"].int64_param = span.size
+
+
+def _placed(span: Span) -> dict[str, Any]:
+    return {
+        "shared_memory_region": span.region,
+        "shared_memory_offset": span.offset,
+        "shared_memory_byte_size": span.size,
+    }
 
 
 def _varint(value: int) -> bytes:

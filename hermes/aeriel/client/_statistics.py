@@ -7,10 +7,59 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 # Latencies are counted in bins of 2 %: exact enough for a percentile, and a few kB for any number.
 _BIN = math.log(1.02)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerTimes:
+    """Where the server's time went, summed over the requests of a model.
+
+    Parameters
+    ----------
+    requests, executions
+        Requests that it answered; runs of the model, which may answer several at once.
+    queue_s, input_s, infer_s, output_s
+        Seconds that requests waited for an instance; that their inputs were gathered; that the
+        model ran; that their outputs were sent out.
+    """
+
+    requests: int = 0
+    executions: int = 0
+    queue_s: float = 0.0
+    input_s: float = 0.0
+    infer_s: float = 0.0
+    output_s: float = 0.0
+
+    @classmethod
+    def of(cls, model_statistics: Any) -> ServerTimes:
+        """Return what a server's ``ModelStatistics`` say since its start; nothing for None."""
+        versions = [(entry.inference_stats, entry) for entry in model_statistics or ()]
+        return cls(
+            requests=sum(times.success.count for times, _ in versions),
+            executions=sum(entry.execution_count for _, entry in versions),
+            queue_s=1e-9 * sum(times.queue.ns for times, _ in versions),
+            input_s=1e-9 * sum(times.compute_input.ns for times, _ in versions),
+            infer_s=1e-9 * sum(times.compute_infer.ns for times, _ in versions),
+            output_s=1e-9 * sum(times.compute_output.ns for times, _ in versions),
+        )
+
+    def since(self, before: ServerTimes) -> ServerTimes:
+        """Return what came after `before`; all of it if the server was started again since."""
+        if self.requests < before.requests:
+            return self
+        return ServerTimes(
+            **{name: value - getattr(before, name) for name, value in asdict(self).items()}
+        )
+
+    @classmethod
+    def sum(cls, times: Iterable[ServerTimes]) -> ServerTimes:
+        """Return the times of several together."""
+        parts = [asdict(part) for part in times]
+        return cls(**{part.name: sum(one[part.name] for one in parts) for part in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +77,8 @@ class ClientStatistics:
     latencies
         How many answers took between ``1.02**(bin - 1)`` and ``1.02**bin`` seconds, retries
         included, by bin.
+    server
+        Where the server's time went meanwhile.
     """
 
     rows: int = 0
@@ -36,6 +87,13 @@ class ClientStatistics:
     seconds: float = 0.0
     megabytes: float = 0.0
     latencies: Mapping[int, int] = field(default_factory=dict)
+    server: ServerTimes = field(default_factory=ServerTimes)
+
+    def __post_init__(self) -> None:
+        # As they come out of JSON, which knows no such keys and values.
+        object.__setattr__(self, "latencies", {int(k): n for k, n in self.latencies.items()})
+        if isinstance(self.server, dict):
+            object.__setattr__(self, "server", ServerTimes(**self.server))
 
     @classmethod
     def sum(cls, statistics: Iterable[ClientStatistics]) -> ClientStatistics:
@@ -51,6 +109,7 @@ class ClientStatistics:
             seconds=sum(part.seconds for part in parts),
             megabytes=sum(part.megabytes for part in parts),
             latencies=dict(latencies),
+            server=ServerTimes.sum(part.server for part in parts),
         )
 
     @property
@@ -125,7 +184,7 @@ class Recorder:
         with self._lock:
             self._retries += 1
 
-    def snapshot(self) -> ClientStatistics:
+    def snapshot(self, server: ServerTimes | None = None) -> ClientStatistics:
         """Return the numbers so far."""
         with self._lock:
             return ClientStatistics(
@@ -135,4 +194,5 @@ class Recorder:
                 seconds=self._ended - (self._started or self._ended),
                 megabytes=self._bytes / 1e6,
                 latencies=dict(self._latencies),
+                server=server or ServerTimes(),
             )

@@ -1,0 +1,112 @@
+"""Memory that a server on this host can be let into."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import secrets
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.aeriel._processes import SHARED_MEMORY, ProcessIdentity
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "hermes-shm-"
+
+
+class Registry(Protocol):
+    """Where regions are made known to a server."""
+
+    def register(self, name: str, size: int) -> None:
+        """Let the server map the file ``/dev/shm/NAME`` and know it by its name."""
+
+    def unregister(self, name: str) -> None:
+        """Let the server forget a region, where it still has it."""
+
+
+class Region:
+    """Some shared memory that a server knows by name.
+
+    Its file has a name only until the server has mapped it: then nothing can be left of it in
+    ``/dev/shm``, however the two processes end. (Triton maps a region when it is registered.)
+
+    Parameters
+    ----------
+    size
+        In bytes.
+    registry
+        The server.
+
+    Attributes
+    ----------
+    name
+        What the server calls it; another one after `renew`.
+    buffer
+        The memory, uint8 of shape ``(size,)``.
+
+    Raises
+    ------
+    OSError
+        There is not so much shared memory.
+    InferenceError
+        The server refuses it.
+    """
+
+    name: str
+    buffer: NDArray[Any]
+
+    def __init__(self, size: int, registry: Registry) -> None:
+        self.size = size
+        self._registry = registry
+        self._open()
+
+    def renew(self) -> None:
+        """Move to a new region with the same content: a restarted server does not know the old."""
+        before = self.buffer
+        self._open()
+        self.buffer[:] = before
+
+    def close(self) -> None:
+        """Let the server forget the region; nothing may be in flight in it."""
+        self._registry.unregister(self.name)
+
+    def _open(self) -> None:
+        name = f"{PREFIX}{ProcessIdentity.of(os.getpid())}-{secrets.token_hex(6)}"
+        path = SHARED_MEMORY / name
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # Taken now: memory that turns out not to be there kills the process that touches it.
+            os.posix_fallocate(descriptor, 0, self.size)
+            memory = mmap.mmap(descriptor, self.size)
+            self._registry.register(name, self.size)
+        finally:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+        self.name = name
+        self.buffer = np.frombuffer(memory, np.uint8)
+
+
+def sweep_regions() -> list[str]:
+    """Remove what processes left in ``/dev/shm`` that were killed while they made a region.
+
+    Returns
+    -------
+    list of str
+        The names of the regions that were removed.
+    """
+    removed = []
+    for path in SHARED_MEMORY.glob(f"{PREFIX}*"):
+        try:
+            owner = ProcessIdentity.parse(path.name.removeprefix(PREFIX).rpartition("-")[0])
+            if owner.is_alive():
+                continue
+            path.unlink(missing_ok=True)
+        except (ValueError, OSError):  # somebody else's
+            continue
+        logger.info("removed %s, which process %d left", path, owner.pid)
+        removed.append(path.name)
+    return removed

@@ -1,0 +1,235 @@
+"""How tensors travel: the seam, and the plain way, in the requests themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.aeriel.client._connection import Connection
+from hermes.aeriel.client._messages import InputTensor, Message, Span, content_of
+from hermes.aeriel.client._specification import Arrays, ModelSpecification
+from hermes.aeriel.client._wires import Call, GrpcWire
+from hermes.errors import InferenceError
+
+# HDF5 reads of 1 MiB and more run near the memory's speed, small ones do not.
+READ_BYTES = 1 << 20
+Outputs = dict[str, "NDArray[Any]"]
+Parameters = Mapping[str, "int | bool"]
+
+NO_PARAMETERS: Parameters = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLayout:
+    """How rows become requests.
+
+    Parameters
+    ----------
+    shapes
+        The shape of a row of each input.
+    rows_per_request
+        The rows of one request; the last one may have fewer.
+    with_row_axis
+        Whether a request has a leading axis of rows; else it is one row, and has none.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    rows_per_request: int
+    with_row_axis: bool = True
+
+
+@dataclass(eq=False)
+class Parcel:
+    """One request, ready to be sent any number of times.
+
+    Parameters
+    ----------
+    rows, n_bytes
+        How large its inputs are.
+    encoded
+        The request as its wire takes it; None where that is to be found out when it is sent.
+    """
+
+    rows: int
+    n_bytes: int
+    encoded: Any = None
+
+
+class RowBuffers(Protocol):
+    """Memory into which rows are read, several requests at a time."""
+
+    block_rows: int
+
+    def lend(self, rows: int) -> dict[str, NDArray[Any]]:
+        """Return an array for each input with so many rows, at most `block_rows`."""
+
+    def parcels(self, rows: int) -> Iterator[Parcel]:
+        """Yield the requests that the rows make, which were read into what `lend` returned."""
+
+    def close(self) -> None:
+        """Free the memory."""
+
+
+class Transport(Protocol):
+    """How tensors travel."""
+
+    name: str
+
+    def pack(self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS) -> Parcel:
+        """Return a request; the arrays may be changed afterwards."""
+
+    def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:
+        """Return memory to read rows into, while `max_in_flight` requests are away."""
+
+    def send(self, parcel: Parcel, timeout_s: float) -> Call:
+        """Send a request."""
+
+    def receive(self, parcel: Parcel, call: Call) -> Outputs:
+        """Return the outputs, which are good until the parcel is dropped.
+
+        Raises
+        ------
+        RequestError, RequestTimeoutError
+            There are none.
+        """
+
+    def drop(self, parcel: Parcel, call: Call | None = None) -> None:
+        """Let go of a request; with a call, it was not answered and nobody waits for it."""
+
+    def stop(self) -> None:
+        """End every wait."""
+
+    def close(self) -> None:
+        """Free everything, the connection included."""
+
+
+class InlineTransport:
+    """Tensors in the requests and answers themselves, over gRPC."""
+
+    name = "grpc"
+
+    def __init__(
+        self,
+        connection: Connection,
+        specification: ModelSpecification,
+        *,
+        model_version: str,
+        outputs: Sequence[str],
+    ) -> None:
+        self.connection = connection
+        self.specification = specification
+        self.model_version = model_version
+        self.outputs = outputs
+        self.wire = GrpcWire(connection.channel, connection.error)
+
+    def pack(self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS) -> Parcel:
+        """Return a request that carries its tensors."""
+        message = self.message(
+            [self.tensor(name, array) for name, array in arrays.items()],
+            dict.fromkeys(self.outputs),
+            parameters,
+        )
+        n_bytes = sum(array.nbytes for array in arrays.values())
+        return Parcel(rows=rows, n_bytes=n_bytes, encoded=self.wire.encode(message))
+
+    def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:  # noqa: ARG002
+        """Return memory of this process: a request is copied when it is packed."""
+        return _InlineBuffers(self, layout)
+
+    def send(self, parcel: Parcel, timeout_s: float) -> Call:
+        """Send a request."""
+        return self.wire.send(parcel.encoded, timeout_s)
+
+    def receive(self, parcel: Parcel, call: Call) -> Outputs:  # noqa: ARG002
+        """Return the outputs."""
+        try:
+            return {name: tensor.array() for name, tensor in call.answer().items()}
+        except InferenceError:
+            call.cancel()
+            raise
+
+    def drop(self, parcel: Parcel, call: Call | None = None) -> None:  # noqa: ARG002
+        """Cancel the request, if it is still away."""
+        if call is not None:
+            call.cancel()
+
+    def stop(self) -> None:
+        """End every wait."""
+        self.wire.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self.wire.close()
+        self.connection.close()
+
+    def tensor(self, name: str, array: NDArray[Any]) -> InputTensor:
+        """Return an input with its content."""
+        return InputTensor(
+            name=name,
+            datatype=self.specification.inputs[name].datatype,
+            shape=array.shape,
+            content=content_of(array),
+        )
+
+    def message(
+        self,
+        inputs: Sequence[InputTensor],
+        outputs: Mapping[str, Span | None],
+        parameters: Parameters,
+    ) -> Message:
+        """Return a request for the model."""
+        return Message(
+            model_name=self.specification.name,
+            model_version=self.model_version,
+            inputs=inputs,
+            outputs=outputs,
+            parameters=parameters,
+        )
+
+
+class _InlineBuffers:
+    def __init__(self, transport: InlineTransport, layout: RowLayout) -> None:
+        self._transport = transport
+        self._layout = layout
+        dtypes = dtypes_of(transport.specification, layout)
+        self.block_rows = layout.rows_per_request * requests_of_a_read(layout, dtypes)
+        self._shapes = {name: (dtypes[name], shape) for name, shape in layout.shapes.items()}
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def lend(self, rows: int) -> dict[str, NDArray[Any]]:
+        if not self._arrays:
+            self._arrays = {
+                name: np.empty((rows, *shape), dtype)
+                for name, (dtype, shape) in self._shapes.items()
+            }
+        return {name: array[:rows] for name, array in self._arrays.items()}
+
+    def parcels(self, rows: int) -> Iterator[Parcel]:
+        per_request = self._layout.rows_per_request
+        for begin in range(0, rows, per_request):
+            end = min(begin + per_request, rows)
+            arrays = {name: array[begin:end] for name, array in self._arrays.items()}
+            if not self._layout.with_row_axis:
+                arrays = {name: array[0] for name, array in arrays.items()}
+            yield self._transport.pack(arrays, end - begin)
+
+    def close(self) -> None:
+        self._arrays = {}
+
+
+def dtypes_of(specification: ModelSpecification, layout: RowLayout) -> dict[str, np.dtype[Any]]:
+    """Return the dtype of each input that the rows have."""
+    return {name: specification.inputs[name].dtype for name in layout.shapes}
+
+
+def requests_of_a_read(layout: RowLayout, dtypes: Mapping[str, np.dtype[Any]]) -> int:
+    """Return how many requests are read at once, so that a read is large enough."""
+    row_bytes = sum(
+        dtypes[name].itemsize * math.prod(shape) for name, shape in layout.shapes.items()
+    )
+    return max(1, -(-READ_BYTES // max(1, row_bytes * layout.rows_per_request)))
