@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hermes.errors import MissingExtraError, OutputError
+from workflows import _monitor_plot
 from workflows._gates import GateResult
 from workflows._metrics import MetricsResult
 
@@ -74,6 +75,7 @@ def build_report(
     metrics: MetricsResult | None = None,
     gates: Sequence[GateResult] = (),
     throughput: Mapping[str, Any] | None = None,
+    monitor: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
     outputs: Mapping[str, str | Path] | None = None,
@@ -104,6 +106,8 @@ def build_report(
         ``rows_per_s``, ``megabytes_per_s``, ``seconds``, ``requests``, ``latency_ms`` (with
         ``p50``, ``p90``, ``p99``), ``retries``, ``failures``; and ``files``, with ``file``,
         ``rows`` and any of these keys for each file.
+    monitor
+        What `workflows._monitor_plot.summarise` gave.
     parameters, versions
         What was asked for, and what it ran on, by name.
     outputs
@@ -122,8 +126,8 @@ def build_report(
         requirements"``), ``created`` (ISO 8601, UTC), and, where there are any, ``model``,
         ``server``, ``inputs``, ``rows``, ``metrics`` (scalars by name), ``gates`` (``metric``,
         ``operator``, ``threshold``, ``value``, ``passed``, ``margin``, ``text``),
-        ``reference``, ``throughput``, ``parameters``, ``versions``, ``outputs``, ``notes``,
-        ``confusion_matrix``, ``curves``.
+        ``reference``, ``throughput``, ``monitor``, ``parameters``, ``versions``, ``outputs``,
+        ``notes``, ``confusion_matrix``, ``curves``.
     """
     verdict = "no requirements"
     if gates:
@@ -141,6 +145,7 @@ def build_report(
         "gates": [gate.to_json() for gate in gates],
         "reference": metrics and metrics.reference,
         "throughput": throughput,
+        "monitor": monitor,
         "parameters": parameters,
         "versions": versions,
         "outputs": paths,
@@ -360,6 +365,7 @@ def _plots(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     curves = report.get("curves") or {}
     matrix = report.get("confusion_matrix") or []
     files = (report.get("throughput") or {}).get("files") or []
+    monitor = report.get("monitor")
     candidates: list[tuple[str, str, Any, Callable[[Figure, Any], None]]] = [
         ("roc", "ROC", curves.get("roc"), _draw_roc),
         ("scores", "Scores", curves.get("score_histogram"), _draw_scores),
@@ -373,6 +379,8 @@ def _plots(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         ),
         ("speeds", "Speed of each file", _with("rows_per_s", files), _draw_speeds),
         ("latencies", "Latency of each file", _with("latency_ms", files), _draw_latencies),
+        ("server_speed", "Speed of the server", monitor, _monitor_plot.draw_speed),
+        ("server_queue", "Wait in the server", monitor, _monitor_plot.draw_queue),
     ]
     return {
         name: {"title": title, "svg": _svg(name, title, draw, data)}

@@ -56,6 +56,9 @@ class ServerParameters:
     server_log = AbsolutePath(
         default="", significant=False, description="file that takes the server's output"
     )
+    server_monitor = AbsolutePath(
+        default="", significant=False, description="CSV file that says what the server does"
+    )
 
 
 class TritonServerTask(ServerParameters, Service):
@@ -80,6 +83,9 @@ class TritonServerTask(ServerParameters, Service):
         Seconds that the server may take to get ready.
     server_log : str
         A file that takes the server's output; by default a temporary one.
+    server_monitor : str
+        A CSV file that says once a second what the server does: see
+        `hermes.aeriel.monitor.ServerMonitor`.
     """
 
     @property
@@ -96,6 +102,8 @@ class TritonServerTask(ServerParameters, Service):
             arguments.append(f"--gpus={','.join(map(str, self.gpus))}")
         if self.server_log:
             arguments.append(f"--log-file={self.server_log}")
+        if self.server_monitor:
+            arguments.append(f"--monitor={self.server_monitor}")
         server_args: tuple[str, ...] = self.server_args
         return [*arguments, *(f"--server-arg={argument}" for argument in server_args)]
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from hermes.aeriel.client import ClientStatistics
 from hermes.errors import GateError, OutputError, ParameterError
-from workflows import _metrics, _report
+from workflows import _metrics, _monitor_plot, _report
 from workflows._gates import Gate, GateResult, check_gates, evaluate_gates, parse_gate
 from workflows._inference import PACKAGES, fingerprint
 from workflows._inputs import (
@@ -82,6 +82,11 @@ class ValidationParameters(ServerParameters, InferenceParameters):
     target = luigi.Parameter(default="", description="dataset with the targets in each input file")
     output_dir = AbsolutePath(description="directory for everything that is written")
 
+    @property
+    def monitor_table(self) -> str:
+        """The CSV file that says what the server did."""
+        return self.server_monitor or str(Path(self.output_dir) / "logs" / "triton.csv")
+
 
 class Merge(ValidationParameters, luigi.Task):
     """The predictions for all files in one file, with an index back to file and row.
@@ -98,6 +103,7 @@ class Merge(ValidationParameters, luigi.Task):
                 file=str(facts.file),
                 predictions=str(directory / "predictions" / name),
                 server_log=self.server_log or str(directory / "logs" / "triton.log"),
+                server_monitor=self.monitor_table,
             )
             for facts, name in zip(
                 self.inputs_facts, _names([facts.file for facts in self.inputs_facts]), strict=True
@@ -312,12 +318,17 @@ class Validate(ValidationParameters, luigi.Task):
             metrics=result,
             gates=outcomes,
             throughput=_throughput(done),
+            monitor=_monitor_plot.summarise(
+                Path(self.monitor_table),
+                since=min(datetime.fromisoformat(part.attributes["started"]) for part in done),
+            ),
             parameters=self.to_str_params(),
             versions={package: version(package) for package in PACKAGES},
             outputs={
                 "merged predictions": merged_file,
                 "predictions": directory / "predictions",
                 "server log": directory / "logs" / "triton.log",
+                "server over time": self.monitor_table,
             },
             directory=directory,
         )

@@ -268,3 +268,14 @@ def modification_times(tmp_path: Path) -> dict[str, int]:
     """Return when each result was written; the server goes on to write its log as it stops."""
     files = [file for file in (tmp_path / "results").rglob("*.*") if file.suffix != ".log"]
     return {file.name: file.stat().st_mtime_ns for file in files}
+
+
+def test_the_server_is_watched_and_the_report_says_so(
+    luigi: Luigi, models: Path, data: Path, tmp_path: Path
+) -> None:
+    code, said = validate(luigi, models)
+    assert code == 0, said
+    table = (tmp_path / "results" / "logs" / "triton.csv").read_text().splitlines()
+    assert len(table) > 1
+    report = json.loads((tmp_path / "results" / "report.json").read_text())
+    assert report["outputs"]["server over time"] == "logs/triton.csv"
