@@ -28,6 +28,7 @@ from workflows._repository import (
     row_inputs,
     takes_leading_rows,
 )
+from workflows._series import Cut, SeriesPlan
 
 REQUEST_BYTES = 16 << 20
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
@@ -51,6 +52,8 @@ class Request:
         Stands for everything that the result depends on.
     provenance
         Attributes to write into the output file.
+    cut
+        How the datasets are cut into windows, where they are time series; else they have rows.
     """
 
     input_file: Path
@@ -59,6 +62,7 @@ class Request:
     batch_size: int
     fingerprint: str
     provenance: Mapping[str, Any]
+    cut: Cut | None = None
 
 
 def infer_file(
@@ -88,8 +92,14 @@ def infer_file(
     """
     started = datetime.now(timezone.utc)
     model = client.specification
-    facts = inspect(request.input_file, request.input_map, model_inputs=_required(model))
-    plan = RowPlan.of(model, request.batch_size)
+    facts = inspect(
+        request.input_file,
+        request.input_map,
+        model_inputs=_required(model),
+        shape_of=request.cut.shape_of if request.cut else None,
+    )
+    rows = RowPlan.of(model, request.batch_size)
+    plan = SeriesPlan.of(rows, facts, request.cut) if request.cut else rows
     check_against_model(facts, plan.inputs)
     writer = PredictionWriter(request.output_file, rows=facts.rows, fingerprint=request.fingerprint)
     with writer, open_input(request.input_file) as opened:
@@ -115,7 +125,8 @@ def infer_file(
                 "batch_size": plan.rows_per_request,
                 "versions": {package: version(package) for package in PACKAGES},
                 "statistics": asdict(statistics),
-            }
+            },
+            plan.output_attributes(opened, facts) if isinstance(plan, SeriesPlan) else {},
         )
     return statistics
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,7 @@ def inspect(
     *,
     model_inputs: Sequence[str] | None = None,
     target: str | None = None,
+    shape_of: Callable[[h5py.Dataset], tuple[int, ...]] | None = None,
 ) -> InputFacts:
     """Return the facts of an input file, after checking that it can be used.
 
@@ -117,6 +118,8 @@ def inspect(
         (besides the target). Unknown inputs are as if there were one.
     target
         The path of the dataset with the targets, if any.
+    shape_of
+        Returns the shape, rows first, that an input is read in; by default it is the dataset's.
 
     Raises
     ------
@@ -126,7 +129,7 @@ def inspect(
     """
     with open_input(file) as opened:
         names = _complete_map(opened, file, input_map, model_inputs, target)
-        datasets = {name: _facts(opened, file, path) for name, path in names.items()}
+        datasets = {name: _facts(opened, file, path, shape_of) for name, path in names.items()}
         target_facts = None if target is None else _facts(opened, file, target)
     first = next(iter(datasets.values()))
     rows = first.shape[0]
@@ -242,7 +245,12 @@ def dataset_paths(opened: h5py.File) -> list[str]:
     return found
 
 
-def _facts(opened: h5py.File, file: Path, path: str) -> DatasetFacts:
+def _facts(
+    opened: h5py.File,
+    file: Path,
+    path: str,
+    shape_of: Callable[[h5py.Dataset], tuple[int, ...]] | None = None,
+) -> DatasetFacts:
     entry = opened.get(path)
     if entry is None:
         raise DataError(file=str(file), dataset=path, problem=f"not found. {_there(opened)}")
@@ -250,7 +258,8 @@ def _facts(opened: h5py.File, file: Path, path: str) -> DatasetFacts:
         raise DataError(file=str(file), dataset=path, problem="is a group, not a dataset")
     if not entry.shape:
         raise DataError(file=str(file), dataset=path, problem="is a scalar; rows are wanted")
-    return DatasetFacts(path=path, shape=entry.shape, dtype=entry.dtype)
+    shape = entry.shape if shape_of is None else shape_of(entry)
+    return DatasetFacts(path=path, shape=shape, dtype=entry.dtype)
 
 
 def _there(opened: h5py.File) -> str:

@@ -111,8 +111,10 @@ class PredictionWriter:
             elif self._gathered_bytes >= WRITE_BYTES:
                 self._write_gathered()
 
-    def finish(self, attributes: Mapping[str, Any]) -> None:
-        """Give the file its name, with these attributes at its root.
+    def finish(
+        self, attributes: Mapping[str, Any], dataset_attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Give the file its name, with these attributes at its root, and on each dataset.
 
         Raises
         ------
@@ -125,6 +127,8 @@ class PredictionWriter:
             self._write_gathered()
             for name, value in attributes.items():
                 self._opened.attrs[name] = _attribute(value)
+            for dataset in self._opened.values():
+                dataset.attrs.update(dataset_attributes or {})
             self._opened.attrs[FINGERPRINT] = self._fingerprint
             self._opened.attrs["resumed_at_row"] = self._resumed_at
             self._opened.close()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Self
 
-from hermes.aeriel.client import InferenceClient
+from hermes.aeriel.client import InferenceClient, RowLayout
 from hermes.aeriel.client._windows import Windows, pad
 from hermes.errors import DataError, ParameterError, RequestError
 from workflows._inputs import InputFacts
@@ -151,14 +151,16 @@ class SeriesPlan:
             cut=cut,
         )
 
-    def batches(self, opened: h5py.File, facts: InputFacts, start: int) -> Iterator[Arrays]:
-        """Yield the windows from `start` on, a request at a time.
+    def stream(
+        self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
+    ) -> Iterator[Arrays]:
+        """Yield the outputs of the windows from `start` on, a request at a time.
 
         An array is only good until the next one is asked for.
         """
         series = {name: opened[dataset.path] for name, dataset in facts.datasets.items()}
-        streams = [
-            read_windows(
+        streams = {
+            name: read_windows(
                 dataset,
                 self.cut.windows(dataset),
                 batch_size=self.rows_per_request,
@@ -166,11 +168,21 @@ class SeriesPlan:
                 start=start,
             )
             for name, dataset in series.items()
-        ]
-        for arrays in zip(*streams, strict=True):
-            padded = [pad(array, self.rows_per_request) for array in arrays]
-            rows = padded if self.with_row_axis else [array[0] for array in padded]
-            yield dict(zip(series, rows, strict=True))
+        }
+
+        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+            for name, array in arrays.items():
+                for first in range(0, end - begin, self.rows_per_request):
+                    batch = pad(next(streams[name]), self.rows_per_request)
+                    array[first : first + self.rows_per_request] = batch
+
+        layout = RowLayout(
+            shapes={name: dataset.shape[1:] for name, dataset in facts.datasets.items()},
+            rows_per_request=self.rows_per_request,
+            with_row_axis=self.with_row_axis,
+        )
+        n_missing = -(facts.rows - start) % self.rows_per_request
+        return client.stream_rows(read, range(start, facts.rows + n_missing), layout)
 
     def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
         """Return the outputs for the first `expected` windows, with an axis of windows in front.
@@ -195,16 +207,22 @@ class SeriesPlan:
                 )
         return {name: array[:expected] for name, array in outputs.items()}
 
-    def output_attributes(self, opened: h5py.File, facts: InputFacts) -> Mapping[str, float]:
-        """Return ``sample_rate`` and ``start_time`` of the outputs; none without a sample rate.
+    def output_attributes(self, opened: h5py.File, facts: InputFacts) -> dict[str, Any]:
+        """Return what is to be said of the outputs, which have a row for each window.
 
-        A value is at the time of its window's first sample.
+        ``window``, ``stride`` and ``shifts`` are those of the first input, in its samples. With a
+        sample rate there are ``sample_rate`` and ``start_time`` of the rows: the time of a row is
+        that of its window's first sample.
         """
         first = next(iter(facts.datasets.values()))
         windows = self.cut.windows(opened[first.path])
-        if windows.output_rate is None:
-            return {}
-        return {"sample_rate": windows.output_rate, "start_time": windows.time(0)}
+        attributes: dict[str, Any] = {"window": windows.window, "stride": windows.stride}
+        if any(windows.shifts):
+            attributes["shifts"] = windows.shifts
+        if windows.output_rate is not None:
+            attributes["sample_rate"] = windows.output_rate
+            attributes["start_time"] = windows.time(0)
+        return attributes
 
 
 def window_inputs(inputs: RowInputs, facts: InputFacts) -> tuple[RowInputs, int]:

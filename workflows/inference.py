@@ -16,6 +16,7 @@ from workflows._inference import Request, fingerprint, infer_file, stamp_of
 from workflows._predictions import fingerprint_of
 from workflows._progress import Progress
 from workflows._repository import read_model
+from workflows._series import Cut
 from workflows.parameters import Number, TextList, TextMap, WholeNumber
 from workflows.server import TritonServerTask
 
@@ -35,6 +36,16 @@ class InferenceParameters:
     )
     outputs = TextList(default=(), description="outputs to keep, as a JSON list; none: all")
     batch_size = WholeNumber(default=0, description="rows of a request; 0: what suits the model")
+    window = luigi.Parameter(
+        default="", description="length of a window of a time series: 1024 (samples), or 1.5s"
+    )
+    stride = luigi.Parameter(
+        default="", description="from one window to the next, likewise; none: the window's length"
+    )
+    shifts = TextList(
+        default=(), description="by how much each channel's windows begin later, as a JSON list"
+    )
+    sample_rate = Number(default=0.0, description="samples per second; 0: what the file says")
     max_in_flight = WholeNumber(
         default=0, significant=False, description="requests under way at once; 0: what suits"
     )
@@ -42,6 +53,11 @@ class InferenceParameters:
     retry_for_s = Number(
         default=600.0, significant=False, description="seconds to wait for a server that was lost"
     )
+
+    @property
+    def cut(self) -> Cut | None:
+        """How the inputs are cut into windows; None where they have rows."""
+        return Cut.of(self.window, self.stride, self.shifts, self.sample_rate)
 
 
 class InferenceTask(InferenceParameters, luigi.Task):
@@ -64,6 +80,17 @@ class InferenceTask(InferenceParameters, luigi.Task):
         The outputs to keep; all by default.
     batch_size : int
         Rows of one request; by default as many as suit the model.
+    window, stride : str
+        For datasets that are time series, of shape ``(channels, time)`` or ``(time,)``: the length
+        of the windows that the model takes as its rows, and the way from one to the next. Samples,
+        as ``"1024"``, or seconds, as ``"1.5s"``, which have to be a whole number of samples. The
+        output has a row for each window, its ``sample_rate``, and the ``start_time`` of the first
+        window, which is the time of its first sample, as attributes of each dataset.
+    shifts : list of str
+        How much later the windows of each channel begin, likewise; negative for earlier.
+    sample_rate : float
+        Samples per second; by default what attributes of the dataset or its groups say
+        (``sample_rate``, ``Xspacing``, ``dx``, ``dt``, ``delta_t``).
     max_in_flight : int
         Requests under way at once.
     timeout_s : float
@@ -117,6 +144,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             input_map=dict(self.input_map),
             outputs=self.outputs,
             batch_size=self.batch_size,
+            cut=self.cut,
         )
 
     def run(self) -> None:
@@ -148,6 +176,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             output_file=self.output_file,
             input_map=dict(self.input_map),
             batch_size=self.batch_size,
+            cut=self.cut,
             fingerprint=self.fingerprint,
             provenance={
                 "input_file": str(self.input_file),

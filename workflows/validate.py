@@ -37,6 +37,7 @@ from workflows._merge import INDEX, TARGET, Part, merge
 from workflows._predictions import fingerprint_of
 from workflows._progress import Progress
 from workflows._repository import check_batch_size, read_model
+from workflows._series import window_inputs
 from workflows._settings import apply_settings
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.parameters import AbsolutePath, Number, TextList
@@ -129,18 +130,21 @@ class Merge(ValidationParameters, luigi.Task):
         """
         model = read_model(self.model_repository, self.model_name, self.model_version)
         files = find_files(self.inputs)
+        cut = self.cut
         facts = [
             inspect(
                 file,
                 self.input_map,
                 model_inputs=None if model.inputs is None else list(model.inputs),
                 target=self.target or None,
+                shape_of=cut.shape_of if cut else None,
             )
             for file in files
         ]
         check_agreement(facts)
         if model.inputs is not None:
-            check_against_model(facts[0], model.inputs)
+            inputs = model.inputs if cut is None else window_inputs(model.inputs, facts[0])[0]
+            check_against_model(facts[0], inputs)
         if model.max_batch_size is not None:
             check_batch_size(self.batch_size, self.model_name, model.max_batch_size)
         _check_writable(Path(self.output_dir))

@@ -215,4 +215,4 @@ def test_a_disk_that_fills_up(luigi: Luigi, models: Path, tmp_path: Path, small_
     said = validate(luigi, models, output_dir=str(small_disk / "results"))
     assert "merged.h5: the disk is full (no space left on device)" in said
     left = [path.name for path in small_disk.rglob("*") if path.is_file()]
-    assert sorted(left) == ["large.h5", "triton.log"]
+    assert sorted(left) == ["large.h5", "triton.csv", "triton.log"]
