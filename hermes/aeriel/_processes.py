@@ -154,7 +154,7 @@ def end_server(
     deadline = time.monotonic() + grace_s
     while (running := server_processes(server_id)) and time.monotonic() < deadline:
         servers = {pid for pid, command in running.items() if is_tritonserver(command)}
-        if not servers and signalled:
+        if not servers and (signalled or all(_is_stub(command) for command in running.values())):
             break  # the server itself is gone; what is left of it is not worth a wait
         # Not the container runtime's client: it would take its server down by force.
         _send(signal.SIGTERM, servers - signalled)
@@ -176,6 +176,10 @@ def end_server(
 def is_tritonserver(command: list[str]) -> bool:
     """Tell whether a command line is the server itself, not a client or a backend's stub."""
     return Path(command[0]).name == "tritonserver"
+
+
+def _is_stub(command: list[str]) -> bool:
+    return Path(command[0]).name == "triton_python_backend_stub"
 
 
 def _kill(server_id: str, settle_s: float, reap: Callable[[], object]) -> set[int]:

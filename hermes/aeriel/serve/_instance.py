@@ -94,14 +94,18 @@ class TritonInstance(ABC):
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
-            self._open_log(undo)
+            self._check_log()
             self._check_ports()
+            undo.callback(self._remove_log_of_clean_end)
+            # Before anything that it would have to remove.
             self._guard = start_guard(
                 self.server_id,
                 grace_s=self._settings.stop_timeout_s,
                 instance=self._container_name(),
             )
             undo.callback(self._end)
+            if self._wanted_log_file is None:
+                self.log_file.touch(mode=0o600, exist_ok=False)
             self._open_container()
             self._launch()
             self._undo = undo.pop_all()
@@ -222,20 +226,20 @@ class TritonInstance(ABC):
     def _close_container(self) -> None:  # noqa: B027
         """End what the server ran in."""
 
-    def _open_log(self, undo: ExitStack) -> None:
-        if self._wanted_log_file is not None:
-            self.log_file = self._wanted_log_file
-            try:
-                self.log_file.parent.mkdir(parents=True, exist_ok=True)
-                self.log_file.open("ab").close()
-            except OSError as error:
-                raise ParameterError("log_file", f"cannot be written: {error}") from error
+    def _check_log(self) -> None:
+        if self._wanted_log_file is None:
+            self.log_file = temporary_path(self.server_id, ".log")
             return
-        self.log_file = temporary_path(self.server_id, ".log")
-        self.log_file.touch(mode=0o600, exist_ok=False)
-        undo.callback(self._remove_log_of_clean_end)
+        self.log_file = self._wanted_log_file
+        try:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            self.log_file.open("ab").close()
+        except OSError as error:
+            raise ParameterError("log_file", f"cannot be written: {error}") from error
 
     def _remove_log_of_clean_end(self) -> None:
+        if self._wanted_log_file is not None:
+            return
         # A server that was told to stop before it listened to signals ends by the signal.
         is_clean = self._process is None or self.exit_code in (0, -signal.SIGTERM)
         if not (self._keep_log or (self._keep_log is None and not is_clean)):
