@@ -7,7 +7,7 @@ BIN := $(abspath $(VENV))/bin
 DEMO ?= demo
 RESULTS := $(DEMO)/results
 
-.PHONY: validate test check format clean
+.PHONY: validate test check chaos format clean
 .DELETE_ON_ERROR:
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -32,6 +32,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(MAKE) test
+
+# A real pipeline, again and again, with a fault at a random moment; see tests/chaos/chaos.py.
+chaos: $(VENV)/.dev triton
+	$(BIN)/python -m tests.chaos.chaos --keep $(if $(IMAGE),--image '$(abspath $(IMAGE))') $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format
