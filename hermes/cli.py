@@ -16,6 +16,7 @@ import hermes
 from hermes.errors import HermesError, ParameterError
 
 if TYPE_CHECKING:
+    from hermes.aeriel.endpoint import Endpoint
     from hermes.aeriel.serve import TritonInstance
 
 app = typer.Typer(
@@ -125,6 +126,68 @@ def serve(
 
 
 @app.command()
+def infer(
+    server: Annotated[
+        str, typer.Argument(help="host:port of a server's GRPC service, or an endpoint file.")
+    ],
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    inputs: Annotated[list[str], typer.Argument(help="HDF5 files; paths and globs.")],
+    output_dir: Annotated[Path, typer.Option(help="Directory for a file for each input.")],
+    model_version: Annotated[str, typer.Option(help="None: the server's choice.")] = "",
+    input_map: Annotated[
+        list[str] | None,
+        typer.Option(help="The dataset for a model input, as x=/path; repeatable."),
+    ] = None,
+    outputs: Annotated[str, typer.Option(help="Outputs to keep, as y,z; none: all.")] = "",
+    batch_size: Annotated[
+        int, typer.Option(min=0, help="Rows of a request; 0: what suits the model.")
+    ] = 0,
+    window: Annotated[
+        str, typer.Option(help="Cut time series: length of a window, as 1024 (samples) or 1.5s.")
+    ] = "",
+    stride: Annotated[
+        str, typer.Option(help="From one window to the next; none: the window's length.")
+    ] = "",
+    shifts: Annotated[
+        str, typer.Option(help="How much later each channel's windows begin, as 0,-0.5s.")
+    ] = "",
+    sample_rate: Annotated[
+        float, typer.Option(min=0, help="Samples per second; 0: what the file says.")
+    ] = 0.0,
+    max_in_flight: Annotated[
+        int, typer.Option(min=0, help="Requests under way at once; 0: what suits.")
+    ] = 0,
+    timeout_s: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
+    retry_for_s: Annotated[
+        float, typer.Option(help="Seconds to wait for a server that was lost.")
+    ] = 120.0,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where a run stopped; the model must be the same."),
+    ] = False,
+) -> None:
+    """Stream HDF5 files through a model into HDF5 files."""
+    from hermes.aeriel import files  # noqa: PLC0415 (an import of 0.4 s)
+
+    with _errors_as_text():
+        job = files.Job(
+            endpoint=_endpoint(server),
+            model_name=model,
+            model_version=model_version,
+            input_map=dict(_pair(text) for text in input_map or ()),
+            outputs=_texts(outputs),
+            batch_size=batch_size,
+            cut=files.Cut.of(window, stride, _texts(shifts), sample_rate),
+            max_in_flight=max_in_flight or None,
+            timeout_s=timeout_s,
+            retry_for_s=retry_for_s,
+            resume=resume,
+        )
+        done = files.infer_files(job, files.find_files(inputs), output_dir)
+        typer.echo(files.in_words(done))
+
+
+@app.command()
 def install_triton(
     with_: Annotated[
         list[str] | None,
@@ -166,6 +229,29 @@ def _gpus(text: str | None) -> list[int | str] | None:
     if text is None:
         return None
     return [int(gpu) if gpu.isdigit() else gpu for gpu in text.split(",") if gpu]
+
+
+def _endpoint(text: str) -> Endpoint:
+    from hermes.aeriel.endpoint import Endpoint  # noqa: PLC0415 (it loads gRPC)
+
+    path = Path(text)
+    if not path.is_file():
+        return Endpoint(grpc=text)
+    try:
+        return Endpoint.read(path)
+    except (ValueError, TypeError) as error:
+        raise ParameterError("server", f"{path} is not an endpoint file: {error}") from error
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, path = text.partition("=")
+    if not (name and path):
+        raise ParameterError("input_map", f"{text!r} is not like x=/path")
+    return name, path
 
 
 def _ports(text: str) -> Any:

@@ -12,9 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hermes.aeriel.files import as_output_errors, open_input, sign
 from hermes.errors import DataError
-from workflows._inputs import open_input
-from workflows._predictions import FINGERPRINT, as_output_errors
 
 BLOCK_BYTES = 16 << 20
 TARGET = "target"
@@ -89,7 +88,7 @@ def merge(
         with as_output_errors(output_file), h5py.File(temporary, "w") as merged:
             _merge_into(merged, parts, target, on_progress)
             merged.attrs.update(attributes)
-            merged.attrs[FINGERPRINT] = fingerprint
+            sign(merged, fingerprint)
         temporary.chmod(0o644)
         temporary.replace(output_file)
     except BaseException:

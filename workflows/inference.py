@@ -11,12 +11,17 @@ import tenacity
 from luigi.task import flatten
 
 from hermes.aeriel.client import InferenceClient, is_transient
+from hermes.aeriel.files import (
+    Cut,
+    Request,
+    fingerprint,
+    fingerprint_of,
+    infer_file,
+    stamp_of,
+)
 from hermes.errors import ParameterError
-from workflows._inference import Request, fingerprint, infer_file, stamp_of
-from workflows._predictions import fingerprint_of
 from workflows._progress import Progress
 from workflows._repository import read_model
-from workflows._series import Cut
 from workflows.parameters import Number, TextList, TextMap, WholeNumber
 from workflows.server import TritonServerTask
 

@@ -21,23 +21,26 @@ import luigi
 import numpy as np
 
 from hermes.aeriel.client import ClientStatistics
-from hermes.errors import GateError, OutputError, ParameterError
-from workflows import _metrics, _monitor_plot, _report
-from workflows._gates import Gate, GateResult, check_gates, evaluate_gates, parse_gate
-from workflows._inference import PACKAGES, fingerprint
-from workflows._inputs import (
+from hermes.aeriel.files import (
     DatasetFacts,
     InputFacts,
     check_against_model,
     check_agreement,
+    check_batch_size,
     find_files,
+    fingerprint,
+    fingerprint_of,
     inspect,
+    output_names,
+    versions,
+    window_inputs,
 )
+from hermes.errors import GateError, OutputError, ParameterError
+from workflows import _metrics, _monitor_plot, _report
+from workflows._gates import Gate, GateResult, check_gates, evaluate_gates, parse_gate
 from workflows._merge import INDEX, TARGET, Part, merge
-from workflows._predictions import fingerprint_of
 from workflows._progress import Progress
-from workflows._repository import check_batch_size, read_model
-from workflows._series import window_inputs
+from workflows._repository import read_model
 from workflows._settings import apply_settings
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.parameters import AbsolutePath, Number, TextList
@@ -107,7 +110,9 @@ class Merge(ValidationParameters, luigi.Task):
                 server_monitor=self.monitor_table,
             )
             for facts, name in zip(
-                self.inputs_facts, _names([facts.file for facts in self.inputs_facts]), strict=True
+                self.inputs_facts,
+                output_names([facts.file for facts in self.inputs_facts]),
+                strict=True,
             )
         ]
 
@@ -327,7 +332,7 @@ class Validate(ValidationParameters, luigi.Task):
                 since=min(datetime.fromisoformat(part.attributes["started"]) for part in done),
             ),
             parameters=self.to_str_params(),
-            versions={package: version(package) for package in PACKAGES},
+            versions=versions(),
             outputs={
                 "merged predictions": merged_file,
                 "predictions": directory / "predictions",
@@ -422,23 +427,6 @@ def _default_metrics(target: np.dtype[Any]) -> tuple[str, ...]:
     if target.kind in "iub":
         return "accuracy", "log_loss", "confusion_matrix"
     return "mse", "mae", "r2", "max_absolute_error"
-
-
-def _names(files: Sequence[Path]) -> list[str]:
-    """Return a name for the predictions of each file: its path below what all have in common."""
-    if len(files) == 1:
-        return [files[0].with_suffix(".h5").name]
-    common = Path(*_common([file.parent.parts for file in files]))
-    return [str(file.relative_to(common)) for file in files]
-
-
-def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    common = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return common
 
 
 def _check_writable(directory: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient
+from hermes.aeriel.files import Request, infer_file
+from hermes.aeriel.files._series import Cut
 from hermes.aeriel.serve import TritonInstance, serve
 from tests.workflows.conftest import Luigi, write_model
-from workflows._inference import Request, infer_file
-from workflows._series import Cut
 
 RATE = 256
 SOURCE = """

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
+from hermes.aeriel.files import _predictions
+from hermes.aeriel.files._predictions import PredictionWriter, fingerprint_of
 from hermes.errors import OutputError
-from workflows import _predictions
-from workflows._predictions import PredictionWriter, fingerprint_of
 
 ROWS = np.arange(60, dtype=np.float32).reshape(20, 3)
 
@@ -112,8 +112,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from workflows import _predictions
-from tests.workflows.test_predictions import ROWS, write_rows
+from hermes.aeriel.files import _predictions
+from tests.files.test_predictions import ROWS, write_rows
 
 _predictions.CHECKPOINT_S = 0.0
 with _predictions.PredictionWriter(Path(sys.argv[1]), rows=20, fingerprint="a") as writer:
@@ -162,7 +162,7 @@ def subprocess_writer(output: Path) -> None:
     """Open the file as another process does: HDF5's locks are between processes."""
     code = (
         "import sys, pickle; from pathlib import Path; "
-        "from workflows._predictions import PredictionWriter\n"
+        "from hermes.aeriel.files._predictions import PredictionWriter\n"
         "try: PredictionWriter(Path(sys.argv[1]), rows=20, fingerprint='a')\n"
         "except Exception as error: sys.stdout.buffer.write(pickle.dumps(error))"
     )

@@ -79,6 +79,14 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
+def output_names(files: Sequence[Path]) -> list[str]:
+    """Return a name for the predictions of each file: its path below what all have in common."""
+    if len(files) == 1:
+        return [files[0].with_suffix(".h5").name]
+    common = Path(*_common([file.parent.parts for file in files]))
+    return [str(file.relative_to(common)) for file in files]
+
+
 @contextmanager
 def open_input(file: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file to read it.
@@ -283,3 +291,12 @@ def _why_not_opened(file: Path, error: OSError) -> str:
 def _any(shape: tuple[int, ...]) -> str:
     lengths = ", ".join("any" if length == -1 else str(length) for length in shape)
     return f"({lengths}{',' if len(shape) == 1 else ''})"
+
+
+def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return common

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._windows import Windows
+from hermes.aeriel.files._series import Cut, read_windows, sample_rate_of, start_time_of
 from hermes.errors import DataError, ParameterError
-from workflows._series import Cut, read_windows, sample_rate_of, start_time_of
 
 
 @pytest.fixture

@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification, RowLayout
-from hermes.errors import RequestError
-from workflows._inputs import InputFacts, check_against_model, inspect, open_input
-from workflows._predictions import PredictionWriter
-from workflows._repository import (
+from hermes.aeriel.files._inputs import InputFacts, check_against_model, inspect, open_input
+from hermes.aeriel.files._predictions import PredictionWriter
+from hermes.aeriel.files._rows import (
     RowInputs,
     check_batch_size,
     most_rows,
     row_inputs,
     takes_leading_rows,
 )
-from workflows._series import Cut, SeriesPlan
+from hermes.aeriel.files._series import Cut, SeriesPlan
+from hermes.errors import RequestError
 
 REQUEST_BYTES = 16 << 20
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
@@ -123,7 +123,7 @@ def infer_file(
                 "input_map": {name: facts.datasets[name].path for name in facts.datasets},
                 "rows": facts.rows,
                 "batch_size": plan.rows_per_request,
-                "versions": {package: version(package) for package in PACKAGES},
+                "versions": versions(),
                 "statistics": asdict(statistics),
             },
             plan.output_attributes(opened, facts) if isinstance(plan, SeriesPlan) else {},
@@ -134,6 +134,11 @@ def infer_file(
 def fingerprint(**facts: Any) -> str:
     """Return a string that changes when one of the facts does."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a result may depend on."""
+    return {package: version(package) for package in PACKAGES}
 
 
 def stamp_of(file: Path) -> str:

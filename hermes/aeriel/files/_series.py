@@ -17,12 +17,12 @@ from typing_extensions import Self
 
 from hermes.aeriel.client import InferenceClient, RowLayout
 from hermes.aeriel.client._windows import Windows, pad
+from hermes.aeriel.files._inputs import InputFacts
+from hermes.aeriel.files._rows import RowInputs
 from hermes.errors import DataError, ParameterError, RequestError
-from workflows._inputs import InputFacts
-from workflows._repository import RowInputs
 
 if TYPE_CHECKING:
-    from workflows._inference import RowPlan
+    from hermes.aeriel.files._infer import RowPlan
 
 READ_BYTES = 4 << 20
 

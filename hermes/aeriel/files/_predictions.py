@@ -129,7 +129,7 @@ class PredictionWriter:
                 self._opened.attrs[name] = _attribute(value)
             for dataset in self._opened.values():
                 dataset.attrs.update(dataset_attributes or {})
-            self._opened.attrs[FINGERPRINT] = self._fingerprint
+            sign(self._opened, self._fingerprint)
             self._opened.attrs["resumed_at_row"] = self._resumed_at
             self._opened.close()
             _synchronise(self._partial)
@@ -215,6 +215,11 @@ def fingerprint_of(file: Path) -> str | None:
     except OSError:
         return None
     return None if fingerprint is None else str(fingerprint)
+
+
+def sign(opened: h5py.File, fingerprint: str) -> None:
+    """Write a fingerprint into a file, for `fingerprint_of`."""
+    opened.attrs[FINGERPRINT] = fingerprint
 
 
 def write_whole(path: Path, text: str) -> None:

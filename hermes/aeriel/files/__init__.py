@@ -1,0 +1,52 @@
+"""Stream HDF5 files through a model into HDF5 files."""
+
+from hermes.aeriel.files._infer import Request, fingerprint, infer_file, stamp_of, versions
+from hermes.aeriel.files._inputs import (
+    DatasetFacts,
+    InputFacts,
+    check_against_model,
+    check_agreement,
+    find_files,
+    inspect,
+    open_input,
+    output_names,
+)
+from hermes.aeriel.files._job import Job, in_words, infer_files
+from hermes.aeriel.files._predictions import (
+    PredictionWriter,
+    as_output_errors,
+    fingerprint_of,
+    sign,
+)
+from hermes.aeriel.files._rows import RowInputs, check_batch_size, most_rows, row_inputs
+from hermes.aeriel.files._series import Cut, read_windows, window_inputs
+
+__all__ = [
+    "Cut",
+    "DatasetFacts",
+    "InputFacts",
+    "Job",
+    "PredictionWriter",
+    "Request",
+    "RowInputs",
+    "as_output_errors",
+    "check_against_model",
+    "check_agreement",
+    "check_batch_size",
+    "find_files",
+    "fingerprint",
+    "fingerprint_of",
+    "in_words",
+    "infer_file",
+    "infer_files",
+    "inspect",
+    "most_rows",
+    "open_input",
+    "output_names",
+    "read_windows",
+    "row_inputs",
+    "sign",
+    "stamp_of",
+    "versions",
+    "window_inputs",
+]

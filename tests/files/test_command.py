@@ -1,0 +1,99 @@
+"""``hermes infer``: files in, files out, and the numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hermes.aeriel.serve import TritonInstance, serve
+from tests.helpers import DOUBLE, write_model
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Iterator[TritonInstance]:
+    repository = tmp_path_factory.mktemp("models")
+    write_model(repository, "rows", DOUBLE, inputs={"x": ("FP32", [3])})
+    write_model(repository, "windows", DOUBLE, inputs={"x": ("FP32", [2, 8])})
+    with serve(repository, ports="auto", wait=True, timeout_s=120) as instance:
+        yield instance
+
+
+def infer(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hermes", "infer", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A directory with two files of rows, and one of a series."""
+    for number in range(2):
+        (tmp_path / f"part-{number}").mkdir()
+        with h5py.File(tmp_path / f"part-{number}" / "a.h5", "w") as file:
+            file["x"] = np.full((20, 3), number, np.float32)
+    with h5py.File(tmp_path / "series.h5", "w") as file:
+        file["strain"] = np.arange(80, dtype=np.float32).reshape(2, 40)
+        file["strain"].attrs.update({"dx": 0.25, "x0": 100.0})
+    return tmp_path
+
+
+def test_files_go_in_and_come_out(server: TritonInstance, data: Path) -> None:
+    done = infer(server.endpoint.grpc, "rows", "part-*/a.h5", "--output-dir=out", cwd=data)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 files, 40 rows in ")
+    assert "p99" in done.stdout
+    for number in range(2):
+        with h5py.File(data / "out" / f"part-{number}" / "a.h5") as file:
+            assert np.array_equal(file["y"], np.full((20, 3), 2 * number))
+
+
+def test_a_series_is_cut(server: TritonInstance, data: Path) -> None:
+    server.endpoint.write(data / "endpoint.json")
+    options = ["--window=2s", "--stride=4", "--shifts=0,-1", "--input-map=x=strain", "--outputs=y"]
+    done = infer("endpoint.json", "windows", "series.h5", "--output-dir=out", *options, cwd=data)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data / "out" / "series.h5") as file:
+        assert file["y"].shape == (8, 2, 8)
+        assert file["y"][0, :, 0].tolist() == [2.0, 80.0]
+        assert file["y"].attrs["sample_rate"] == 1.0
+        assert file["y"].attrs["start_time"] == 100.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["rows", "no-*.h5"], "matches no file"),
+        (["rows", "part-0/a.h5", "--input-map=x"], "is not like x=/path"),
+        (["rows", "part-0/a.h5", "--stride=4"], "give the length of a window"),
+        (["windows", "series.h5", "--window=1.1s"], "not a whole number of samples, but 4.4"),
+        (["none", "part-0/a.h5"], "no model 'none'"),
+        (["rows", "series.h5"], "has rows of float32 (40,)"),
+        (["rows", "part-0/a.h5", "--output-dir=part-0"], "is an input too"),
+    ],
+)
+def test_what_cannot_be_is_a_line(
+    server: TritonInstance, data: Path, arguments: list[str], problem: str
+) -> None:
+    done = infer(server.endpoint.grpc, "--output-dir=out", *arguments, cwd=data)
+    assert done.returncode == 1
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(data.glob("out/**/*.h5"))
+
+
+def test_an_endpoint_file_that_is_none_is_a_line(data: Path) -> None:
+    (data / "e.json").write_text("{}")
+    done = infer("e.json", "rows", "series.h5", "--output-dir=out", cwd=data)
+    assert done.returncode == 1
+    assert "is not an endpoint file" in done.stderr
