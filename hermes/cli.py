@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +54,12 @@ def serve(
         str | None,
         typer.Option(help="GPUs by global index or UUID, as 0,3; '' hides all of them."),
     ] = None,
+    n_gpus: Annotated[
+        int | None, typer.Option(help="How many GPUs, out of those that are visible and free.")
+    ] = None,
+    gpu_timeout_s: Annotated[
+        float, typer.Option(help="Seconds to wait for GPUs that another server has.")
+    ] = 0.0,
     ports: Annotated[
         str, typer.Option(help="GRPC, HTTP and metrics port, as 8001,8000,8002; or auto.")
     ] = "8001,8000,8002",
@@ -88,11 +97,12 @@ def serve(
             if not os.access(endpoint_file.absolute().parent, os.W_OK):
                 raise ParameterError("endpoint_file", f"{endpoint_file} cannot be written")
             endpoint_file.unlink(missing_ok=True)  # of a server that was killed
-        server = serving.serve(
+        request = serving.GPURequest(gpus=_gpus(gpus), n_gpus=n_gpus)
+        start = functools.partial(
+            serving.serve,
             model_repository,
             image,
             name=name,
-            gpus=_gpus(gpus),
             server_args=server_arg or (),
             log_file=log_file,
             ports=_ports(ports),
@@ -100,10 +110,21 @@ def serve(
             insecure=insecure,
             stop_timeout_s=stop_timeout_s,
         )
-        if monitor is not None:
-            server = _monitored(server, monitor)
+
+        def server(**gpus: Any) -> AbstractContextManager[TritonInstance]:
+            started = start(**gpus)
+            return started if monitor is None else _monitored(started, monitor)
+
         if state_dir is not None:
-            serving.supervise(serving.ServerState(state_dir), server, timeout_s=timeout_s)
+            serving.supervise(
+                serving.ServerState(state_dir),
+                lambda lease: server(gpus=lease),
+                request,
+                timeout_s=timeout_s,
+                about=serving.Status(
+                    phase="starting", model_repository=model_repository, image=image or ""
+                ),
+            )
             return
         with serving.stop_signal() as stopped:
 
@@ -117,7 +138,7 @@ def serve(
                     endpoint_file.unlink(missing_ok=True)
 
             serving.keep(
-                server,
+                server(gpus=request.gpus, n_gpus=n_gpus, gpu_timeout_s=gpu_timeout_s),
                 timeout_s=timeout_s,
                 is_wanted=lambda: not stopped.is_set(),
                 publish=publish,
@@ -188,6 +209,57 @@ def infer(
 
 
 @app.command()
+def ps(
+    as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
+) -> None:
+    """List the servers that pipelines of this user share on this host."""
+    from hermes import _machine  # noqa: PLC0415 (as above)
+    from hermes.aeriel.serve import state_home  # noqa: PLC0415
+
+    servers = _machine.list_servers(state_home())
+    if as_json:
+        typer.echo(json.dumps([asdict(server) for server in servers], indent=2))
+        return
+    typer.echo(_machine.as_table([_machine.HEADER, *(server.row() for server in servers)]))
+    for server in servers:
+        if server.detail:
+            typer.echo(f"\n{server.id} waits: {server.detail}")
+
+
+@app.command()
+def stop(
+    server: Annotated[str, typer.Argument(help="The ID that `hermes ps` shows.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every server of yours.")] = False,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait until it is gone.")] = 60.0,
+) -> None:
+    """Stop a server, or all, for good: the pipelines that need it fail.
+
+    A pipeline that is started later brings up a server of its own.
+    """
+    from hermes import _machine  # noqa: PLC0415 (as above)
+    from hermes.aeriel.serve import ServerState, state_home, stop_supervisor  # noqa: PLC0415
+
+    with _errors_as_text():
+        running = [state for state in ServerState.all(state_home()) if state.supervisor()]
+        chosen = [s for s in running if everything or _machine.short_id(s) == server]
+        if not chosen and not (everything and not server):
+            known = ", ".join(map(_machine.short_id, running)) or "none"
+            raise ParameterError("server", f"{server!r} is not one of those that run: {known}")
+        for state in chosen:
+            stop_supervisor(state, timeout_s=timeout_s)
+            typer.echo(f"stopped {_machine.short_id(state)}")
+
+
+@app.command()
+def check() -> None:
+    """Say what this machine has, and what is missing for which feature."""
+    from hermes import _machine  # noqa: PLC0415 (as above)
+
+    for fact in _machine.machine_facts():
+        typer.echo(f"{'missing' if fact.is_missing else 'ok':8}{fact.subject}: {fact.text}")
+
+
+@app.command()
 def install_triton(
     with_: Annotated[
         list[str] | None,
@@ -225,10 +297,10 @@ def _errors_as_text() -> Iterator[None]:
         sys.exit(1)
 
 
-def _gpus(text: str | None) -> list[int | str] | None:
+def _gpus(text: str | None) -> tuple[int | str, ...] | None:
     if text is None:
         return None
-    return [int(gpu) if gpu.isdigit() else gpu for gpu in text.split(",") if gpu]
+    return tuple(int(gpu) if gpu.isdigit() else gpu for gpu in text.split(",") if gpu)
 
 
 def _endpoint(text: str) -> Endpoint:

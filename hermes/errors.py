@@ -11,6 +11,7 @@ HermesError
 │   ├── InstanceExistsError               the name of a container instance is taken
 │   ├── InstanceStartError                the container runtime refused
 │   ├── PortInUseError                    somebody else listens there
+│   ├── GPUBusyError                      somebody else has the GPU
 │   ├── ServerDiedError                   the server ended by itself
 │   ├── ServerHangsError                  the server runs, but does not work
 │   ├── ServerTimeoutError (TimeoutError) the server was not ready in time
@@ -160,6 +161,21 @@ class PortInUseError(ServerError):
         return (
             f"the {self.service} address {self.address} is already in use; end what listens there, "
             'give other ports, or ask for free ones with ports="auto"'
+        )
+
+
+@dataclass(eq=False)
+class GPUBusyError(ServerError):
+    """Somebody else has the GPUs that a server was to have."""
+
+    wanted: str
+    holders: tuple[str, ...]
+    states: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"wanted {self.wanted}, but {'; '.join(self.holders)}. Wait for it (gpu_timeout_s), "
+            "ask for others, or end what holds it: hermes ps, hermes stop"
         )
 
 

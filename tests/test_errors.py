@@ -12,6 +12,7 @@ from hermes.errors import (
     LOG_TAIL_LINES,
     DataError,
     GateError,
+    GPUBusyError,
     HermesError,
     ImageError,
     InferenceError,
@@ -57,6 +58,10 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
     (ImageError("a.sif", "does not exist"), ["image a.sif: does not exist"]),
     (InstanceExistsError("mine"), ["'mine' is already running", "apptainer instance stop mine"]),
     (InstanceStartError("a.sif", "FATAL: no"), ["a.sif", "  | FATAL: no"]),
+    (
+        GPUBusyError(wanted="GPU 0", holders=("GPU 0 is held by process 7",)),
+        ["wanted GPU 0, but GPU 0 is held by process 7", "hermes ps"],
+    ),
     (
         PortInUseError("127.0.0.1:8001", "GRPC"),
         ["the GRPC address 127.0.0.1:8001 is already in use", 'ports="auto"'],

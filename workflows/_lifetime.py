@@ -1,9 +1,10 @@
-"""Leases out of Luigi's events: who needs a server, from the first task to the last.
+"""Leases out of what Luigi tells: who needs a server, from the first task to the last.
 
-Luigi has no notion of a service, but it tells of every dependency before anything runs
-(``DEPENDENCY_DISCOVERED``, in the driver), and of a task's start and end (in the process that
-runs it). That is enough to know at every moment which tasks still need a server, for any task
-that requires one; no base class is asked for.
+Luigi has no notion of a service. But it tells of every dependency before anything runs
+(``DEPENDENCY_DISCOVERED``, in the driver), lets something be entered around each run of a task
+(``task_process_context``, in the process that runs it, before Luigi looks whether the task's
+dependencies are complete), and tells how the run ended. That is enough to know at every moment
+which tasks still need a server, for any task that requires one; no base class is asked for.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import os
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import luigi
-from luigi.task import flatten
-from luigi.worker import KeepAliveThread
+from luigi.configuration import get_config
+from luigi.worker import KeepAliveThread, TaskProcess
 
 from hermes.aeriel._processes import ProcessIdentity
-from hermes.aeriel.serve import ServerState
+from hermes.aeriel.serve import Lease, ServerState
 
 logger = logging.getLogger(__name__)
 
@@ -43,107 +46,200 @@ class Service(luigi.Task):
         raise NotImplementedError
 
 
-class _Driver:
-    """The part of a process in the leases: its own if it drives, its parent's if it was forked."""
+class Driver:
+    """A process that runs a pipeline, as far as leases go; its workers are part of it.
+
+    Attributes
+    ----------
+    identity
+        The process: this one, or its parent where this one was forked to run a task.
+    running
+        The task that runs in this process, if any.
+    is_resumed
+        Whether that is a service's, which has run before and waits for something.
+    """
 
     def __init__(self) -> None:
         self.identity = ProcessIdentity.of(os.getpid())
-        self._states: dict[str, ServerState] = {}
-        self._watch: threading.Thread | None = None
-        # The task that runs in this process, and what it took up while it ran.
         self.running: luigi.Task | None = None
-        self.dynamic: list[Service] = []
+        self.is_resumed = False
+        self._dependents: defaultdict[str, set[str]] = defaultdict(set)
+        self._services: defaultdict[str, dict[str, Service]] = defaultdict(dict)
+        self._states: dict[str, ServerState] = {}
+        self._lock = threading.Lock()
+        self._watch: threading.Thread | None = None
 
-    def drive(self) -> None:
-        """Say that this process is the one that plans."""
+    def discover(self, task: luigi.Task, dependency: luigi.Task) -> None:
+        """Note that a task that has yet to run needs another."""
         if self.identity.pid != os.getpid():
             self.__init__()  # type: ignore[misc]  # a fork that drives a pipeline of its own
+        self._dependents[dependency.task_id].add(task.task_id)
+        if isinstance(dependency, Service):
+            self._acquire(dependency, task.task_id, is_running=False)
 
-    def acquire(self, service: Service, consumer: str) -> None:
-        service.state.acquire(self.identity, consumer)
-        if self.identity.pid == os.getpid():
+    def begin(self, task: luigi.Task) -> None:
+        """Note that this process is about to run a task."""
+        self.running = task
+        if os.getpid() != self.identity.pid:
+            die_with(self.identity)
+        for service in services_of(task):
+            self._acquire(service, task.task_id, is_running=True)
+        if isinstance(task, Service):
+            self.is_resumed = task.state.has_lease(self.identity, task.task_id)
+            self._acquire(task, task.task_id, is_running=True)
+
+    def pause(self) -> None:
+        """Note that the task has left this process; it may come again."""
+        task, self.running = self.running, None
+        if task is not None:
+            for service in self._services[task.task_id].values():
+                if service.state.has_lease(self.identity, task.task_id):
+                    self._acquire(service, task.task_id, is_running=False)
+
+    def take_up(self, service: Service) -> bool:
+        """Make the running task a consumer; tell whether it was one already."""
+        task = self.running
+        if task is None or task.task_id == service.task_id:
+            return False
+        if service.state.has_lease(self.identity, task.task_id):
+            return True
+        self._acquire(service, task.task_id, is_running=True)
+        return False
+
+    def finish(self, task: luigi.Task) -> None:
+        """Note that a task needs nothing any more."""
+        self._release(task.task_id)
+
+    def give_up(self, task: luigi.Task) -> None:
+        """Note that a task has failed, so that nothing that depends on it can run."""
+        if isinstance(task, Service):
+            task.state.release_all(self.identity)
+        lost = {task.task_id}
+        reached = [task.task_id]
+        while reached:
+            found = self._dependents.get(reached.pop(), set()) - lost
+            lost |= found
+            reached += found
+        for consumer in lost:
+            self._release(consumer)
+
+    def _acquire(self, service: Service, consumer: str, *, is_running: bool) -> None:
+        self._services[consumer][service.task_id] = service
+        lease = Lease(consumer=consumer, is_running=is_running)
+        if self.identity.pid != os.getpid():
+            # Without the lock: a thread of the driver may have held it when this one was forked.
+            service.state.acquire(self.identity, lease)
+            return
+        with self._lock:
+            service.state.acquire(self.identity, lease)
             self._states[str(service.state.directory)] = service.state
-            if self._watch is None or not self._watch.is_alive():
+            if self._watch is None:
                 # Not a daemon: the process waits for it, a moment, so that nothing stays behind.
-                self._watch = threading.Thread(target=self._release_at_end)
+                self._watch = threading.Thread(target=self._attend, name="hermes-leases")
                 self._watch.start()
 
-    def release(self, service: Service, consumer: str) -> None:
-        service.state.release(self.identity, consumer)
+    def _release(self, consumer: str) -> None:
+        for service in self._services[consumer].values():
+            service.state.release(self.identity, consumer)
 
-    def _release_at_end(self) -> None:
+    def _attend(self) -> None:
         """Give every lease back when Luigi's workers are done, though the process may go on."""
-        while any(isinstance(t, KeepAliveThread) and t.is_alive() for t in threading.enumerate()):
+        while True:
+            with self._lock:
+                states = list(self._states.values())
+                if not _luigi_works():
+                    for state in states:
+                        state.release_all(self.identity)
+                    self._states, self._watch = {}, None
+                    self._dependents.clear()
+                    self._services.clear()
+                    break
+            for state in states:
+                state.wake()
             time.sleep(POLL_S)
-        for state in self._states.values():
-            state.release_all(self.identity)
+        for state in states:
+            state.wake()
             state.tidy()
 
 
-driver = _Driver()
+driver = Driver()
 
 
-def note_dynamic_use(service: Service) -> None:
-    """Make the running task a consumer of a service that it asked for while it ran."""
-    task = driver.running
-    if task is not None and task is not service and service not in driver.dynamic:
-        driver.dynamic.append(service)
-        driver.acquire(service, task.task_id)
+class Run:
+    """What Luigi enters around each run of a task, in the process that runs it.
+
+    Parameters
+    ----------
+    process
+        Luigi's view of the run.
+    """
+
+    def __init__(self, process: TaskProcess) -> None:
+        self._task = process.task
+
+    def __enter__(self) -> None:
+        try:
+            driver.begin(self._task)
+        except Exception:
+            # Luigi's worker has no place for an error here. Where it matters, it comes again.
+            logger.exception("the servers of %s cannot be told", self._task)
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            driver.pause()
+        except OSError:
+            logger.exception("the servers of %s cannot be told", self._task)
 
 
 def services_of(task: luigi.Task) -> Iterator[Service]:
     """Return the services that a task requires."""
-    return (
-        dependency for dependency in flatten(task.requires()) if isinstance(dependency, Service)
-    )
+    return (dependency for dependency in task.deps() if isinstance(dependency, Service))
 
 
 def _discovered(task: luigi.Task, dependency: luigi.Task) -> None:
-    if isinstance(dependency, Service):
-        driver.drive()
-        driver.acquire(dependency, task.task_id)
+    driver.discover(task, dependency)
 
 
 def _started(task: luigi.Task) -> None:
-    die_with_driver()
-    driver.running, driver.dynamic = task, []
-    for service in services_of(task):
-        driver.acquire(service, task.task_id)
+    if driver.running is not task:  # Luigi was told to enter something else around each run
+        driver.begin(task)
 
 
 def _succeeded(task: luigi.Task) -> None:
-    _ended(task)
+    driver.finish(task)
 
 
-def _failed(task: luigi.Task, _: BaseException) -> None:
-    _ended(task)
+def _failed(task: luigi.Task, *_: object) -> None:
+    driver.give_up(task)
 
 
-def _lost(task: luigi.Task, _: str) -> None:
-    _ended(task)
-
-
-def _ended(task: luigi.Task) -> None:
-    for service in [*services_of(task), *driver.dynamic]:
-        driver.release(service, task.task_id)
-    driver.running, driver.dynamic = None, []
-
-
-def die_with_driver() -> None:
+def die_with(parent: ProcessIdentity) -> None:
     """Have the kernel end this worker when its driver is gone, however that ended."""
-    if os.getpid() == driver.identity.pid:
-        return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != driver.identity.pid:  # it was faster
+    if os.getppid() != parent.pid:  # it was faster
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-for _event, _handler in {
-    luigi.Event.DEPENDENCY_DISCOVERED: _discovered,
-    luigi.Event.START: _started,
-    luigi.Event.SUCCESS: _succeeded,
-    luigi.Event.FAILURE: _failed,
-    luigi.Event.PROCESS_FAILURE: _lost,
-    luigi.Event.TIMEOUT: _lost,
-}.items():
+def _luigi_works() -> bool:
+    return any(isinstance(t, KeepAliveThread) and t.is_alive() for t in threading.enumerate())
+
+
+for _event, _handler in (
+    (luigi.Event.DEPENDENCY_DISCOVERED, _discovered),
+    (luigi.Event.START, _started),
+    (luigi.Event.SUCCESS, _succeeded),
+    (luigi.Event.FAILURE, _failed),
+    (luigi.Event.PROCESS_FAILURE, _failed),
+    (luigi.Event.TIMEOUT, _failed),
+    (luigi.Event.BROKEN_TASK, _failed),
+    (luigi.Event.DEPENDENCY_MISSING, _failed),
+):
     luigi.Task.event_handler(_event)(_handler)
+
+if not get_config().has_option("worker", "task_process_context"):
+    get_config().set("worker", "task_process_context", f"{__name__}.{Run.__name__}")

@@ -11,6 +11,7 @@ import tenacity
 from luigi.task import flatten
 
 from hermes.aeriel.client import InferenceClient, is_transient
+from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import (
     Cut,
     Request,
@@ -19,7 +20,7 @@ from hermes.aeriel.files import (
     infer_file,
     stamp_of,
 )
-from hermes.errors import ParameterError
+from hermes.errors import HermesError, ParameterError
 from workflows._progress import Progress
 from workflows._repository import read_model
 from workflows.parameters import Number, TextList, TextMap, WholeNumber
@@ -104,6 +105,8 @@ class InferenceTask(InferenceParameters, luigi.Task):
         Seconds to go on without progress when the server was lost.
     """
 
+    _endpoint: Endpoint | None = None
+
     @property
     def input_file(self) -> Path:
         """The HDF5 file to read: the target of the requirement ``"input"``."""
@@ -168,14 +171,20 @@ class InferenceTask(InferenceParameters, luigi.Task):
             self.input_file.name, self.set_status_message, self.set_progress_percentage
         ) as progress:
             tenacity.Retrying(
-                retry=tenacity.retry_if_exception(is_transient),
+                retry=tenacity.retry_if_exception(self._may_pass),
                 wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
                 stop=is_over,
                 reraise=True,
             )(self._stream, show)
 
+    def _may_pass(self, error: BaseException) -> bool:
+        # A server that is stopping drops its models first, and then says that it has none.
+        is_lost = self._endpoint is not None and self._endpoint != self.server.state.endpoint()
+        return is_transient(error) or (isinstance(error, HermesError) and is_lost)
+
     def _stream(self, show: Progress) -> None:
-        endpoint = self.server.ensure()
+        self._endpoint = None
+        self._endpoint = endpoint = self.server.ensure()
         request = Request(
             input_file=self.input_file,
             output_file=self.output_file,

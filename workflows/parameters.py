@@ -60,6 +60,16 @@ class WholeNumber(_Checked[int]):
         return int(_only(value, is_whole and value >= 0))
 
 
+class OptionalWholeNumber(_Checked["int | None"]):
+    """A whole number, 0 or more, or null."""
+
+    takes = "a whole number, 0 or more, or null"
+
+    def _checked(self, value: Any) -> int | None:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if value is None else int(_only(value, is_whole and value >= 0))
+
+
 class Number(_Checked[float]):
     """A number, 0 or more."""
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Iterator
+
 import luigi
 
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve import ServerState, ensure_server, state_home
-from hermes.errors import ServerError
-from workflows._lifetime import Service, driver, note_dynamic_use
-from workflows.parameters import AbsolutePath, GPUs, ImagePath, Number, TextList
+from hermes.errors import GPUBusyError, ServerError
+from workflows._lifetime import Service, driver
+from workflows.parameters import (
+    AbsolutePath,
+    GPUs,
+    ImagePath,
+    Number,
+    OptionalWholeNumber,
+    TextList,
+)
+
+logger = logging.getLogger(__name__)
+
+# A server stops when nobody is left who could read an answer.
+STOP_TIMEOUT_S = 5.0
+TURN_S = 5.0
+POLL_S = 0.2
 
 
 class EndpointTarget(luigi.Target):
@@ -16,29 +34,35 @@ class EndpointTarget(luigi.Target):
 
     Parameters
     ----------
-    state
-        The server's state directory.
+    server
+        The task of the server.
     """
 
-    def __init__(self, state: ServerState) -> None:
-        self._state = state
+    def __init__(self, server: TritonServerTask) -> None:
+        self._server = server
+
+    def __str__(self) -> str:
+        return f"the endpoint of {self._server}"
 
     def exists(self) -> bool:
         """Tell whether the server is ready."""
-        return self._state.endpoint() is not None
+        return self._server.state.endpoint() is not None
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the server listens.
+        """Where the server listens; a task that runs waits for one that is being started again.
 
         Raises
         ------
         ServerError
             It is not ready.
         """
-        endpoint = self._state.endpoint()
+        if driver.running is not None:
+            driver.take_up(self._server)
+            return self._server.ensure()
+        endpoint = self._server.state.endpoint()
         if endpoint is None:
-            message = f"the server of {self._state.directory} is not ready"
+            message = f"the server of {self._server} is not ready"
             raise ServerError(message)
         return endpoint
 
@@ -49,6 +73,7 @@ class ServerParameters:
     model_repository = AbsolutePath(description="directory or URL of the Triton model repository")
     image = ImagePath(default="", description="Singularity/Apptainer image; none: a local Triton")
     gpus = GPUs(default=None, description="global indices or UUIDs of GPUs, as a JSON list")
+    n_gpus = OptionalWholeNumber(default=None, description="how many GPUs, whichever are free")
     server_args = TextList(default=(), description="further flags of tritonserver, as a JSON list")
     server_timeout_s = Number(
         default=600.0, significant=False, description="seconds to wait for the server"
@@ -59,6 +84,42 @@ class ServerParameters:
     server_monitor = AbsolutePath(
         default="", significant=False, description="CSV file that says what the server does"
     )
+
+
+class WaitForGPU(luigi.Task):
+    """A moment in which a server waits for its GPUs, behind all that can run now.
+
+    Luigi runs what came first first, so every task that can run already comes before this one.
+
+    Parameters
+    ----------
+    server : str
+        The name of the server's state.
+    driver : str
+        The process that runs the pipeline.
+    number : int
+        Makes it another task each time.
+    """
+
+    server = luigi.Parameter()
+    driver = luigi.Parameter()
+    number = luigi.IntParameter()
+    is_over = False
+
+    def complete(self) -> bool:
+        """Tell whether the moment is over."""
+        return self.is_over
+
+    def run(self) -> None:
+        """Wait for a few seconds, or until the server has its GPUs."""
+        state = ServerState(state_home() / self.server)
+        deadline = time.monotonic() + TURN_S
+        while time.monotonic() < deadline:
+            status = state.status()
+            if status is None or status.phase != "waiting":
+                break
+            time.sleep(POLL_S)
+        self.is_over = True
 
 
 class TritonServerTask(ServerParameters, Service):
@@ -77,6 +138,8 @@ class TritonServerTask(ServerParameters, Service):
         A Singularity/Apptainer image; by default the Triton of this machine.
     gpus : list of int or str
         Global indices or UUIDs; null leaves the choice to the environment, ``[]`` hides all.
+    n_gpus : int
+        How many GPUs instead, out of those that are visible and free.
     server_args : list of str
         Further flags of tritonserver.
     server_timeout_s : float
@@ -95,11 +158,18 @@ class TritonServerTask(ServerParameters, Service):
 
     def program_args(self) -> list[str]:
         """Return what follows ``hermes serve`` on the command line of the supervisor."""
-        arguments = [self.model_repository, "--ports=auto", f"--timeout-s={self.server_timeout_s}"]
+        arguments = [
+            self.model_repository,
+            "--ports=auto",
+            f"--timeout-s={self.server_timeout_s}",
+            f"--stop-timeout-s={STOP_TIMEOUT_S}",
+        ]
         if self.image:
             arguments.append(f"--image={self.image}")
         if self.gpus is not None:
             arguments.append(f"--gpus={','.join(map(str, self.gpus))}")
+        if self.n_gpus is not None:
+            arguments.append(f"--n-gpus={self.n_gpus}")
         if self.server_log:
             arguments.append(f"--log-file={self.server_log}")
         if self.server_monitor:
@@ -109,11 +179,21 @@ class TritonServerTask(ServerParameters, Service):
 
     def output(self) -> EndpointTarget:
         """Return the target that holds the server's endpoint."""
-        return EndpointTarget(self.state)
+        return EndpointTarget(self)
 
     def complete(self) -> bool:
-        """Tell whether the server is ready now."""
-        note_dynamic_use(self)
+        """Tell whether the server is ready.
+
+        Asked for a consumer that is about to run, it waits for a server that is being started
+        again, and starts one itself where there is none: Luigi would fail the consumer.
+
+        Raises
+        ------
+        ServerError
+            There is no way to have the server.
+        """
+        if driver.take_up(self):
+            self.ensure()
         return self.output().exists()
 
     def ensure(self) -> Endpoint:
@@ -125,13 +205,29 @@ class TritonServerTask(ServerParameters, Service):
             It did not start, or was not ready in time.
         """
         return ensure_server(
-            self.state, self.program_args(), timeout_s=self.server_timeout_s + 60.0
+            self.state,
+            self.program_args(),
+            driver=driver.identity,
+            timeout_s=self.server_timeout_s + 60.0,
         )
 
-    def run(self) -> None:
-        """Start the server's supervisor, and return when the server is ready."""
-        driver.acquire(self, self.task_id)
+    def run(self) -> Iterator[WaitForGPU]:
+        """Start the server's supervisor, and return when the server is ready.
+
+        While another server has its GPUs, it leaves the worker to other tasks: to the consumers
+        of that server, without which it would never end.
+        """
         try:
-            self.ensure()
-        finally:
-            driver.release(self, self.task_id)
+            ensure_server(
+                self.state,
+                self.program_args(),
+                driver=driver.identity,
+                timeout_s=self.server_timeout_s + 60.0,
+                wait_for_gpus=False,
+                attempts=1 if driver.is_resumed else 0,
+            )
+        except GPUBusyError as error:
+            logger.info("%s waits: %s", self, error)
+            yield WaitForGPU(
+                server=self.task_id, driver=str(driver.identity), number=time.time_ns()
+            )

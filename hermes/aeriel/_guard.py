@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hermes.aeriel._processes import ProcessIdentity, end_server
@@ -29,7 +30,7 @@ main(*sys.argv[1:])
 
 
 def start_guard(
-    server_id: str, *, grace_s: float, instance: str | None = None
+    server_id: str, *, grace_s: float, instance: str | None = None, locks: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
     """Start a guard over a server of this process.
 
@@ -41,6 +42,9 @@ def start_guard(
         Seconds that the server may take to stop when this process has died.
     instance
         The name of the container instance that the server is going to run in, if any.
+    locks
+        Descriptors of locked files: the locks are to last as long as the server, so the guard
+        holds them too.
     """
     source = Path(__file__).resolve().parents[2]
     owner = ProcessIdentity.of(os.getpid())
@@ -60,6 +64,7 @@ def start_guard(
         stderr=subprocess.DEVNULL,
         cwd="/",
         start_new_session=True,
+        pass_fds=tuple(locks),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from hermes.aeriel._processes import (
     server_processes,
 )
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve import ServerState, ensure_server
+from hermes.aeriel.serve import Lease, ServerState, ensure_server
 from hermes.aeriel.serve._health import MOST_ERRORS, MOST_MISSES, Finding, Health
 from hermes.aeriel.serve._keep import is_worth_a_restart, restart_pause_s
 from hermes.errors import ServerDiedError, ServerHangsError, SupervisorError
@@ -37,7 +38,7 @@ BROKEN = "import triton_python_backend_utils\nraise RuntimeError('weights are mi
 def state(tmp_path: Path) -> Iterator[ServerState]:
     """A state directory with this process as the driver; nothing may be left of its server."""
     state = ServerState(tmp_path / "states" / "server")
-    state.acquire(ME, "Consumer")
+    state.acquire(ME, Lease(consumer="Consumer"))
     yield state
     state.release_all(ME)
     until(lambda: state.supervisor() is None)
@@ -51,9 +52,8 @@ def endpoint(state: ServerState, doubler: Path) -> Endpoint:
 
 
 def bring_up(state: ServerState, repository: Path, *arguments: str) -> Endpoint:
-    return ensure_server(
-        state, [str(repository), "--ports=auto", "--stop-timeout-s=5", *arguments], timeout_s=90
-    )
+    wanted = [str(repository), "--ports=auto", "--stop-timeout-s=5", *arguments]
+    return ensure_server(state, wanted, driver=ME, timeout_s=90)
 
 
 def until(happened: Callable[[], object], within_s: float = CLEAN_S) -> None:
@@ -206,7 +206,7 @@ class TestEnd:
         drivers = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)]
         drivers.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
         for driver in drivers:
-            state.acquire(ProcessIdentity.of(driver.pid), "Consumer")
+            state.acquire(ProcessIdentity.of(driver.pid), Lease(consumer="Consumer"))
         state.release_all(ME)
         endpoint = bring_up(state, doubler)
         for driver in drivers:
@@ -216,10 +216,33 @@ class TestEnd:
             time.sleep(1)
         until(lambda: nothing_is_left(endpoint))
 
+    def test_a_frozen_supervisor_is_woken(self, state: ServerState, endpoint: Endpoint) -> None:
+        supervisor = state.supervisor()
+        assert supervisor is not None
+        os.kill(supervisor.pid, signal.SIGSTOP)
+        state.release_all(ME)
+        time.sleep(1)
+        assert supervisor.is_alive()
+        state.wake()
+        until(lambda: nothing_is_left(endpoint))
+
+    def test_leftovers_of_the_dead_are_swept_by_the_next_server(
+        self, state: ServerState, doubler: Path
+    ) -> None:
+        dead = ServerState(state.directory.parent / "dead")
+        dead.acquire(ProcessIdentity(ME.pid, ME.start_ticks - 1), Lease(consumer="Consumer"))
+        foreign = state.directory.parent / "somebody's thesis"
+        foreign.mkdir()
+        (foreign / "lock").touch()
+        (foreign / "chapter 1").touch()
+        bring_up(state, doubler)
+        assert not dead.directory.exists()
+        assert (foreign / "chapter 1").exists()
+
     def test_a_lease_of_an_earlier_process_with_the_same_id_counts_for_nothing(
         self, state: ServerState, endpoint: Endpoint
     ) -> None:
-        state.acquire(ProcessIdentity(ME.pid, ME.start_ticks - 1), "Consumer")
+        state.acquire(ProcessIdentity(ME.pid, ME.start_ticks - 1), Lease(consumer="Consumer"))
         state.release_all(ME)
         until(lambda: nothing_is_left(endpoint))
 
@@ -244,6 +267,67 @@ class TestFailure:
     ) -> None:
         with pytest.raises(SupervisorError, match="was not ready after 0 s"):
             bring_up(state, doubler, "--timeout-s=0")
+
+
+class TestCommands:
+    def hermes(self, state: ServerState, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "hermes", *arguments],
+            env={**os.environ, "HERMES_STATE_HOME": str(state.directory.parent)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def test_servers_are_listed(
+        self, state: ServerState, endpoint: Endpoint, doubler: Path
+    ) -> None:
+        state.acquire(ME, Lease(consumer="Other", is_running=True))
+        (server,) = json.loads(self.hermes(state, "ps", "--json").stdout)
+        assert server["id"] == "server"
+        assert server["phase"] == "ready"
+        assert server["endpoint"] == endpoint.grpc
+        assert server["model_repository"] == str(doubler)
+        assert server["drivers"] == [os.getpid()]
+        assert (server["running"], server["consumers"]) == (1, 2)
+        assert 0 < server["age_s"] < 60
+        header, row, *_ = self.hermes(state, "ps").stdout.splitlines()
+        assert header.split()[:3] == ["ID", "STATE", "ENDPOINT"]
+        assert row.split()[:3] == ["server", "ready", endpoint.grpc]
+
+    @pytest.mark.parametrize("which", ["server", "--all"])
+    def test_a_stopped_server_does_not_come_back_for_those_who_needed_it(
+        self, state: ServerState, doubler: Path, endpoint: Endpoint, which: str
+    ) -> None:
+        done = self.hermes(state, "stop", which)
+        assert done.stdout == "stopped server\n"
+        assert nothing_is_left(endpoint)
+        with pytest.raises(SupervisorError, match="stopped by hand"):
+            bring_up(state, doubler)
+        later = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        driver = ProcessIdentity.of(later.pid)
+        state.acquire(driver, Lease(consumer="Later"))
+        wanted = [str(doubler), "--ports=auto", "--stop-timeout-s=5"]
+        assert ensure_server(state, wanted, driver=driver, timeout_s=60)
+        later.communicate()
+
+    def test_what_does_not_run_cannot_be_stopped(self, state: ServerState) -> None:
+        done = self.hermes(state, "stop", "nonsense")
+        assert done.returncode == 1
+        assert "'nonsense' is not one of those that run: none" in done.stderr
+        assert self.hermes(state, "stop", "--all").returncode == 0
+
+    def test_the_machine_is_described(self, state: ServerState) -> None:
+        region = SHARED_MEMORY / f"hermes-{os.urandom(6).hex()}-left"
+        region.touch()
+        try:
+            said = self.hermes(state, "check").stdout
+        finally:
+            region.unlink()
+        assert "ok      triton: " in said
+        assert "port 8001: grpc: " in said
+        assert f"{region}: left by a process that is gone" in said
 
 
 def test_pauses_between_restarts_grow_and_are_bounded() -> None:

@@ -57,6 +57,8 @@ class ServerSettings:
     credentials
         Encrypts the GRPC service and asks clients for a certificate (mutual TLS). HTTP, which
         cannot do that, is off then, and metrics stay on the loopback address.
+    locks
+        Descriptors of locked files; the locks last as long as the server, however that ends.
     """
 
     server_id: str
@@ -67,6 +69,7 @@ class ServerSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_timeout_s: float = 30.0
     credentials: ServerCredentials | None = None
+    locks: tuple[int, ...] = ()
 
     @property
     def services(self) -> tuple[str, ...]:

@@ -102,6 +102,7 @@ class TritonInstance(ABC):
                 self.server_id,
                 grace_s=self._settings.stop_timeout_s,
                 instance=self._container_name(),
+                locks=self._settings.locks,
             )
             undo.callback(self._end)
             if self._wanted_log_file is None:

@@ -17,8 +17,9 @@ from hermes.aeriel.serve._command import (
     check_model_repository,
     check_server_args,
 )
-from hermes.aeriel.serve._gpus import gpu_environment
+from hermes.aeriel.serve._gpus import GPURequest, gpu_environment
 from hermes.aeriel.serve._instance import TritonInstance
+from hermes.aeriel.serve._leases import GPULease, Holder, hold_gpus
 from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import Ports, check_listen
 from hermes.aeriel.serve._singularity import SingularityInstance
@@ -32,7 +33,9 @@ def serve(
     image: str | Path | None = None,
     *,
     name: str | None = None,
-    gpus: Sequence[int | str] | None = None,
+    gpus: Sequence[int | str] | GPULease | None = None,
+    n_gpus: int | None = None,
+    gpu_timeout_s: float = 0.0,
     server_args: Sequence[str] = (),
     log_file: str | Path | None = None,
     wait: bool = False,
@@ -57,7 +60,13 @@ def serve(
         The name of the container instance; a unique one by default.
     gpus
         Global indices or UUIDs of the GPUs that the server sees, whatever
-        ``CUDA_VISIBLE_DEVICES`` says here. ``[]`` hides all; None changes nothing.
+        ``CUDA_VISIBLE_DEVICES`` says here. ``[]`` hides all; None changes nothing. The server has
+        them to itself, as far as hermes goes. A lease says that the caller holds them already.
+    n_gpus
+        How many GPUs the server is to have instead, out of those that ``CUDA_VISIBLE_DEVICES`` or
+        the batch job leaves visible and nobody computes on.
+    gpu_timeout_s
+        Seconds to wait for GPUs that another server has.
     server_args
         Further flags of tritonserver.
     log_file
@@ -101,6 +110,12 @@ def serve(
     address = check_listen(listen)
     repository = check_model_repository(model_repository)
     with ExitStack() as stack:
+        if isinstance(gpus, GPULease):
+            lease = gpus
+        else:
+            request = GPURequest(gpus=None if gpus is None else tuple(gpus), n_gpus=n_gpus)
+            holder = Holder(what=str(model_repository))
+            lease = stack.enter_context(hold_gpus(request, holder, gpu_timeout_s))
         is_open = insecure or ipaddress.ip_address(address).is_loopback
         settings = ServerSettings(
             server_id=server_id,
@@ -108,16 +123,19 @@ def serve(
             ports=None if ports == "auto" else ports or Ports(),
             listen=address,
             server_args=check_server_args(server_args),
-            environment={**(environment or {}), **gpu_environment(gpus)},
+            environment={**(environment or {}), **gpu_environment(lease.gpus)},
             stop_timeout_s=stop_timeout_s,
             credentials=None if is_open else stack.enter_context(temporary_credentials(server_id)),
+            locks=lease.descriptors,
         )
         log = None if log_file is None else Path(log_file).absolute()
         instance: TritonInstance
         if image is None:
             instance = LocalInstance(settings, log)
         else:
-            instance = SingularityInstance(settings, log, image=str(image), name=name, gpus=gpus)
+            instance = SingularityInstance(
+                settings, log, image=str(image), name=name, gpus=lease.gpus
+            )
             warn_of_writers(Path(instance.image), "image")
         warn_of_writers(Path(repository), "model repository")
         stack.enter_context(instance)

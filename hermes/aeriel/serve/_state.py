@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hermes.aeriel._processes import ProcessIdentity
@@ -23,6 +26,7 @@ from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import ParameterError
 
 STATE_VARIABLE = "HERMES_STATE_HOME"
+ASKED_S = 5.0
 
 
 def state_home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -34,6 +38,43 @@ def state_home(environ: Mapping[str, str] = os.environ) -> Path:
     if named := environ.get(STATE_VARIABLE):
         return Path(named).absolute()
     return Path(tempfile.gettempdir()) / f"hermes-{os.getuid()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """One consumer's need of a server.
+
+    Parameters
+    ----------
+    consumer
+        The task.
+    is_running
+        Whether it runs, or has yet to.
+    """
+
+    consumer: str
+    is_running: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What a supervisor says of itself and its server.
+
+    Parameters
+    ----------
+    phase
+        ``starting``, ``waiting`` (for a GPU), ``ready``, ``restarting`` or ``stopping``.
+    detail
+        What it waits for.
+    model_repository, image, gpus
+        What it serves, from where and on which GPUs.
+    """
+
+    phase: str
+    detail: str = ""
+    model_repository: str = ""
+    image: str = ""
+    gpus: tuple[str, ...] = ()
 
 
 class ServerState:
@@ -50,15 +91,23 @@ class ServerState:
         self._endpoint = directory / "endpoint.json"
         self._supervisor = directory / "supervisor"
         self._failure = directory / "failure"
+        self._status = directory / "status.json"
+        self._refused = directory / "refused"
+        self._place = directory / "place"
         self._leases = directory / "leases"
+        self._lock = directory / "lock"
         self.log_file = directory / "supervisor.log"
 
-    def acquire(self, driver: ProcessIdentity, consumer: str) -> None:
+    def acquire(self, driver: ProcessIdentity, lease: Lease) -> None:
         """Say that a driver has a consumer outstanding."""
         with self.exclusive():
-            lease = self._lease(driver, consumer)
-            lease.parent.mkdir(parents=True, exist_ok=True)
-            lease.write_text(consumer)
+            path = self._lease(driver, lease.consumer)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, json.dumps(asdict(lease)))
+
+    def has_lease(self, driver: ProcessIdentity, consumer: str) -> bool:
+        """Tell whether a driver has said so of a consumer."""
+        return self._lease(driver, consumer).exists()
 
     def release(self, driver: ProcessIdentity, consumer: str) -> None:
         """Say that a consumer is done with the server, for now at least."""
@@ -66,16 +115,27 @@ class ServerState:
 
     def release_all(self, driver: ProcessIdentity) -> None:
         """Say that a driver has no consumer left."""
-        shutil.rmtree(self._leases / str(driver), ignore_errors=True)
+        if self.directory.exists():
+            with self.exclusive():
+                shutil.rmtree(self._leases / str(driver), ignore_errors=True)
 
-    def consumers(self) -> dict[ProcessIdentity, list[str]]:
+    def consumers(self) -> dict[ProcessIdentity, list[Lease]]:
         """Return the consumers outstanding by their driver, of drivers that live."""
-        found: dict[ProcessIdentity, list[str]] = {}
+        found: dict[ProcessIdentity, list[Lease]] = {}
         for drivers in _entries(self._leases):
             driver = ProcessIdentity.parse(drivers.name)
             if driver.is_alive():
-                found[driver] = [_text(lease) for lease in _entries(drivers)]
-        return {driver: consumers for driver, consumers in found.items() if consumers}
+                texts = [_text(path) for path in _entries(drivers) if path.name[0] != "."]
+                found[driver] = [Lease(**json.loads(text)) for text in texts if text]
+        return {driver: leases for driver, leases in found.items() if leases}
+
+    def is_needed(self) -> bool:
+        """Tell whether a driver that lives has a consumer outstanding."""
+        return any(
+            ProcessIdentity.parse(drivers.name).is_alive()
+            and any(path.name[0] != "." for path in _entries(drivers))
+            for drivers in _entries(self._leases)
+        )
 
     def supervisor(self) -> ProcessIdentity | None:
         """Return the process that keeps the server, if it lives."""
@@ -83,9 +143,16 @@ class ServerState:
         identity = ProcessIdentity.parse(text) if text else None
         return identity if identity is not None and identity.is_alive() else None
 
+    def wake(self) -> None:
+        """Let a supervisor go on that somebody stopped: it cannot keep its server like that."""
+        text = _text(self._supervisor)
+        if text:
+            ProcessIdentity.parse(text).wake()
+
     def appoint(self, supervisor: ProcessIdentity) -> None:
         """Record who keeps the server; within `exclusive` only."""
         self._failure.unlink(missing_ok=True)
+        self._status.unlink(missing_ok=True)
         self.withdraw()  # what a supervisor that was killed had published
         self._supervisor.write_text(str(supervisor))
 
@@ -109,6 +176,48 @@ class ServerState:
         except FileNotFoundError:
             return None
 
+    def tell(self, status: Status) -> None:
+        """Say what the server and its supervisor are at."""
+        _write(self._status, json.dumps(asdict(status)))
+
+    def status(self) -> Status | None:
+        """Return what the supervisor said of itself last, if it lives."""
+        text = _text(self._status)
+        if self.supervisor() is None or not text:
+            return None
+        facts = json.loads(text)
+        return Status(**{**facts, "gpus": tuple(facts["gpus"])})
+
+    def refuse(self) -> None:
+        """Say that the server is not to be started again for the drivers that are there now."""
+        with self.exclusive():
+            _write(self._refused, "\n".join(map(str, self.consumers())))
+
+    def is_refused(self, driver: ProcessIdentity) -> bool:
+        """Tell whether somebody stopped the server for good as far as a driver is concerned."""
+        return str(driver) in _text(self._refused).split()
+
+    def ask_for_place(self) -> None:
+        """Say, again and again, that somebody waits for a GPU that this server has."""
+        with suppress(FileNotFoundError):  # it is gone just now
+            self._place.touch()
+
+    def is_asked_for_place(self) -> bool:
+        """Tell whether somebody said so in the last seconds."""
+        try:
+            return time.time() - self._place.stat().st_mtime < ASKED_S
+        except FileNotFoundError:
+            return False
+
+    def is_running(self, drivers: Collection[ProcessIdentity] | None = None) -> bool:
+        """Tell whether a consumer runs: one of these drivers, or any."""
+        return any(
+            lease.is_running
+            for driver, leases in self.consumers().items()
+            if drivers is None or driver in drivers
+            for lease in leases
+        )
+
     def fail(self, reason: str) -> None:
         """Say why there is no server."""
         self._failure.write_text(reason)
@@ -128,8 +237,19 @@ class ServerState:
         if not self.directory.exists():
             return
         with self.exclusive():
-            if self.supervisor() is None and not self.consumers():
+            if self.supervisor() is None and not self.is_needed():
                 shutil.rmtree(self.directory, ignore_errors=True)
+
+    @classmethod
+    def all(cls, home: Path) -> list[ServerState]:
+        """Return the states in a directory, and nothing else that may be there."""
+        names = {path.name for path in vars(cls(home)).values()}
+        return [
+            cls(directory)
+            for directory in _entries(home)
+            if (directory / "lock").is_file()
+            and {path.name for path in _entries(directory) if path.name[0] != "."} <= names
+        ]
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -137,9 +257,7 @@ class ServerState:
         while True:
             make_private(self.directory)
             try:
-                descriptor = os.open(
-                    self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-                )
+                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
                 continue  # removed meanwhile
             try:
@@ -178,6 +296,13 @@ def _entries(directory: Path) -> list[Path]:
         return sorted(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that appears whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _text(path: Path) -> str:

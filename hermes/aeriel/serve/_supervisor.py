@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from hermes.aeriel._processes import ProcessIdentity
 from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.serve._gpus import GPURequest
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._keep import keep
-from hermes.aeriel.serve._state import ServerState
+from hermes.aeriel.serve._leases import GPULease
+from hermes.aeriel.serve._state import ServerState, Status
+from hermes.aeriel.serve._turns import Idleness, wait_for_gpus
 from hermes.errors import (
+    GPUBusyError,
     HermesError,
+    ServerStopError,
     ServerTimeoutError,
     SupervisorError,
     log_tail,
@@ -47,44 +55,102 @@ app(prog_name="hermes")
 
 
 def supervise(
-    state: ServerState, server: AbstractContextManager[TritonInstance], *, timeout_s: float
+    state: ServerState,
+    server: Callable[[GPULease], AbstractContextManager[TritonInstance]],
+    request: GPURequest,
+    *,
+    timeout_s: float,
+    about: Status,
 ) -> None:
     """Keep a server while a live driver has a consumer outstanding, and publish it in `state`.
 
-    A server that crashes or hangs is started again, a few times in a row at most.
+    It waits for its GPUs first. A server that crashes or hangs is started again, a few times in
+    a row at most.
+
+    Parameters
+    ----------
+    state
+        Where its drivers, its consumers and its endpoint are.
+    server
+        Returns what `serve` does, for these GPUs.
+    request
+        The GPUs.
+    timeout_s
+        Seconds to wait for the GPUs, and seconds that the server may take to get ready.
+    about
+        What to tell about it.
 
     Raises
     ------
     HermesError
-        The server did not start, or died; the reason is left in `state`.
+        The server did not start, or failed too often; the reason is left in `state`.
     """
-    with stop_signal() as stopped:
-
-        def is_wanted() -> bool:
-            if not stopped.is_set() and state.consumers():
-                return True
-            # A consumer may come this very moment: it finds the endpoint either there to be
-            # used, with its lease seen here, or gone.
-            with state.exclusive():
-                wanted = not stopped.is_set() and bool(state.consumers())
-                if not wanted:
-                    state.withdraw()
-                return wanted
-
+    with stop_signal() as stopped, ExitStack() as undo:
+        undo.callback(state.resign)
+        desk = _Desk(state, about, stopped)
         try:
-            keep(
-                server,
+            lease = wait_for_gpus(
+                state,
+                request,
                 timeout_s=timeout_s,
-                is_wanted=is_wanted,
-                publish=state.publish,
-                withdraw=state.withdraw,
+                is_wanted=desk.is_wanted,
+                tell=functools.partial(desk.tell, "waiting"),
+            )
+            if lease is None:
+                return
+            undo.callback(lease.close)
+            desk.about = replace(about, gpus=tuple(map(str, lease.gpus or ())))
+            desk.tell("starting")
+            keep(
+                server(lease),
+                timeout_s=timeout_s,
+                is_wanted=desk.is_wanted,
+                publish=desk.publish,
+                withdraw=desk.withdraw,
                 most_restarts=RESTARTS,
             )
+            if state.is_needed():
+                lease.sign(None)  # it stops before its time: another may have the GPUs
         except HermesError as error:
             state.fail(str(error))
             raise
-        finally:
-            state.resign()
+
+
+class _Desk:
+    """What a supervisor learns from its state, and says there."""
+
+    def __init__(self, state: ServerState, about: Status, stopped: threading.Event) -> None:
+        self.about = about
+        self._state = state
+        self._stopped = stopped
+        self._idleness = Idleness(state)
+
+    def is_wanted(self) -> bool:
+        if self._is_needed():
+            return True
+        # A consumer may come this very moment: it finds the endpoint either there to be used,
+        # with its lease seen here, or gone.
+        with self._state.exclusive():
+            wanted = self._is_needed()
+            if not wanted:
+                self._state.withdraw()
+                self.tell("stopping")
+            return wanted
+
+    def publish(self, endpoint: Endpoint) -> None:
+        self._state.publish(endpoint)
+        self.tell("ready")
+
+    def withdraw(self) -> None:
+        self._state.withdraw()
+        self.tell("restarting" if self.is_wanted() else "stopping")
+
+    def tell(self, phase: str, detail: str = "") -> None:
+        self._state.tell(replace(self.about, phase=phase, detail=detail))
+
+    def _is_needed(self) -> bool:
+        is_needed = not self._stopped.is_set() and self._state.is_needed()
+        return is_needed and not self._idleness.is_over()
 
 
 def start_supervisor(state: ServerState, arguments: Sequence[str]) -> ProcessIdentity:
@@ -118,7 +184,15 @@ def start_supervisor(state: ServerState, arguments: Sequence[str]) -> ProcessIde
     return supervisor
 
 
-def ensure_server(state: ServerState, arguments: Sequence[str], *, timeout_s: float) -> Endpoint:
+def ensure_server(
+    state: ServerState,
+    arguments: Sequence[str],
+    *,
+    driver: ProcessIdentity,
+    timeout_s: float,
+    wait_for_gpus: bool = True,
+    attempts: int = 0,
+) -> Endpoint:
     """Return the endpoint of a ready server, after starting a supervisor if there is none.
 
     The caller holds a lease: a server that nobody needs stops at once.
@@ -129,28 +203,46 @@ def ensure_server(state: ServerState, arguments: Sequence[str], *, timeout_s: fl
         The state directory.
     arguments
         What follows ``hermes serve`` on the command line, but for the state directory.
+    driver
+        The process that runs the caller's pipeline.
     timeout_s
         Seconds to wait for the server at most.
+    wait_for_gpus
+        Whether that includes the time until the server has its GPUs.
+    attempts
+        How often the caller has tried already: what failed then is not tried again.
 
     Raises
     ------
+    GPUBusyError
+        The server waits for its GPUs, and the caller would not.
     SupervisorError
-        The server did not start; the error carries its reason.
+        The server did not start, or somebody stopped it; the error carries the reason.
     ServerTimeoutError
         It was not ready in time.
     """
     deadline = time.monotonic() + timeout_s
-    attempts = 0
     while (endpoint := state.endpoint()) is None:
+        status = state.status()
+        is_waiting = status is not None and status.phase == "waiting"
+        if status is not None and is_waiting and not wait_for_gpus:
+            raise GPUBusyError(wanted="GPUs", holders=(status.detail,))
         if time.monotonic() > deadline:
+            where = "it waits for GPUs" if is_waiting else "no endpoint was published"
             raise ServerTimeoutError(
                 address=str(state.directory),
                 timeout_s=timeout_s,
-                waiting_for="its supervisor has not published an endpoint",
+                waiting_for=f"{where}: {status.detail if status else 'nobody keeps it'}",
                 log_file=state.log_file,
                 log_tail=log_tail(state.log_file),
             )
         with state.exclusive():
+            if state.is_refused(driver):
+                raise SupervisorError(
+                    reason="it was stopped by hand",
+                    log_file=state.log_file,
+                    log_tail=log_tail(state.log_file),
+                )
             if state.supervisor() is None:
                 reason = state.failure()
                 if attempts and (reason or attempts == ATTEMPTS):
@@ -159,10 +251,36 @@ def ensure_server(state: ServerState, arguments: Sequence[str], *, timeout_s: fl
                         log_file=state.log_file,
                         log_tail=log_tail(state.log_file),
                     )
+                for other in ServerState.all(state.directory.parent):
+                    if other.directory != state.directory:
+                        other.tidy()  # what those left behind who were killed
                 start_supervisor(state, arguments)
                 attempts += 1
         time.sleep(POLL_S)
     return endpoint
+
+
+def stop_supervisor(state: ServerState, *, timeout_s: float) -> None:
+    """Stop a server for good, as far as the drivers that are there now are concerned.
+
+    Raises
+    ------
+    ServerStopError
+        It is still there after `timeout_s` seconds.
+    """
+    state.refuse()
+    supervisor = state.supervisor()
+    if supervisor is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(supervisor.pid, signal.SIGTERM)
+    supervisor.wake()
+    deadline = time.monotonic() + timeout_s
+    while supervisor.is_alive():
+        if time.monotonic() > deadline:
+            left = (f"its supervisor, process {supervisor.pid}",)
+            raise ServerStopError(server_id=state.directory.name, remaining=left)
+        time.sleep(POLL_S)
 
 
 @contextmanager
