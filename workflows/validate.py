@@ -105,6 +105,8 @@ class Merge(ValidationParameters, luigi.Task):
             self.clone(
                 Predict,
                 file=str(facts.file),
+                # As found beside the target, of which the task knows nothing.
+                input_map={name: dataset.path for name, dataset in facts.datasets.items()},
                 predictions=str(directory / "predictions" / name),
                 server_log=self.server_log or str(directory / "logs" / "triton.log"),
                 server_monitor=self.monitor_table,

@@ -177,6 +177,40 @@ def test_awkward_names(luigi: Luigi, models: Path, tmp_path: Path) -> None:
     assert np.array_equal(found, 2 * x)
 
 
+COMPLETES_ITSELF = """
+    @staticmethod
+    def auto_complete_config(config):
+        config.set_max_batch_size(4)
+        config.add_input({"name": "x", "data_type": "TYPE_FP32", "dims": [4]})
+        config.add_output({"name": "y", "data_type": "TYPE_FP32", "dims": [4]})
+        return config
+
+    def execute"""
+
+
+@pytest.mark.parametrize("configured", [True, False], ids=["configured", "completed-by-triton"])
+def test_the_only_dataset_beside_the_target_is_the_input(
+    luigi: Luigi, tmp_path: Path, configured: bool
+) -> None:
+    source = PLUS_ONE if configured else PLUS_ONE.replace("    def execute", COMPLETES_ITSELF)
+    config = NO_BATCH % ("-1, 4", "-1, 4") if configured else 'backend: "python"'
+    write_model(tmp_path / "models", "plus", config, source)
+    (tmp_path / "data").mkdir()
+    x = np.arange(40, dtype=np.float32).reshape(10, 4)
+    with h5py.File(tmp_path / "data" / "strain.h5", "w") as file:
+        file["strain"] = x
+        file["truth"] = x + 1
+    code, said = validate(
+        luigi,
+        tmp_path / "models",
+        model_name="plus",
+        input_map="{}",
+        target="truth",
+        output_name="",
+    )
+    assert code == 0, said
+
+
 WORDS = """
 import numpy as np
 import triton_python_backend_utils as utils

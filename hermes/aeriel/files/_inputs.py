@@ -220,6 +220,9 @@ def _complete_map(
     model_inputs: Sequence[str] | None,
     target: str | None,
 ) -> dict[str, str]:
+    if model_inputs is not None and len(model_inputs) == 1 and set(input_map) == {""}:
+        # Settled by a caller who had not met the model yet, but had seen the target.
+        return {model_inputs[0]: input_map[""]}
     wanted = list(model_inputs or input_map or [""])
     missing = [name for name in wanted if name not in input_map]
     paths = {name: input_map[name] for name in wanted if name in input_map}
