@@ -74,6 +74,11 @@ class ServerParameters:
     image = ImagePath(default="", description="Singularity/Apptainer image; none: a local Triton")
     gpus = GPUs(default=None, description="global indices or UUIDs of GPUs, as a JSON list")
     n_gpus = OptionalWholeNumber(default=None, description="how many GPUs, whichever are free")
+    listen = luigi.Parameter(
+        default="127.0.0.1",
+        description="address to listen on; any but a loopback one asks clients for a certificate",
+    )
+    insecure = luigi.BoolParameter(description="let everybody in who reaches the address")
     server_args = TextList(default=(), description="further flags of tritonserver, as a JSON list")
     server_timeout_s = Number(
         default=600.0, significant=False, description="seconds to wait for the server"
@@ -140,6 +145,11 @@ class TritonServerTask(ServerParameters, Service):
         Global indices or UUIDs; null leaves the choice to the environment, ``[]`` hides all.
     n_gpus : int
         How many GPUs instead, out of those that are visible and free.
+    listen : str
+        The IP address to listen on. Any but a loopback address turns on mutual TLS; the endpoint
+        carries what a client needs.
+    insecure : bool
+        Let everybody in who reaches the address.
     server_args : list of str
         Further flags of tritonserver.
     server_timeout_s : float
@@ -163,7 +173,10 @@ class TritonServerTask(ServerParameters, Service):
             "--ports=auto",
             f"--timeout-s={self.server_timeout_s}",
             f"--stop-timeout-s={STOP_TIMEOUT_S}",
+            f"--listen={self.listen}",
         ]
+        if self.insecure:
+            arguments.append("--insecure")
         if self.image:
             arguments.append(f"--image={self.image}")
         if self.gpus is not None:

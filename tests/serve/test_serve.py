@@ -332,8 +332,18 @@ def test_program_that_cannot_be_started_is_an_error(
     triton.write_text("#!/nowhere/at/all\n")
     triton.chmod(0o755)
     monkeypatch.setenv("HERMES_TRITON_BINARY", str(triton))
-    with pytest.raises(FileNotFoundError, match=str(triton)):
+    with pytest.raises(TritonNotFoundError, match=f"{triton}. It cannot be started: No such file"):
         refused(empty)
+
+
+def test_ports_of_another_kind_are_refused(empty: Path) -> None:
+    with pytest.raises(ParameterError, match='ports: 8001 is neither "auto" nor'):
+        refused(empty, ports=8001)
+
+
+def test_an_empty_path_is_no_repository() -> None:
+    with pytest.raises(ParameterError, match="model_repository: is empty"):
+        refused("")
 
 
 class Wrapper:

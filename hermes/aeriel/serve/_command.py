@@ -184,6 +184,8 @@ def check_model_repository(model_repository: str | Path) -> str:
     """
     if isinstance(model_repository, str) and _REMOTE.match(model_repository):
         return model_repository
+    if not str(model_repository):
+        raise ParameterError("model_repository", "is empty; give a directory or a URL")
     path = Path(model_repository).absolute()
     if not path.is_dir():
         problem = "is not a directory" if path.exists() else "does not exist"

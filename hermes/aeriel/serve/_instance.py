@@ -29,6 +29,7 @@ from hermes.errors import (
     ServerDiedError,
     ServerError,
     ServerTimeoutError,
+    TritonNotFoundError,
     log_tail,
 )
 
@@ -260,15 +261,20 @@ class TritonInstance(ABC):
         logger.debug("running %s", self._command)
         with self.log_file.open("ab") as log:
             self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                self._command,
-                env=dict(self._server_environment()),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C reaches this process alone, which then stops the server in good order.
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    env=dict(self._server_environment()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Ctrl-C reaches this process alone, which then stops the server in good order.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise TritonNotFoundError(
+                    looked_in=(self._command[0],), advice=f"It cannot be started: {error.strerror}"
+                ) from error
         # For a moment it has no command line, by which it is found when it is to be stopped.
         command_line = Path(f"/proc/{self._process.pid}/cmdline")
         while self._process.poll() is None and not command_line.read_bytes():

@@ -23,6 +23,7 @@ from hermes.aeriel.serve._leases import GPULease, Holder, hold_gpus
 from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import Ports, check_listen
 from hermes.aeriel.serve._singularity import SingularityInstance
+from hermes.errors import ParameterError
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ def serve(
     server_id = f"hermes-{secrets.token_hex(6)}"
     address = check_listen(listen)
     repository = check_model_repository(model_repository)
+    if ports not in ("auto", None) and not isinstance(ports, Ports):
+        raise ParameterError("ports", f'{ports!r} is neither "auto" nor Ports(grpc=…, http=…)')
     with ExitStack() as stack:
         if isinstance(gpus, GPULease):
             lease = gpus
