@@ -255,8 +255,9 @@ def check() -> None:
     """Say what this machine has, and what is missing for which feature."""
     from hermes import _machine  # noqa: PLC0415 (as above)
 
-    for fact in _machine.machine_facts():
-        typer.echo(f"{'missing' if fact.is_missing else 'ok':8}{fact.subject}: {fact.text}")
+    with _errors_as_text():
+        for fact in _machine.machine_facts():
+            typer.echo(f"{'missing' if fact.is_missing else 'ok':8}{fact.subject}: {fact.text}")
 
 
 @app.command()

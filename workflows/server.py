@@ -240,7 +240,8 @@ class TritonServerTask(ServerParameters, Service):
                 attempts=1 if driver.is_resumed else 0,
             )
         except GPUBusyError as error:
-            logger.info("%s waits: %s", self, error)
+            if not driver.is_resumed:  # once will do
+                logger.warning("%s waits: %s", self, error)
             yield WaitForGPU(
                 server=self.task_id, driver=str(driver.identity), number=time.time_ns()
             )

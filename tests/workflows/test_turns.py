@@ -79,6 +79,7 @@ class TestTurns:
         assert ":)" in log, log[-5000:]
         models = [name[0] for name in bench.order()]
         assert models in ([*"aaabbb"], [*"bbbaaa"])
+        assert f"held by the server of {bench.directory / models[0]} (process " in log
 
     def test_any_one_gpu_will_do_too(self, bench: GPUBench, n_workers: int) -> None:
         log = bench.run("Two", "--n-gpus=1", workers(n_workers))

@@ -149,11 +149,14 @@ class ServerState:
         if text:
             ProcessIdentity.parse(text).wake()
 
-    def appoint(self, supervisor: ProcessIdentity) -> None:
-        """Record who keeps the server; within `exclusive` only."""
+    def clear(self) -> None:
+        """Forget what an earlier supervisor said, who may have been killed."""
         self._failure.unlink(missing_ok=True)
         self._status.unlink(missing_ok=True)
-        self.withdraw()  # what a supervisor that was killed had published
+        self.withdraw()
+
+    def appoint(self, supervisor: ProcessIdentity) -> None:
+        """Record who keeps the server; within `exclusive` only."""
         self._supervisor.write_text(str(supervisor))
 
     def publish(self, endpoint: Endpoint) -> None:

@@ -92,6 +92,7 @@ def supervise(
             lease = wait_for_gpus(
                 state,
                 request,
+                what=about.model_repository,
                 timeout_s=timeout_s,
                 is_wanted=desk.is_wanted,
                 tell=functools.partial(desk.tell, "waiting"),
@@ -163,6 +164,7 @@ def start_supervisor(state: ServerState, arguments: Sequence[str]) -> ProcessIde
     arguments
         What follows ``hermes serve`` on the command line, but for the state directory.
     """
+    state.clear()
     source = str(Path(__file__).resolve().parents[3])
     with state.log_file.open("ab") as log:
         started = subprocess.run(

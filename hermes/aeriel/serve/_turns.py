@@ -45,6 +45,7 @@ def wait_for_gpus(
     state: ServerState,
     request: GPURequest,
     *,
+    what: str,
     timeout_s: float,
     is_wanted: Callable[[], bool],
     tell: Callable[[str], None],
@@ -57,6 +58,8 @@ def wait_for_gpus(
         The server's state.
     request
         The GPUs.
+    what
+        What they are for, to tell others.
     timeout_s
         Seconds to wait at most. Time in which another server of the same pipeline has them does
         not count.
@@ -77,8 +80,7 @@ def wait_for_gpus(
             lease = lease_gpus(request)
             claims = _claims(state, lease)
             if not claims:
-                what = (status := state.status()) and status.model_repository
-                lease.sign(Holder(what=what or "", state=str(state.directory)))
+                lease.sign(Holder(what=what, state=str(state.directory)))
                 return lease
             lease.close()
             busy = GPUBusyError(
