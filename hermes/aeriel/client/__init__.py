@@ -2,6 +2,7 @@
 
 from hermes.aeriel.client._client import InferenceClient
 from hermes.aeriel.client._connection import is_transient
+from hermes.aeriel.client._sequences import Sequence
 from hermes.aeriel.client._specification import ModelSpecification, TensorSpecification
 from hermes.aeriel.client._statistics import ClientStatistics, ServerTimes
 from hermes.aeriel.client._transports import RowLayout
@@ -13,6 +14,7 @@ __all__ = [
     "InferenceClient",
     "ModelSpecification",
     "RowLayout",
+    "Sequence",
     "ServerTimes",
     "TensorSpecification",
     "is_transient",

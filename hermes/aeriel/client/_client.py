@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -16,27 +15,19 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from hermes.aeriel.client._choice import TransportName, open_transport
-from hermes.aeriel.client._connection import Connection, is_transient
+from hermes.aeriel.client._connection import Connection
+from hermes.aeriel.client._exchange import Exchange, Exchanges, owned
 from hermes.aeriel.client._pace import Pace
+from hermes.aeriel.client._sequences import Sequence as UpdateSequence
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
 from hermes.aeriel.client._statistics import ClientStatistics, Recorder, ServerTimes
 from hermes.aeriel.client._transports import Outputs, Parcel, RowLayout
-from hermes.aeriel.client._wires import Call
 from hermes.aeriel.endpoint import Endpoint
-from hermes.errors import InferenceError, ParameterError
+from hermes.errors import ParameterError
 
 # Fills arrays of shape (rows, *shape), one for each input, with the rows from one number to
 # another.
 ReadRows = Callable[[int, int, Mapping[str, "NDArray[Any]"]], None]
-
-
-@dataclass(eq=False)
-class _Exchange:
-    """A request on its way."""
-
-    parcel: Parcel
-    started: float
-    call: Call | None
 
 
 class InferenceClient:
@@ -114,8 +105,7 @@ class InferenceClient:
         if max_in_flight is not None and max_in_flight < 1:
             raise ParameterError("max_in_flight", f"{max_in_flight} is below 1")
         endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint)
-        self._pace = Pace(rate_hz)
-        self._timeout_s = timeout_s
+        pace = Pace(rate_hz)
         self._connection = Connection(
             endpoint,
             model_name,
@@ -142,7 +132,16 @@ class InferenceClient:
         self.transport = self._transport.name
         self.max_in_flight = max_in_flight or self.specification.n_instances + 2
         self._places = threading.BoundedSemaphore(self.max_in_flight)
+        self._sequence_places = threading.Semaphore(self.specification.sequence_places)
         self._recorder = Recorder()
+        self._exchanges = Exchanges(
+            specification=self.specification,
+            connection=self._connection,
+            transport=self._transport,
+            recorder=self._recorder,
+            pace=pace,
+            timeout_s=timeout_s,
+        )
         self._server_before = self._server_times()
         self._server_after: ServerTimes | None = None
         self._threads = ThreadPoolExecutor(
@@ -199,10 +198,10 @@ class InferenceClient:
         InputError
             The arrays do not fit the model; nothing was sent.
         """
-        rows = self.specification.check(inputs)
+        self.specification.check(inputs)
         self._places.acquire()
         try:
-            parcel = self._transport.pack(inputs, rows)
+            parcel = self._exchanges.pack(inputs)
             future = self._threads.submit(self._answer, parcel)
         except BaseException:
             self._places.release()
@@ -236,10 +235,10 @@ class InferenceClient:
 
         def parcels() -> Iterator[Parcel]:
             for batch in batches:
-                yield self._transport.pack(batch, self.specification.check(batch))
+                yield self._exchanges.pack(batch)
 
         for outputs in self._stream(parcels(), deadline_s):
-            yield _owned(outputs)
+            yield owned(outputs)
 
     def stream_rows(
         self,
@@ -288,90 +287,56 @@ class InferenceClient:
         finally:
             buffers.close()
 
+    def sequence(self) -> UpdateSequence:
+        """Return a sequence of updates, for a model that keeps a state between requests.
+
+        Several may be under way at once, in one thread or in several; as many as the server has
+        places for.
+
+        Raises
+        ------
+        ParameterError
+            The model has no sequence batcher.
+
+        Examples
+        --------
+        >>> with client.sequence() as sequence:  # doctest: +SKIP
+        ...     for result in sequence.stream(updates):
+        ...         print(result["y"])
+        """
+        if not self.specification.stateful:
+            problem = "keeps no state: its configuration has no sequence_batching"
+            raise ParameterError("model_name", f"model {self.specification.name!r} {problem}")
+        return UpdateSequence(self._exchanges, self._sequence_places)
+
     def _stream(self, parcels: Iterator[Parcel], deadline_s: float) -> Iterator[Outputs]:
         """Yield lent outputs."""
         deadline = time.monotonic() + deadline_s
-        window: deque[_Exchange] = deque()
+        window: deque[Exchange] = deque()
         try:
             for parcel in parcels:
-                window.append(self._start(parcel, deadline))
+                window.append(self._exchanges.start(parcel, deadline))
                 if len(window) == self.max_in_flight:
                     yield from self._next(window, deadline)
             while window:
                 yield from self._next(window, deadline)
         finally:
             for exchange in window:
-                self._transport.drop(exchange.parcel, exchange.call)
+                self._exchanges.drop(exchange)
 
-    def _next(self, window: deque[_Exchange], deadline: float) -> Iterator[Outputs]:
-        yield self._finish(window[0], deadline)
-        self._transport.drop(window.popleft().parcel)
-
-    def _start(self, parcel: Parcel, deadline: float = math.inf) -> _Exchange:
-        self._pace.wait(deadline)
-        started = self._recorder.start()
-        return _Exchange(parcel, started, self._transport.send(parcel, self._time_left(deadline)))
-
-    def _finish(self, exchange: _Exchange, deadline: float = math.inf) -> Outputs:
-        """Return the outputs of a request, which is sent again where that may help."""
-        parcel = exchange.parcel
-        try:
-            outputs = self._received(exchange)
-        except InferenceError as error:
-            if not is_transient(error):
-                self._recorder.failed()
-                raise
-            outputs = self._again(exchange, error, deadline)
-        n_bytes = parcel.n_bytes + sum(array.nbytes for array in outputs.values())
-        self._recorder.answered(exchange.started, parcel.rows, n_bytes)
-        return outputs
-
-    def _again(self, exchange: _Exchange, error: InferenceError, deadline: float) -> Outputs:
-        failures = [error]
-
-        def attempt() -> Outputs:
-            if failures:
-                raise failures.pop()
-            exchange.call = self._transport.send(exchange.parcel, self._time_left(deadline))
-            return self._received(exchange)
-
-        try:
-            return self._connection.retrying(lambda _: self._recorder.retried(), deadline)(attempt)
-        except InferenceError:
-            self._recorder.failed()
-            raise
-
-    def _received(self, exchange: _Exchange) -> Outputs:
-        assert exchange.call is not None  # noqa: S101 (for the type checker: it was sent)
-        outputs = self._transport.receive(exchange.parcel, exchange.call)
-        exchange.call = None
-        return outputs
+    def _next(self, window: deque[Exchange], deadline: float) -> Iterator[Outputs]:
+        yield self._exchanges.finish(window[0], deadline)
+        self._exchanges.drop(window.popleft())
 
     def _answer(self, parcel: Parcel) -> Outputs:
-        exchange = self._start(parcel)
+        exchange = self._exchanges.start(parcel)
         try:
-            return _owned(self._finish(exchange))
+            return owned(self._exchanges.finish(exchange))
         finally:
-            self._transport.drop(parcel, exchange.call)
-
-    def _time_left(self, deadline: float) -> float:
-        return min(self._timeout_s, deadline - time.monotonic())
+            self._exchanges.drop(exchange)
 
     def _server_times(self) -> ServerTimes:
         return ServerTimes.of(self._connection.model_statistics())
-
-
-def _owned(outputs: Outputs) -> Outputs:
-    """Return outputs that stay as they are, whatever becomes of the memory they came in."""
-    return {
-        name: _copy(array) if array.flags.writeable else array for name, array in outputs.items()
-    }
-
-
-def _copy(array: NDArray[Any]) -> NDArray[Any]:
-    copied = array.copy()
-    copied.flags.writeable = False
-    return copied
 
 
 def _check_outputs(

@@ -38,6 +38,8 @@ _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):\d+")
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 # What a server says, as an internal error, while it replaces a Python model that was killed.
 _TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
+# What it says when it let a sequence end since its last request, or was started again since.
+_LOST_SEQUENCE = "must specify the START flag"
 # What it says of a region that it never knew, or forgot when it was started again.
 _UNKNOWN_REGION = "Unable to find shared memory region"
 # What it says of an output that is larger than the model's configuration has it.
@@ -85,8 +87,13 @@ class Connection:
         """The channel, for requests."""
         return self._channel
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing is to be sent any more."""
+        return self._closing.is_set()
+
     def stop_retrying(self) -> None:
-        """Let nothing be tried again from now on."""
+        """Let nothing be sent, or tried again, from now on."""
         self._closing.set()
 
     def close(self) -> None:
@@ -163,7 +170,17 @@ class Connection:
         asked: dict[str, Any] = {"name": self._model_name, "version": self._model_version}
         metadata = self._call(self._stub.ModelMetadata, service_pb2.ModelMetadataRequest(**asked))
         config = self._call(self._stub.ModelConfig, service_pb2.ModelConfigRequest(**asked))
-        return ModelSpecification.from_server(metadata, config.config)
+        steps = [
+            self._call(
+                self._stub.ModelConfig,
+                service_pb2.ModelConfigRequest(
+                    name=step.model_name,
+                    version="" if step.model_version < 0 else str(step.model_version),
+                ),
+            ).config
+            for step in config.config.ensemble_scheduling.step
+        ]
+        return ModelSpecification.from_server(metadata, config.config, steps)
 
     def _ready(self) -> bool:
         request = service_pb2.ModelReadyRequest(name=self._model_name, version=self._model_version)
@@ -234,6 +251,8 @@ class Connection:
             return method(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise self.error(error.code().name, error.details() or "no details") from error
+        except ValueError as error:  # what gRPC says of a closed channel
+            raise self.error("CANCELLED", str(error)) from error
 
 
 def is_transient(error: BaseException) -> bool:
@@ -244,7 +263,7 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, RequestError) and error.reason.startswith(_TRANSIENT_REASONS):
         return True
-    if is_unknown_region(error) or is_small_region(error):
+    if is_unknown_region(error) or is_small_region(error) or _is_lost_sequence(error):
         return True
     return _status(error) in _TRANSIENT
 
@@ -257,6 +276,10 @@ def is_unknown_region(error: BaseException) -> bool:
 def is_small_region(error: BaseException) -> bool:
     """Tell whether an output did not fit into the shared memory that was left for it."""
     return isinstance(error, RequestError) and _SMALL_REGION in error.reason
+
+
+def _is_lost_sequence(error: BaseException) -> bool:
+    return isinstance(error, RequestError) and _LOST_SEQUENCE in error.reason
 
 
 def _status(error: InferenceError) -> grpc.StatusCode:

@@ -364,7 +364,7 @@ class _RingBuffers:
         inputs = {
             name: layout.rows_per_request * dtype.itemsize * math.prod(layout.shapes[name])
             for name, dtype in self._dtypes.items()
-            if dtype.kind != "O" and math.prod(layout.shapes[name])
+            if dtype.kind != "O" and 0 not in layout.shapes[name]
         }
         outputs = transport.output_sizes(layout.rows_per_request)
         places, size = _places(

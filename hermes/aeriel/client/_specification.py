@@ -65,9 +65,11 @@ class ModelSpecification:
     max_batch_size
         The most rows of one request; 0 for a model without a batch dimension.
     stateful
-        Whether the model has a sequence batcher.
+        Whether the model, or a step of the ensemble, has a sequence batcher.
     n_instances
         How many executions the server can run at once.
+    sequence_places
+        How many sequences the server keeps at once; 0 for a model without a state.
     """
 
     name: str
@@ -78,10 +80,22 @@ class ModelSpecification:
     max_batch_size: int
     stateful: bool = False
     n_instances: int = 1
+    sequence_places: int = 0
 
     @classmethod
-    def from_server(cls, metadata: Any, config: Any) -> ModelSpecification:
-        """Return the specification in the answers to ``ModelMetadata`` and ``ModelConfig``."""
+    def from_server(
+        cls, metadata: Any, config: Any, steps: Sequence[Any] = ()
+    ) -> ModelSpecification:
+        """Return the specification in the answers to ``ModelMetadata`` and ``ModelConfig``.
+
+        Parameters
+        ----------
+        metadata, config
+            The answers.
+        steps
+            The configurations of the steps, for an ensemble.
+        """
+        places = [_sequence_places(one) for one in (config, *steps) if _keeps_state(one)]
         batched = config.max_batch_size > 0
         optional = {tensor.name for tensor in config.input if tensor.optional}
 
@@ -103,8 +117,9 @@ class ModelSpecification:
             inputs=tensors(metadata.inputs),
             outputs=tensors(metadata.outputs),
             max_batch_size=config.max_batch_size,
-            stateful=config.HasField("sequence_batching"),
+            stateful=bool(places),
             n_instances=max(1, sum(_instances(group) for group in config.instance_group)),
+            sequence_places=min(places, default=0),
         )
 
     def check(self, arrays: Arrays) -> int:
@@ -168,6 +183,21 @@ def _described(tensor: TensorSpecification) -> str:
 
 def _shape(shape: Sequence[int | str]) -> str:
     return "(" + ", ".join("any" if length == -1 else str(length) for length in shape) + ")"
+
+
+def _keeps_state(config: Any) -> bool:
+    return bool(config.HasField("sequence_batching"))
+
+
+def _sequence_places(config: Any) -> int:
+    """Return the slots of all instances; the direct strategy has one for each row of a batch."""
+    batching = config.sequence_batching
+    slots = (
+        batching.oldest.max_candidate_sequences
+        if batching.HasField("oldest")
+        else config.max_batch_size
+    )
+    return max(1, int(slots)) * max(1, sum(_instances(group) for group in config.instance_group))
 
 
 def _instances(group: Any) -> int:

@@ -200,7 +200,10 @@ class HttpWire:
 
     def give(self, connection: socket.socket) -> None:
         """Keep a connection for the next request."""
-        self._idle.append(connection)
+        if self.closing.is_set():
+            connection.close()
+        else:
+            self._idle.append(connection)
 
     def forget_idle(self) -> None:
         """End the connections that nobody uses: the server that they led to may be gone."""

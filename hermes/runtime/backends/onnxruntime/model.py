@@ -7,6 +7,7 @@ https://github.com/triton-inference-server/onnxruntime_backend
 """
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,10 @@ class TritonPythonModel:
             if size > 1 and "sequence_batching" not in config:
                 auto_complete_model_config.set_dynamic_batching()
         # add_input and add_output know no `reshape`, which scalars need.
-        if not config["input"]:
-            config["input"] = [_described(tensor, batchable) for tensor in session.get_inputs()]
-        if not config["output"]:
-            config["output"] = [_described(tensor, batchable) for tensor in session.get_outputs()]
+        inner = _sequence_inputs(config) | {state["output_name"] for state in _states(config)}
+        for kind, found in (("input", session.get_inputs()), ("output", session.get_outputs())):
+            if not config[kind]:
+                config[kind] = [_described(t, batchable) for t in found if t.name not in inner]
         return auto_complete_model_config
 
     def initialize(self, args):
@@ -79,7 +80,9 @@ class TritonPythonModel:
         _checked("output", config, outputs)
         # Triton has no scalars: it knows them as tensors of one element.
         self.scalars = {name for name, tensor in inputs.items() if not tensor.shape}
-        missing = {tensor.name for tensor in self.session.get_inputs()} - set(self.inputs)
+        self.states = States(config)
+        known = {*self.inputs, *_sequence_inputs(config)}
+        missing = {tensor.name for tensor in self.session.get_inputs()} - known
         if missing:
             raise pb_utils.TritonModelException(
                 f"the configuration of model {config['name']!r} lacks the inputs {sorted(missing)}"
@@ -88,12 +91,15 @@ class TritonPythonModel:
     def execute(self, requests):
         tensors = [
             Request(
-                {t.name(): t.as_numpy() for t in request.inputs()}, request.requested_output_names()
+                self.states.inputs(request, {t.name(): t.as_numpy() for t in request.inputs()}),
+                [*request.requested_output_names(), *self.states.outputs],
             )
             for request in requests
         ]
+        answers = answer(tensors, self._run, batched=self.batched)
         return [
-            _response(answered) for answered in answer(tensors, self._run, batched=self.batched)
+            _response(self.states.keep(request, answered))
+            for request, answered in zip(requests, answers, strict=True)
         ]
 
     def _run(self, inputs, outputs):
@@ -107,6 +113,57 @@ class TritonPythonModel:
             name: array if np.ndim(array) else np.reshape(array, 1)
             for name, array in results.items()
         }
+
+
+class States:
+    """What a model keeps of each sequence between its requests: its implicit state.
+
+    Triton gives a request the initial state only: it has no way to take a later one from a
+    Python backend. https://github.com/triton-inference-server/server/blob/main/docs/user_guide/implicit_state_management.md
+    """
+
+    def __init__(self, config):
+        self.pairs = {state["input_name"]: state["output_name"] for state in _states(config)}
+        self.outputs = list(self.pairs.values())
+        self.places = _sequence_places(config)
+        self.kept = OrderedDict()
+
+    def inputs(self, request, tensors):
+        """Return the inputs of a request with the state that its sequence is in."""
+        if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+            self.kept.pop(request.correlation_id(), None)
+        return {**tensors, **self.kept.get(request.correlation_id(), {})}
+
+    def keep(self, request, answered):
+        """Return the outputs without the state, which is kept for the sequence's next request."""
+        if not self.pairs or isinstance(answered, Exception):
+            return answered
+        sequence = request.correlation_id()
+        self.kept[sequence] = {name: answered.pop(output) for name, output in self.pairs.items()}
+        self.kept.move_to_end(sequence)
+        if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END:
+            del self.kept[sequence]
+        # No word comes of a sequence that Triton gave up; but it keeps so many at once only.
+        while len(self.kept) > self.places:
+            self.kept.popitem(last=False)
+        return answered
+
+
+def _states(config):
+    return config.get("sequence_batching", {}).get("state", [])
+
+
+def _sequence_inputs(config):
+    """Return the inputs that Triton fills itself: states, and what it tells of a sequence."""
+    controls = config.get("sequence_batching", {}).get("control_input", [])
+    return {control["name"] for control in controls} | {
+        state["input_name"] for state in _states(config)
+    }
+
+
+def _sequence_places(config):
+    oldest = config.get("sequence_batching", {}).get("oldest") or {}
+    return max(1, int(oldest.get("max_candidate_sequences", 0)), config["max_batch_size"])
 
 
 def _response(tensors):

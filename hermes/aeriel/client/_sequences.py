@@ -1,0 +1,270 @@
+"""Sequences of updates for models that keep a state between requests."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tenacity
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from hermes.aeriel.client._connection import is_unknown_region
+from hermes.aeriel.client._exchange import Exchange, Exchanges, owned
+from hermes.aeriel.client._specification import Arrays
+from hermes.aeriel.client._transports import Outputs, Parcel
+from hermes.errors import InferenceError, RequestError, RequestTimeoutError
+
+logger = logging.getLogger(__name__)
+
+Updates = Iterable[Arrays] | Callable[[], Iterable[Arrays]]
+
+# What can be read only once is kept for a restart, up to this size.
+KEPT_BYTES = 64 << 20
+# How long the server is given to end a sequence that the caller left.
+END_S = 0.5
+
+
+class Sequence:
+    """A place for a sequence on the server; get it from `InferenceClient.sequence`.
+
+    The server keeps a limited number of sequences at once. A further one waits here for a place:
+    there it would only wait for the others to end.
+
+    Parameters
+    ----------
+    exchanges
+        The client's.
+    places
+        The places on the server.
+    """
+
+    def __init__(self, exchanges: Exchanges, places: threading.Semaphore) -> None:
+        self._exchanges = exchanges
+        self._places = places
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def stream(self, updates: Updates, *, deadline_s: float = math.inf) -> Iterator[Outputs]:
+        """Send the updates of one sequence in order, and give each result once, in order.
+
+        An update is sent when the one before it was answered: the server takes the updates of a
+        sequence as they arrive. If the server was lost, or let the sequence end, the sequence
+        is sent again from its first update under a new id, and what the caller has seen is left
+        out: a model has to give the same results for the same updates.
+
+        Parameters
+        ----------
+        updates
+            What `InferenceClient.infer` takes, one request each; or a function that returns
+            that, called again for a restart. An iterator can be read once only: its updates are
+            kept for a restart, up to `KEPT_BYTES`. They are read ahead of the results by two.
+        deadline_s
+            Seconds that the whole may take.
+
+        Yields
+        ------
+        dict of numpy.ndarray
+            The outputs for each update by name.
+
+        Raises
+        ------
+        InputError, RequestError, RequestTimeoutError
+            An update failed, or the sequence was lost and cannot be restarted.
+        """
+        stream = self._stream(_source(updates), time.monotonic() + deadline_s)
+        # A stream that was left in the middle ends with the block at the latest.
+        self._stack.callback(stream.close)
+        return stream
+
+    def _stream(
+        self, source: Callable[[], Iterable[Arrays]], deadline: float
+    ) -> Generator[Outputs, None, None]:
+        seen = to_skip = 0
+        run: Generator[Outputs, None, None] | None = None
+
+        def advance() -> Outputs | None:
+            nonlocal run, to_skip
+            if run is None:
+                run = self._run(iter(source()), deadline)
+                to_skip = seen
+            try:
+                for _ in range(to_skip):
+                    next(run)
+                to_skip = 0
+                return next(run, None)
+            except InferenceError:
+                run = None
+                raise
+
+        with self._place(deadline):
+            try:
+                while (outputs := self._advance_or_restart(advance, source, deadline)) is not None:
+                    seen += 1
+                    yield outputs
+            finally:
+                if run is not None:
+                    run.close()
+
+    def _advance_or_restart(
+        self, advance: Callable[[], Outputs | None], source: object, deadline: float
+    ) -> Outputs | None:
+        try:
+            return advance()
+        except InferenceError as error:
+            failures = [error]
+
+        def attempt() -> Outputs | None:
+            if failures:
+                raise failures.pop()
+            return advance()
+
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            self._exchanges.recorder.retried()
+            if state.outcome is not None:
+                logger.info("a sequence starts again: %s", state.outcome.exception())
+
+        try:
+            if isinstance(source, _Kept) and source.is_lost:
+                return attempt()
+            return self._exchanges.connection.retrying(before_sleep, deadline)(attempt)
+        except InferenceError:
+            self._exchanges.recorder.failed()
+            raise
+
+    def _run(self, updates: Iterator[Arrays], deadline: float) -> Generator[Outputs, None, None]:
+        """Send the sequence once."""
+        exchanges = self._exchanges
+        sequence_id = secrets.randbelow(2**63 - 1) + 1  # random: other clients have theirs
+        exchange: Exchange | None = None
+        blank: dict[str, NDArray[Any]] = {}
+        try:
+            # The next request is made ready while the one before it is away.
+            for parcel in self._parcels(updates, sequence_id, blank):
+                outputs = None
+                if exchange is not None:
+                    outputs = owned(self._finish(exchange, deadline))
+                    exchanges.drop(exchange)
+                    exchange = None
+                exchange = exchanges.start(parcel, deadline)
+                if outputs is not None:
+                    yield outputs
+            if exchange is not None:
+                blank.clear()  # it has ended
+                yield owned(self._finish(exchange, deadline))
+        except (RequestError, RequestTimeoutError):
+            raise  # the server ends what it hears no more of
+        except BaseException:
+            if blank and not exchanges.connection.is_closing:
+                self._end(sequence_id, blank)
+            raise
+        finally:
+            if exchange is not None:
+                exchanges.drop(exchange)
+
+    def _parcels(
+        self, updates: Iterator[Arrays], sequence_id: int, blank: dict[str, NDArray[Any]]
+    ) -> Iterator[Parcel]:
+        coming = next(updates, None)
+        starts = True
+        while coming is not None:
+            # Copied, for the next one may use the same arrays again; only it tells whether this
+            # is the last.
+            update = {name: array.copy() for name, array in coming.items()}
+            coming = next(updates, None)
+            if starts:
+                blank.update({name: _blank(array) for name, array in update.items()})
+            flags = {"sequence_start": starts, "sequence_end": coming is None}
+            yield self._exchanges.pack(update, {"sequence_id": sequence_id, **flags})
+            starts = False
+
+    def _end(self, sequence_id: int, blank: Arrays) -> None:
+        """Free the place on the server: for that it wants a last request."""
+        parameters = {"sequence_id": sequence_id, "sequence_start": False, "sequence_end": True}
+        parcel = self._exchanges.pack(blank, parameters)
+        with contextlib.suppress(InferenceError):
+            exchange = self._exchanges.start(parcel, time.monotonic() + END_S)
+            try:
+                self._exchanges.finish_once(exchange)
+            finally:
+                self._exchanges.drop(exchange)
+
+    @contextlib.contextmanager
+    def _place(self, deadline: float) -> Iterator[None]:
+        exchanges = self._exchanges
+        timeout_s = min(exchanges.timeout_s, deadline - time.monotonic())
+        if not self._places.acquire(timeout=max(0.0, timeout_s)):
+            raise RequestTimeoutError(
+                model=exchanges.specification.name,
+                address=exchanges.connection.address,
+                timeout_s=timeout_s,
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _finish(self, exchange: Exchange, deadline: float) -> Outputs:
+        try:
+            return self._exchanges.finish_once(exchange)
+        except RequestError as error:
+            # The model has not seen it: it may be sent again without harm to the state.
+            if not is_unknown_region(error):
+                raise
+        self._exchanges.resend(exchange, deadline)
+        return self._exchanges.finish_once(exchange)
+
+
+def _source(updates: Updates) -> Callable[[], Iterable[Arrays]]:
+    """Return a function that gives the updates from the first one on, each time."""
+    if callable(updates):
+        return updates
+    if isinstance(updates, Iterator):
+        return _Kept(updates)
+    return lambda: updates
+
+
+class _Kept:
+    """The items of an iterator, kept to be given again as long as they are small together."""
+
+    def __init__(self, updates: Iterator[Arrays]) -> None:
+        self._updates = updates
+        self._kept: list[Arrays] = []
+        self._bytes = 0
+        self.is_lost = False
+
+    def __call__(self) -> Iterator[Arrays]:
+        yield from self._kept
+        for update in self._updates:
+            self._keep(update)
+            yield update
+
+    def _keep(self, update: Arrays) -> None:
+        self._bytes += sum(array.nbytes for array in update.values())
+        if self._bytes > KEPT_BYTES:
+            self.is_lost = True
+            self._kept.clear()
+        if not self.is_lost:
+            self._kept.append({name: array.copy() for name, array in update.items()})
+
+
+def _blank(array: NDArray[Any]) -> NDArray[Any]:
+    return np.full(array.shape, b"", object) if array.dtype.kind in "OSU" else np.zeros_like(array)

@@ -1,0 +1,260 @@
+"""Sequences of a stateful model: order, places, restarts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from hermes.aeriel.client import Endpoint, InferenceClient
+from hermes.aeriel.serve import serve
+from hermes.errors import ParameterError, RequestError, RequestTimeoutError
+from tests.helpers import ECHO, server_pid, some_ports, wait_until, write_model
+
+# The sum of what a sequence has sent so far; it has to begin at its start.
+RUNNING_SUM = """
+    sums = {}
+
+    def answer(self, request):
+        x = array(request, "x")
+        if x.max() > 100:
+            time.sleep(float(x.max()) - 100)
+        sequence = int(array(request, "id").item())
+        if array(request, "start").item():
+            self.sums[sequence] = 0 * x
+        self.sums[sequence] = self.sums[sequence] + x
+        return response(y=self.sums.pop(sequence) if array(request, "end").item()
+                        else self.sums[sequence])
+"""
+
+BATCHING = """
+sequence_batching {
+  max_sequence_idle_microseconds: 1000000
+  oldest { max_candidate_sequences: 3 }
+  control_input [
+    { name: "start" control [{ kind: CONTROL_SEQUENCE_START fp32_false_true: [0, 1] }] },
+    { name: "end" control [{ kind: CONTROL_SEQUENCE_END fp32_false_true: [0, 1] }] },
+    { name: "id" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }] }
+  ]
+}
+"""
+
+IMPLICIT = """
+platform: "onnxruntime_onnx"
+max_batch_size: 4
+input [{ name: "x", data_type: TYPE_FP32, dims: [1] }]
+output [{ name: "y", data_type: TYPE_FP32, dims: [1] }]
+sequence_batching {
+  direct {}
+  state [{
+    input_name: "before" output_name: "after" data_type: TYPE_FP32 dims: [1]
+    initial_state { name: "zero" data_type: TYPE_FP32 dims: [1] zero_data: true }
+  }]
+}
+"""
+
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 4
+input [{ name: "x", data_type: TYPE_FP32, dims: [1] }]
+output [{ name: "y", data_type: TYPE_FP32, dims: [1] }]
+ensemble_scheduling {
+  step [
+    { model_name: "echo" model_version: -1
+      input_map { key: "x" value: "x" } output_map { key: "y" value: "echoed" } },
+    { model_name: "%s" model_version: -1
+      input_map { key: "x" value: "echoed" } output_map { key: "y" value: "y" } }
+  ]
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    write_model(models, "sum", RUNNING_SUM, config=BATCHING)
+    patient = BATCHING.replace("1000000", "20000000")
+    write_model(models, "patient", RUNNING_SUM, config=patient)
+    write_model(models, "echo", ECHO)
+    implicit = models / "implicit" / "1"
+    implicit.mkdir(parents=True)
+    nodes = [
+        helper.make_node("Add", ["x", "before"], ["y"]),
+        helper.make_node("Identity", ["y"], ["after"]),
+    ]
+    ins, outs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in names]
+        for names in (("x", "before"), ("y", "after"))
+    )
+    graph = helper.make_graph(nodes, "sum", ins, outs)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), implicit / "model.onnx")
+    (implicit.parent / "config.pbtxt").write_text(IMPLICIT)
+    for name, step in (("ensemble", "sum"), ("implicit_ensemble", "implicit")):
+        (models / name / "1").mkdir(parents=True)
+        (models / name / "config.pbtxt").write_text(ENSEMBLE % step)
+    return models
+
+
+@pytest.fixture(scope="module")
+def endpoint(repository: Path, triton_home: Path) -> Iterator[Endpoint]:
+    with serve(repository, ports="auto", wait=True) as instance:
+        yield instance.endpoint
+
+
+def update(value: float) -> dict[str, NDArray[Any]]:
+    return {"x": np.full((1, 1), value, np.float32)}
+
+
+def values(stream: Iterator[dict[str, NDArray[Any]]]) -> list[float]:
+    return [result["y"].item() for result in stream]
+
+
+def sums(numbers: Any) -> list[float]:
+    return [float(total) for total in itertools.accumulate(numbers)]
+
+
+@pytest.mark.parametrize("transport", ["auto", "grpc"])
+@pytest.mark.parametrize("model", ["sum", "implicit", "ensemble", "implicit_ensemble"])
+def test_each_update_is_answered_once_in_order(
+    model: str, transport: Any, endpoint: Endpoint
+) -> None:
+    with InferenceClient(endpoint, model, transport=transport) as client:
+        for numbers in (range(40), range(1), range(0)):
+            with client.sequence() as sequence:
+                assert values(sequence.stream(map(update, numbers))) == sums(numbers)
+
+
+def test_sequences_in_one_thread_do_not_mix(endpoint: Endpoint) -> None:
+    with InferenceClient(endpoint, "sum") as client:
+        assert client.specification.sequence_places == 3
+        numbers = [range(k, 30 + k) for k in range(3)]
+        streams = [client.sequence().stream(list(map(update, some))) for some in numbers]
+        rows = [[result["y"].item() for result in row] for row in zip(*streams, strict=True)]
+        assert rows == [list(row) for row in zip(*map(sums, numbers), strict=True)]
+
+
+def test_more_sequences_than_places_wait_for_one(endpoint: Endpoint) -> None:
+    answers = {}
+
+    def run(client: InferenceClient, k: int) -> None:
+        with client.sequence() as sequence:
+            answers[k] = values(sequence.stream(map(update, range(k, 30 + k))))
+
+    with InferenceClient(endpoint, "sum") as client:
+        threads = [threading.Thread(target=run, args=(client, k)) for k in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == {k: sums(range(k, 30 + k)) for k in range(8)}
+
+
+def test_wait_for_a_place_has_an_end(endpoint: Endpoint) -> None:
+    with InferenceClient(endpoint, "sum", timeout_s=0.5) as client:
+        held = [client.sequence().stream(map(update, itertools.count())) for _ in range(3)]
+        for stream in held:
+            next(stream)
+        with pytest.raises(RequestTimeoutError):
+            next(client.sequence().stream([update(1)]))
+
+
+@pytest.mark.parametrize("transport", ["auto", "grpc"])
+def test_sequence_that_is_left_frees_its_place_on_the_server(
+    transport: Any, endpoint: Endpoint
+) -> None:
+    with InferenceClient(endpoint, "patient", transport=transport) as client:
+        started = time.monotonic()
+        for _ in range(6):
+            with client.sequence() as sequence:
+                stream = sequence.stream(map(update, itertools.count()))
+                assert [next(stream)["y"].item() for _ in range(3)] == [0, 1, 3]
+        # The fourth would wait for Triton to give up the first, had that not been ended.
+        assert time.monotonic() - started < 10
+
+
+def test_sequence_that_is_left_while_the_model_runs_is_left_at_once(endpoint: Endpoint) -> None:
+    with InferenceClient(endpoint, "sum") as client, client.sequence() as sequence:
+        stream = sequence.stream([update(1), update(103), update(1)])
+        next(stream)
+        started = time.monotonic()
+        stream.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - started < 1
+
+
+def test_model_without_a_state_has_no_sequences(endpoint: Endpoint) -> None:
+    with (
+        InferenceClient(endpoint, "echo") as client,
+        pytest.raises(ParameterError, match="keeps no state"),
+    ):
+        client.sequence()
+
+
+class TestRestart:
+    def test_sequence_that_the_server_let_end_starts_again(self, endpoint: Endpoint) -> None:
+        numbers = range(6)
+
+        def late() -> Iterator[dict[str, NDArray[Any]]]:
+            for number in numbers:
+                if number == 4 and not slept:
+                    slept.append(number)
+                    time.sleep(3)  # the server gives a silent sequence up after 1 s
+                yield update(number)
+
+        slept: list[int] = []
+        with InferenceClient(endpoint, "sum") as client, client.sequence() as sequence:
+            assert values(sequence.stream(late)) == sums(numbers)
+            assert client.statistics.retries > 0
+
+    def test_iterator_that_cannot_be_kept_cannot_be_restarted(
+        self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def late() -> Iterator[dict[str, NDArray[Any]]]:
+            for number in range(6):
+                if number == 4:
+                    time.sleep(3)
+                yield update(number)
+
+        monkeypatch.setattr("hermes.aeriel.client._sequences.KEPT_BYTES", 8)
+        with (
+            InferenceClient(endpoint, "sum") as client,
+            client.sequence() as sequence,
+            pytest.raises(RequestError, match="START flag"),
+        ):
+            values(sequence.stream(late()))
+
+    @pytest.mark.parametrize("transport", ["auto", "grpc"])
+    def test_server_that_was_killed_is_no_gap(
+        self,
+        transport: Any,
+        repository: Path,
+        triton_home: Path,  # noqa: ARG002
+        tmp_path: Path,
+    ) -> None:
+        ports = some_ports()
+        numbers = [number % 7 for number in range(200)]
+        log = tmp_path / "log"
+        with (
+            serve(repository, ports=ports, wait=True, log_file=log) as first,
+            InferenceClient(first.endpoint, "sum", transport=transport) as client,
+        ):
+            streams = [client.sequence().stream(map(update, numbers)) for _ in range(2)]
+            seen = [[next(stream)["y"].item() for _ in range(60)] for stream in streams]
+            assert first.endpoint.server_id is not None
+            os.kill(server_pid(first.endpoint.server_id), signal.SIGKILL)
+            wait_until(lambda: not first.is_alive())
+            first.stop()
+            with serve(repository, ports=ports, wait=True, log_file=log):
+                for before, stream in zip(seen, streams, strict=True):
+                    assert before + values(stream) == sums(numbers)

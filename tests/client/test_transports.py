@@ -1,0 +1,291 @@
+"""How tensors travel: the same results whatever way, and nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hermes.aeriel._processes import ProcessIdentity
+from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
+from hermes.aeriel.client._memory import PREFIX, sweep_regions
+from hermes.aeriel.client._wires import GrpcWire, HttpWire
+from hermes.aeriel.serve import serve
+from hermes.errors import ParameterError, RequestError
+from tests.helpers import ECHO, python, server_pid, some_ports, wait_until, write_model
+
+SHARED_MEMORY = Path("/dev/shm")
+
+CUT = """
+    def answer(self, request):
+        x = array(request, "x")
+        return response(y=x[:, :int(x[0, 0])])
+"""
+
+WORDS = """
+    def answer(self, request):
+        return response(y=np.array([str(n).encode() for n in array(request, "x").ravel()], object))
+"""
+
+SLOW = """
+    def answer(self, request):
+        time.sleep(float(array(request, "x").max()))
+        return response(y=array(request, "x"))
+"""
+
+# The configuration says one value, the model gives three.
+LARGER_THAN_IT_SAYS = """
+    def answer(self, request):
+        return response(y=np.repeat(array(request, "x"), 3, axis=1))
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    write_model(models, "echo", ECHO, inputs={"x": ("FP32", [4])}, max_batch_size=8)
+    any_length = {"x": ("FP32", [-1])}
+    write_model(models, "cut", CUT, inputs=any_length, outputs={"y": ("FP32", [-1])})
+    write_model(models, "words", WORDS, outputs={"y": ("STRING", [1])}, max_batch_size=0)
+    write_model(models, "single", ECHO, inputs={"x": ("FP32", [4])}, max_batch_size=0)
+    write_model(models, "slow", SLOW)
+    write_model(models, "larger", LARGER_THAN_IT_SAYS, outputs={"y": ("FP32", [1])})
+    return models
+
+
+@pytest.fixture(scope="module")
+def endpoint(repository: Path, triton_home: Path) -> Iterator[Endpoint]:
+    with serve(repository, ports="auto", wait=True) as instance:
+        yield instance.endpoint
+
+
+def regions() -> list[str]:
+    """Return the regions of this user's clients that have a file."""
+    return [path.name for path in SHARED_MEMORY.glob(f"{PREFIX}*")]
+
+
+def registered(endpoint: Endpoint) -> set[str]:
+    """Return the regions that the server knows."""
+    import tritonclient.grpc as triton
+
+    with triton.InferenceServerClient(endpoint.grpc) as client:
+        return set(client.get_system_shared_memory_status().regions)
+
+
+class TransportTests:
+    """What holds for every way that tensors travel."""
+
+    transport: Any = "grpc"
+    with_http = True
+
+    @pytest.fixture
+    def there(self, endpoint: Endpoint) -> Endpoint:
+        return endpoint if self.with_http else dataclasses.replace(endpoint, http=None)
+
+    def client(self, there: Endpoint, model: str, **options: Any) -> InferenceClient:
+        return InferenceClient(there, model, transport=self.transport, **options)
+
+    def test_results_are_those_of_the_requests(self, there: Endpoint) -> None:
+        batches = [np.full((1 + n % 8, 4), n, np.float32) for n in range(40)]
+        with self.client(there, "echo") as client:
+            results = list(client.stream({"x": batch} for batch in batches))
+            futures = [client.infer({"x": batch}) for batch in batches]
+            for future, result, batch in zip(futures, results, batches, strict=True):
+                np.testing.assert_array_equal(result["y"], batch)
+                np.testing.assert_array_equal(future.result()["y"], batch)
+                assert not result["y"].flags.writeable
+
+    @pytest.mark.parametrize(("rows", "per_request"), [(1, 8), (1000, 8), (37, 5), (9, 1)])
+    def test_rows_are_read_once_and_answered_in_order(
+        self, rows: int, per_request: int, there: Endpoint
+    ) -> None:
+        table = np.random.default_rng(0).random((rows, 4), np.float32)
+        asked: list[tuple[int, int]] = []
+
+        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+            asked.append((begin, end))
+            arrays["x"][...] = table[begin:end]
+
+        layout = RowLayout(shapes={"x": (4,)}, rows_per_request=per_request)
+        with self.client(there, "echo") as client:
+            results = client.stream_rows(read, range(rows), layout)
+            answers = [result["y"].copy() for result in results]
+
+        np.testing.assert_array_equal(np.concatenate(answers), table)
+        assert [end for _, end in asked][:-1] == [begin for begin, _ in asked][1:]
+        assert {len(answer) for answer in answers[:-1]} <= {per_request}
+
+    def test_rows_without_an_axis_are_requests_of_their_own(self, there: Endpoint) -> None:
+        table = np.arange(44, dtype=np.float32).reshape(11, 4)
+
+        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+            arrays["x"][...] = table[begin:end]
+
+        layout = RowLayout(shapes={"x": (4,)}, rows_per_request=1, with_row_axis=False)
+        with self.client(there, "single") as client:
+            answers = [r["y"].copy() for r in client.stream_rows(read, range(3, 11), layout)]
+        np.testing.assert_array_equal(answers, table[3:])
+
+    def test_outputs_of_any_length_arrive(self, there: Endpoint) -> None:
+        with self.client(there, "cut") as client:
+            for length in (0, 1, 5):
+                batch = np.full((2, 6), length, np.float32)
+                assert client.infer({"x": batch}).result()["y"].shape == (2, length)
+
+    def test_strings_arrive(self, there: Endpoint) -> None:
+        with self.client(there, "words") as client:
+            answer = client.infer({"x": np.array([2.5], np.float32)}).result()
+        assert answer["y"].tolist() == [b"2.5"]
+
+    def test_output_larger_than_the_configuration_says_arrives(self, there: Endpoint) -> None:
+        with self.client(there, "larger") as client:
+            answers = list(client.stream({"x": np.full((2, 1), n, np.float32)} for n in range(9)))
+        assert [answer["y"].shape for answer in answers] == [(2, 3)] * 9
+
+    def test_error_of_the_server_is_told(self, there: Endpoint) -> None:
+        with (
+            self.client(there, "cut") as client,
+            pytest.raises(RequestError, match="int"),
+        ):
+            client.infer({"x": np.full((1, 1), np.nan, np.float32)}).result()
+
+    def test_stream_that_is_left_ends_at_once_and_spoils_nothing(self, there: Endpoint) -> None:
+        with self.client(there, "slow", max_in_flight=2) as client:
+            times = [0.0, 3.0, 3.0]
+            stream = client.stream({"x": np.full((1, 1), s, np.float32)} for s in times)
+            next(stream)
+            started = time.monotonic()
+            stream.close()  # type: ignore[attr-defined]
+            assert time.monotonic() - started < 1
+            answers = client.stream({"x": np.full((1, 1), n / 1e3, np.float32)} for n in range(9))
+            values = [answer["y"].item() for answer in answers]
+            assert values == [np.float32(n / 1e3) for n in range(9)]
+        wait_until(lambda: not registered(there))
+
+    def test_client_that_is_closed_while_the_model_runs_is_closed_at_once(
+        self, there: Endpoint
+    ) -> None:
+        with self.client(there, "slow") as client:
+            future = client.infer({"x": np.full((1, 1), 3, np.float32)})
+            time.sleep(0.2)
+            started = time.monotonic()
+            client.close()
+            assert time.monotonic() - started < 1
+        assert future.exception() is not None
+        wait_until(lambda: not registered(there))
+
+    def test_nothing_is_left(self, there: Endpoint) -> None:
+        with self.client(there, "echo") as client:
+            for _ in client.stream({"x": np.zeros((8, 4), np.float32)} for _ in range(20)):
+                assert regions() == []
+        wait_until(lambda: not registered(there))
+
+    def test_restarted_server_is_no_gap(
+        self,
+        repository: Path,
+        triton_home: Path,  # noqa: ARG002
+        tmp_path: Path,
+    ) -> None:
+        ports = some_ports()
+        table = np.random.default_rng(0).random((4000, 4), np.float32)
+
+        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+            arrays["x"][...] = table[begin:end]
+
+        layout = RowLayout(shapes={"x": (4,)}, rows_per_request=8)
+        answers = []
+        log = tmp_path / "log"
+        with serve(repository, ports=ports, wait=True, log_file=log) as first:
+            there = first.endpoint if self.with_http else Endpoint(grpc=first.endpoint.grpc)
+            with self.client(there, "echo", retry_for_s=60) as client:
+                stream = client.stream_rows(read, range(len(table)), layout)
+                answers += [next(stream)["y"].copy() for _ in range(50)]
+                assert first.endpoint.server_id is not None
+                os.kill(server_pid(first.endpoint.server_id), signal.SIGKILL)
+                wait_until(lambda: not first.is_alive())
+                first.stop()
+                with serve(repository, ports=ports, wait=True, log_file=log):
+                    answers += [result["y"].copy() for result in stream]
+        np.testing.assert_array_equal(np.concatenate(answers), table)
+
+
+class TestGrpc(TransportTests):
+    def test_is_what_was_asked_for(self, there: Endpoint) -> None:
+        with self.client(there, "echo") as client:
+            assert client.transport == "grpc"
+
+
+class TestSharedMemory(TransportTests):
+    transport = "auto"
+
+    def test_is_taken_by_itself_with_calls_over_http(self, there: Endpoint) -> None:
+        with self.client(there, "echo") as client:
+            assert client.transport == "shm"
+            assert isinstance(client._transport._wire, HttpWire)  # type: ignore[attr-defined]
+
+
+class TestSharedMemoryWithoutHttp(TransportTests):
+    transport = "shm"
+    with_http = False
+
+    def test_is_called_over_grpc(self, there: Endpoint) -> None:
+        with self.client(there, "echo") as client:
+            assert client.transport == "shm"
+            assert isinstance(client._transport._wire, GrpcWire)  # type: ignore[attr-defined]
+
+
+def test_http_service_of_another_server_is_not_taken(
+    endpoint: Endpoint, repository: Path, triton_home: Path
+) -> None:
+    with serve(repository, ports="auto", wait=True) as other:
+        mixed = dataclasses.replace(endpoint, http=other.endpoint.http)
+        with InferenceClient(mixed, "echo", transport="shm") as client:
+            assert isinstance(client._transport._wire, GrpcWire)  # type: ignore[attr-defined]
+            assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
+
+
+def test_unknown_transport_is_refused(endpoint: Endpoint) -> None:
+    with pytest.raises(ParameterError, match="none of 'auto', 'grpc' and 'shm'"):
+        InferenceClient(endpoint, "echo", transport="pigeon")  # type: ignore[arg-type]
+
+
+def test_shared_memory_is_given_up_without_a_word_where_there_is_none(
+    endpoint: Endpoint,
+) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))  # as a full /dev/shm
+    try:
+        with pytest.raises(ParameterError, match="no shared memory with the server"):
+            InferenceClient(endpoint, "echo", transport="shm")
+        with InferenceClient(endpoint, "echo") as client:
+            assert client.transport == "grpc"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_has_is_not() -> None:
+    with python("import time; time.sleep(60)") as process:
+        left = SHARED_MEMORY / f"{PREFIX}{ProcessIdentity.of(process.pid)}-0123456789ab"
+        left.touch()
+        assert left.name not in sweep_regions()
+        process.kill()
+        process.wait()
+        assert left.name in sweep_regions()
+        assert not left.exists()
+    odd = SHARED_MEMORY / f"{PREFIX}of-somebody"
+    odd.touch()
+    try:
+        assert odd.name not in sweep_regions()
+    finally:
+        odd.unlink()
