@@ -201,13 +201,20 @@ def prepare() -> None:
             file["expected"] = 2 * x
 
 
-def once(fault: str, rng: random.Random, image: str | None, keep: bool) -> Outcome:
+def once(
+    fault: str,
+    rng: random.Random,
+    image: str | None = None,
+    *,
+    latest_s: float = 9.0,
+    keep: bool = False,
+) -> Outcome:
     """Run the pipeline with a fault, look at what is left, and run it again without one."""
     directory = Path(tempfile.mkdtemp(prefix="hermes-chaos."))
     run = Run(directory=directory, image=image)
     problems: list[str] = []
     with ExitStack() as stack:
-        happened, code = _suffer(run, fault, rng, stack)
+        happened, code = _suffer(run, fault, rng.uniform(0.3, latest_s), rng, stack)
         seconds, left = _time_to_clean(run)
         problems += [f"left after {CLEAN_WITHIN_S:g} s: {what}" for what in left]
     for pid in run.processes():  # so that a leak of this run is not one of the next
@@ -233,13 +240,15 @@ def once(fault: str, rng: random.Random, image: str | None, keep: bool) -> Outco
     )
 
 
-def _suffer(run: Run, fault: str, rng: random.Random, stack: ExitStack) -> tuple[bool, int | None]:
+def _suffer(
+    run: Run, fault: str, after_s: float, rng: random.Random, stack: ExitStack
+) -> tuple[bool, int | None]:
     """Run the pipeline once; return whether the fault happened, and the exit code."""
     if fault == "disk full":
         stack.enter_context(_small_disk(run.output))
     driver = run.start()
     others = [run.start("others")] if fault == "shared server" else []
-    moment = time.monotonic() + rng.uniform(0.3, 9.0)
+    moment = time.monotonic() + after_s
     happened = fault in OTHER_FAULTS
     while time.monotonic() < moment and driver.poll() is None:
         time.sleep(0.02)
@@ -384,7 +393,7 @@ def main() -> None:
         if time.monotonic() > deadline:
             return None
         seeded = random.Random(f"{arguments.seed} {number}")
-        outcome = once(fault, seeded, arguments.image, arguments.keep)
+        outcome = once(fault, seeded, arguments.image, keep=arguments.keep)
         for problem in outcome.problems:
             print(f"{number} {fault}: {problem}", flush=True)
         return outcome
