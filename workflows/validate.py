@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import h5py
 import luigi
-import numpy as np
 
-from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files import (
     DatasetFacts,
     InputFacts,
@@ -35,13 +29,22 @@ from hermes.aeriel.files import (
     versions,
     window_inputs,
 )
-from hermes.errors import GateError, OutputError, ParameterError
-from workflows import _metrics, _monitor_plot, _report
-from workflows._gates import Gate, GateResult, check_gates, evaluate_gates, parse_gate
-from workflows._merge import INDEX, TARGET, Part, merge
+from hermes.errors import GateError
+from workflows._gates import Gate, GateResult, evaluate_gates
+from workflows._merge import Part, merge
+from workflows._metrics import MetricsResult
+from workflows._monitor_plot import summarise
 from workflows._progress import Progress
+from workflows._report import build_report, write_report_html, write_report_json
 from workflows._repository import read_model
 from workflows._settings import apply_settings
+from workflows._validation import (
+    FilePredictions,
+    check_writable,
+    choose_metrics,
+    measure,
+    throughput,
+)
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.parameters import AbsolutePath, Number, TextList
 from workflows.server import ServerParameters, TritonServerTask
@@ -101,6 +104,7 @@ class Merge(ValidationParameters, luigi.Task):
     def requires(self) -> list[Predict]:
         """Return a task for each input file."""
         directory = Path(self.output_dir)
+        names = output_names([facts.file for facts in self.inputs_facts])
         return [
             self.clone(
                 Predict,
@@ -111,11 +115,7 @@ class Merge(ValidationParameters, luigi.Task):
                 server_log=self.server_log or str(directory / "logs" / "triton.log"),
                 server_monitor=self.monitor_table,
             )
-            for facts, name in zip(
-                self.inputs_facts,
-                output_names([facts.file for facts in self.inputs_facts]),
-                strict=True,
-            )
+            for facts, name in zip(self.inputs_facts, names, strict=True)
         ]
 
     def output(self) -> luigi.LocalTarget:
@@ -154,7 +154,7 @@ class Merge(ValidationParameters, luigi.Task):
             check_against_model(facts[0], inputs)
         if model.max_batch_size is not None:
             check_batch_size(self.batch_size, self.model_name, model.max_batch_size)
-        _check_writable(Path(self.output_dir))
+        check_writable(Path(self.output_dir))
         return facts
 
     @cached_property
@@ -259,40 +259,23 @@ class Validate(ValidationParameters, luigi.Task):
         MissingExtraError
             Something for the report is not installed.
         """
-        required: tuple[str, ...] = self.require
-        gates = tuple(parse_gate(text) for text in required)
-        _report.check_extra()
-        if target is None:
-            if self.metrics or gates:
-                problem = "is not given, but metrics need a dataset with targets in each file"
-                raise ParameterError("target", problem)
-            return (), ()
-        names = self.metrics or _default_metrics(target.dtype)
-        known = _metrics.scalar_names(names)
-        names = _metrics.parse_metrics(
-            [*names, *(gate.metric for gate in gates if gate.metric not in known)]
-        )
-        check_gates(gates, _metrics.scalar_names(names))
-        _metrics.check_extra(names)
-        return names, gates
+        return choose_metrics(self.metrics, self.require, target)
 
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
         merged_file = Path(self.input().path)
         merge_task = self.requires()
         names, gates = self.check_metrics(merge_task.inputs_facts[0].target)
-        result: _metrics.MetricsResult | None = None
+        result: MetricsResult | None = None
         outcomes: tuple[GateResult, ...] = ()
         if names:
-            with h5py.File(merged_file, "r") as merged:
-                predictions = merged[_output_name(list(merged), self.output_name)]
-                result = _metrics.compute_metrics(
-                    names, predictions, merged[TARGET], rtol=self.rtol, atol=self.atol
-                )
+            result = measure(
+                merged_file, names, output_name=self.output_name, rtol=self.rtol, atol=self.atol
+            )
             outcomes = evaluate_gates(gates, result.scalars)
         report = self._report(merge_task, merged_file, result, outcomes)
-        _report.write_report_html(Path(self.output()["html"].path), report)
-        _report.write_report_json(
+        write_report_html(Path(self.output()["html"].path), report)
+        write_report_json(
             Path(self.output()["json"].path), {**report, "fingerprint": self.fingerprint}
         )
         logger.info("the report is %s", self.output()["html"].path)
@@ -304,13 +287,13 @@ class Validate(ValidationParameters, luigi.Task):
         self,
         merge_task: Merge,
         merged_file: Path,
-        result: _metrics.MetricsResult | None,
+        result: MetricsResult | None,
         outcomes: Sequence[GateResult],
     ) -> dict[str, Any]:
-        done = [FilePredictions.read(task) for task in merge_task.requires()]
+        done = [FilePredictions.read(task.output_file) for task in merge_task.requires()]
         attributes = done[0].attributes
         directory = Path(self.output_dir)
-        return _report.build_report(
+        return build_report(
             title=self.title or f"Validation of {self.model_name}",
             model={
                 "name": self.model_name,
@@ -328,11 +311,8 @@ class Validate(ValidationParameters, luigi.Task):
             inputs=[{"file": part.file, "rows": part.rows} for part in done],
             metrics=result,
             gates=outcomes,
-            throughput=_throughput(done),
-            monitor=_monitor_plot.summarise(
-                Path(self.monitor_table),
-                since=min(datetime.fromisoformat(part.attributes["started"]) for part in done),
-            ),
+            throughput=throughput(done),
+            monitor=summarise(Path(self.monitor_table), since=min(part.started for part in done)),
             parameters=self.to_str_params(),
             versions=versions(),
             outputs={
@@ -343,99 +323,3 @@ class Validate(ValidationParameters, luigi.Task):
             },
             directory=directory,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilePredictions:
-    """What a file of predictions says of itself."""
-
-    file: str
-    attributes: dict[str, Any]
-    statistics: ClientStatistics
-    rows: int
-
-    @classmethod
-    def read(cls, task: Predict) -> FilePredictions:
-        """Return what the output of a task says."""
-        with h5py.File(task.output_file, "r") as opened:
-            attributes = dict(opened.attrs)
-        facts = json.loads(attributes["statistics"])
-        latencies = {int(number): count for number, count in facts.pop("latencies").items()}
-        return cls(
-            file=attributes["input_file"],
-            attributes=attributes,
-            statistics=ClientStatistics(**facts, latencies=latencies),
-            rows=int(attributes["rows"]),
-        )
-
-
-def _throughput(done: Sequence[FilePredictions]) -> dict[str, Any]:
-    total = ClientStatistics.sum(part.statistics for part in done)
-    seconds = _busy_seconds(
-        [
-            (
-                datetime.fromisoformat(part.attributes["started"]).timestamp(),
-                datetime.fromisoformat(part.attributes["created"]).timestamp(),
-            )
-            for part in done
-        ]
-    )
-    return {
-        **_numbers(total, seconds),
-        "files": [
-            {"file": part.file, **_numbers(part.statistics, part.statistics.seconds)}
-            for part in done
-        ],
-    }
-
-
-def _numbers(statistics: ClientStatistics, seconds: float) -> dict[str, Any]:
-    return {
-        "rows": statistics.rows,
-        "seconds": seconds,
-        "rows_per_s": statistics.rows / seconds if seconds else 0.0,
-        "megabytes_per_s": statistics.megabytes / seconds if seconds else 0.0,
-        "requests": statistics.requests,
-        "retries": statistics.retries,
-        "failures": statistics.failures,
-        "latency_ms": {
-            "p50": statistics.latency_ms(0.5),
-            "p90": statistics.latency_ms(0.9),
-            "p99": statistics.latency_ms(0.99),
-        },
-    }
-
-
-def _busy_seconds(spans: Sequence[tuple[float, float]]) -> float:
-    """Return how long at least one of the spans lasted: files are streamed side by side."""
-    busy, until = 0.0, 0.0
-    for begin, end in sorted(spans):
-        busy += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return busy
-
-
-def _output_name(there: list[str], wanted: str) -> str:
-    outputs = [name for name in there if name not in (INDEX, TARGET)]
-    if wanted in outputs:
-        return wanted
-    if wanted or len(outputs) != 1:
-        problem = f"{wanted!r} is not an output" if wanted else "has to be given"
-        raise ParameterError("output_name", f"{problem}; the model's outputs are {outputs}")
-    return outputs[0]
-
-
-def _default_metrics(target: np.dtype[Any]) -> tuple[str, ...]:
-    if target.kind in "iub":
-        return "accuracy", "log_loss", "confusion_matrix"
-    return "mse", "mae", "r2", "max_absolute_error"
-
-
-def _check_writable(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        problem = f"the output directory cannot be written: {error.strerror or error}"
-        raise OutputError(str(directory), problem) from error

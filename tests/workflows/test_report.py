@@ -15,12 +15,8 @@ import pytest
 from hermes.errors import MissingExtraError, OutputError
 from workflows._gates import evaluate_gates, parse_gate
 from workflows._metrics import MetricsResult, compute_metrics
-from workflows._report import (
-    build_report,
-    render_report,
-    write_report_html,
-    write_report_json,
-)
+from workflows._page import render_report
+from workflows._report import build_report, write_report_html, write_report_json
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")

@@ -1,0 +1,156 @@
+"""Metrics of classes: labels or scores against the labels that are right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hermes.errors import ParameterError
+from workflows._classes import Classes, labels_of, log_probabilities, scan_classes, scores_of
+from workflows._pairs import N_BINS, Floats, Integers, Metric, Needs, Pair
+from workflows._ranking import Rankings, gather_rankings
+
+MAX_CONFUSION_CLASSES = 1000
+TOP_K_NAME = re.compile(r"top_([1-9][0-9]*)_accuracy")
+
+
+@dataclass(kw_only=True)
+class ClassTotals:
+    """Sums over the rows that classification metrics are computed from."""
+
+    classes: Classes
+    n_rows: int = 0
+    n_correct: int = 0
+    ranks: Integers
+    log_loss: float = 0.0
+    confusion: Integers | None
+    histograms: Integers
+    rankings: Rankings = field(default_factory=Rankings)
+
+    def add_labels(self, predicted: Integers, labels: Integers) -> None:
+        """Add rows with a label each."""
+        self.n_rows += len(labels)
+        self.n_correct += int(np.count_nonzero(predicted == labels))
+        if self.confusion is not None:
+            n_classes = self.classes.n_classes
+            pairs = np.bincount(labels * n_classes + predicted, minlength=n_classes**2)
+            self.confusion += pairs.reshape(n_classes, n_classes)
+
+    def add_scores(self, scores: Floats, labels: Integers) -> None:
+        """Add rows with probabilities or logits, a column per class."""
+        n_classes = self.classes.n_classes
+        predicted = scores.argmax(axis=1)
+        self.add_labels(predicted, labels)
+        own = np.take_along_axis(scores, labels[:, None], axis=1)
+        ahead = (scores == own) & (np.arange(n_classes) < labels[:, None])
+        rank = np.count_nonzero((scores > own) | ahead, axis=1)
+        self.ranks += np.bincount(rank, minlength=n_classes)
+        logs = log_probabilities(scores, self.classes.form)
+        self.log_loss -= float(np.take_along_axis(logs, labels[:, None], axis=1).sum())
+        # Two classes: by target, the score of class 1. More: right and wrong, the highest score.
+        group = labels if n_classes == 2 else (predicted != labels).astype(np.int64)
+        score = np.exp(logs[:, 1] if n_classes == 2 else logs.max(axis=1))
+        bins = np.minimum((score * N_BINS).astype(np.int64), N_BINS - 1)
+        self.histograms += np.bincount(group * N_BINS + bins, minlength=2 * N_BINS).reshape(2, -1)
+
+    def parts(self) -> dict[str, Any]:
+        """Return what goes into a `MetricsResult` besides scalars."""
+        parts: dict[str, Any] = {"curves": {}, "notes": []}
+        if self.classes.note:
+            parts["notes"].append(self.classes.note)
+        if self.confusion is not None:
+            parts["confusion_matrix"] = self.confusion.tolist()
+        if self.classes.form != "labels":
+            binary = self.classes.n_classes == 2
+            first, second = ("class 0", "class 1") if binary else ("correct", "incorrect")
+            parts["curves"]["score_histogram"] = {
+                "label": "score of class 1" if binary else "score of the predicted class",
+                "edges": np.linspace(0, 1, N_BINS + 1).tolist(),
+                "counts": {
+                    first: self.histograms[0].tolist(),
+                    second: self.histograms[1].tolist(),
+                },
+            }
+        roc, n_classes = self.rankings.roc, len(self.rankings.areas)
+        if roc:
+            parts["curves"]["roc"] = roc
+        if len(roc) < n_classes:
+            parts["notes"].append(
+                f"ROC curves are given for the first {len(roc)} of {n_classes} classes."
+            )
+        return parts
+
+
+def gather_classes(pair: Pair) -> ClassTotals:
+    """Return the totals that the metrics of a pair want.
+
+    Raises
+    ------
+    ParameterError
+        When there are fewer classes than a k, or too many for a confusion matrix.
+    DataError
+        When the arrays do not make sense.
+    MissingExtraError
+        When a metric needs scikit-learn and it is not installed.
+    """
+    classes = scan_classes(pair)
+    n_classes = classes.n_classes
+    names = [metric.name for metric in pair.metrics]
+    for name in names:
+        if (match := TOP_K_NAME.fullmatch(name)) and int(match[1]) > n_classes:
+            raise ParameterError("metrics", f"{name} of only {n_classes} classes")
+    wants_confusion = "confusion_matrix" in names
+    if wants_confusion and n_classes > MAX_CONFUSION_CLASSES:
+        raise ParameterError(
+            "metrics",
+            f"confusion_matrix of {n_classes} classes, wanted at most {MAX_CONFUSION_CLASSES}",
+        )
+    totals = ClassTotals(
+        classes=classes,
+        ranks=np.zeros(n_classes if classes.form != "labels" else 0, np.int64),
+        confusion=np.zeros((n_classes, n_classes), np.int64) if wants_confusion else None,
+        histograms=np.zeros((2, N_BINS), np.int64),
+    )
+    for start, predictions, targets in pair.chunks():
+        labels = labels_of(pair, pair.targets, targets, start, n_classes)
+        if classes.form == "labels":
+            predicted = labels_of(pair, pair.predictions, predictions, start, n_classes)
+            totals.add_labels(predicted, labels)
+        else:
+            totals.add_scores(scores_of(predictions, classes.form), labels)
+    if any(metric.needs == "all scores" for metric in pair.metrics):
+        totals.rankings = gather_rankings(pair, classes)
+    return totals
+
+
+def top_k_accuracy(k: int) -> Metric:
+    """Return the metric that tells how often the right class is among the k highest scores."""
+
+    def value(totals: ClassTotals) -> float:
+        return int(totals.ranks[:k].sum()) / totals.n_rows
+
+    return _metric(f"top_{k}_accuracy", "scores", value)
+
+
+def _metric(name: str, needs: Needs, value: Callable[[Any], float] | None = None) -> Metric:
+    scalars = {} if value is None else {name: value}
+    return Metric(name=name, kind="classification", needs=needs, scalars=scalars)
+
+
+METRICS = (
+    _metric("accuracy", "labels", lambda totals: totals.n_correct / totals.n_rows),
+    # Stands for those that top_k_accuracy() returns.
+    _metric("top_k_accuracy", "scores"),
+    _metric("log_loss", "scores", lambda totals: totals.log_loss / totals.n_rows),
+    _metric("roc_auc", "all scores", lambda totals: np.mean(totals.rankings.areas).item()),
+    _metric(
+        "average_precision",
+        "all scores",
+        lambda totals: np.mean(totals.rankings.precisions).item(),
+    ),
+    _metric("confusion_matrix", "labels"),
+)

@@ -1,0 +1,113 @@
+"""The page of a report: one HTML file to read offline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from hermes.errors import MissingExtraError
+from workflows._plots import MAX_TABLE_CLASSES, draw_plots
+from workflows._words import NOTHING, duration, label, number, text
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_report(report: Mapping[str, Any]) -> str:
+    """Return the HTML page of a report, as `build_report` made it or read from its JSON.
+
+    Raises
+    ------
+    MissingExtraError
+        When jinja2 or matplotlib is not installed.
+    """
+    check_extra()
+    import jinja2  # noqa: PLC0415 (an extra)
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "duration": duration,
+        "text": text,
+        "label": label,
+        "link": _link,
+    }
+    template = environment.get_template("report.html")
+    return template.render(
+        report=report,
+        confusion=_confusion_rows(report.get("confusion_matrix")),
+        plots=draw_plots(report),
+        files=_file_rows(report.get("throughput") or {}),
+    )
+
+
+def check_extra() -> None:
+    """Check, before anything runs, that what draws the page is installed.
+
+    Raises
+    ------
+    MissingExtraError
+        When jinja2 or matplotlib is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401, PLC0415 (an extra)
+        import matplotlib as mpl  # noqa: F401, PLC0415 (an extra)
+    except ImportError as error:
+        package = (error.name or "matplotlib").partition(".")[0]
+        raise MissingExtraError(package=package, extra="report") from error
+
+
+def _link(path: str) -> str | None:
+    """Return a link to a file beside the report; None where it is somewhere else."""
+    return None if Path(path).is_absolute() else f"./{quote(path, errors='surrogateescape')}"
+
+
+def _confusion_rows(matrix: Sequence[Sequence[int]] | None) -> list[list[dict[str, Any]]] | None:
+    """Return each count with its share of its row, for a matrix that fits on a page."""
+    if not matrix or len(matrix) > MAX_TABLE_CLASSES:
+        return None
+    return [
+        [{"count": count, "share": count / max(1, sum(row))} for count in row] for row in matrix
+    ]
+
+
+def _file_rows(throughput: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of files, with only those columns that some file has."""
+    files = throughput.get("files") or []
+    columns: list[tuple[str, str, Callable[[Any], str]]] = [
+        ("rows", "Rows", number),
+        ("seconds", "Time", duration),
+        ("rows_per_s", "Rows/s", number),
+        ("megabytes_per_s", "MB/s", number),
+        ("latency_ms", "Latency, ms (p50 / p90 / p99)", _latency),
+        ("retries", "Retries", number),
+        ("failures", "Failures", number),
+    ]
+    there = [column for column in columns if any(column[0] in file for file in files)]
+    fastest = max((file.get("rows_per_s") or 0 for file in files), default=0)
+    paths = [str(file.get("file", "")) for file in files]
+    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 (a string may be any path)
+    folder = folders.pop() if len(folders) == 1 else ""
+    return {
+        "folder": folder,
+        "heads": [head for _, head, _ in there],
+        "rows": [
+            {
+                "file": path[len(folder) :].lstrip("/") if folder else path,
+                "cells": [show(file[key]) if key in file else NOTHING for key, _, show in there],
+                "share": (file.get("rows_per_s") or 0) / fastest if fastest else 0,
+            }
+            for path, file in zip(paths, files, strict=True)
+        ],
+    }
+
+
+def _latency(latency: Mapping[str, float]) -> str:
+    return " / ".join(number(latency.get(key)) for key in ("p50", "p90", "p99"))

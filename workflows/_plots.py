@@ -1,0 +1,222 @@
+"""The figures of a report's page, as SVG that takes its colours and fonts from the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workflows import _monitor_plot
+from workflows._words import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MINUS = "\N{MINUS SIGN}"
+# A confusion matrix of more classes is drawn, one of fewer is a table.
+MAX_TABLE_CLASSES = 20
+MAX_LEGEND = 8
+
+# Drawn in these, then exchanged for variables of the page, which has a light and a dark scheme.
+TEXT, LINE = "#010203", "#040506"
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": LINE,
+    "axes.grid": True,
+    "axes.labelcolor": TEXT,
+    "axes.prop_cycle": f"cycler('color', {list(SERIES)})",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "font.size": 10,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
+    "text.color": TEXT,
+    "xtick.color": LINE,
+    "xtick.labelcolor": TEXT,
+    "ytick.color": LINE,
+    "ytick.labelcolor": TEXT,
+}
+
+
+def draw_plots(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return title and SVG of each plot that the report has the numbers for, by name.
+
+    Raises
+    ------
+    ImportError
+        When matplotlib or markupsafe is not installed.
+    """
+    curves = report.get("curves") or {}
+    matrix = report.get("confusion_matrix") or []
+    files = (report.get("throughput") or {}).get("files") or []
+    monitor = report.get("monitor")
+    candidates: list[tuple[str, str, Any, Callable[[Figure, Any], None]]] = [
+        ("roc", "ROC", curves.get("roc"), _draw_roc),
+        ("scores", "Scores", curves.get("score_histogram"), _draw_scores),
+        ("predicted", "Predicted against true", curves.get("predicted_vs_true"), _draw_predicted),
+        ("residuals", "Residuals", curves.get("residual_histogram"), _draw_residuals),
+        (
+            "confusion",
+            "Confusion matrix",
+            matrix if len(matrix) > MAX_TABLE_CLASSES else None,
+            _draw_confusion,
+        ),
+        ("speeds", "Speed of each file", _with("rows_per_s", files), _draw_speeds),
+        ("latencies", "Latency of each file", _with("latency_ms", files), _draw_latencies),
+        ("server_speed", "Speed of the server", monitor, _monitor_plot.draw_speed),
+        ("server_queue", "Wait in the server", monitor, _monitor_plot.draw_queue),
+    ]
+    return {
+        name: {"title": title, "svg": _svg(name, title, draw, data)}
+        for name, title, data, draw in candidates
+        if data
+    }
+
+
+def _with(key: str, files: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]] | None:
+    """Return several files of which some have a key; None where there is nothing to compare."""
+    return files if len(files) > 1 and any(file.get(key) for file in files) else None
+
+
+def _svg(name: str, title: str, draw: Callable[[Figure, Any], None], data: Any) -> Any:
+    import matplotlib as mpl  # noqa: PLC0415 (an extra)
+    from markupsafe import Markup, escape  # noqa: PLC0415 (comes with jinja2)
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    file = StringIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure, data)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    box = re.search(r'viewBox="[^"]*"', svg)
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    # Identifiers are shared by everything on a page, and the fonts are the page's.
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
+    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = body.replace(TEXT, "var(--text)").replace(LINE, "var(--line)")
+    opening = f'<svg role="img" aria-label="{escape(title)}" {box[0] if box else ""}>'
+    return Markup(opening + body)  # noqa: S704 (matplotlib escaped it, and the data are numbers)
+
+
+def _draw_roc(figure: Figure, curves: Sequence[Mapping[str, Any]]) -> None:
+    axes = figure.add_subplot()
+    few = len(curves) <= MAX_LEGEND
+    for index, curve in enumerate(curves):
+        axes.plot(
+            curve["false_positive_rate"],
+            curve["true_positive_rate"],
+            label=f"class {curve['class']}: AUC {number(curve['auc'])}",
+            color=SERIES[index % len(SERIES)] if few else SERIES[0],
+            alpha=1 if few else 0.4,
+        )
+    axes.plot([0, 1], [0, 1], color=TEXT, linewidth=0.7, linestyle=":")
+    axes.set(
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+    )
+    if few:
+        axes.legend(loc="lower right")
+
+
+def _draw_scores(figure: Figure, histogram: Mapping[str, Any]) -> None:
+    axes = figure.add_subplot()
+    counts = histogram["counts"]
+    for name, values in counts.items():
+        axes.stairs(values, histogram["edges"], fill=True, alpha=0.55, label=name)
+    axes.set(xlabel=histogram["label"], xlim=(0, 1))
+    _count_axis(axes, np.concatenate(list(counts.values())))
+    figure.legend(loc="outside upper right", ncols=2)
+
+
+def _draw_residuals(figure: Figure, histogram: Mapping[str, Any]) -> None:
+    axes = figure.add_subplot()
+    axes.stairs(histogram["counts"], histogram["edges"], fill=True, alpha=0.8)
+    axes.axvline(0, color=TEXT, linewidth=0.7, linestyle=":")
+    axes.set(xlabel=f"predicted {MINUS} true")
+    axes.locator_params(axis="x", nbins=6)
+    _count_axis(axes, np.asarray(histogram["counts"]))
+
+
+def _draw_predicted(figure: Figure, histogram: Mapping[str, Any]) -> None:
+    axes = figure.add_subplot()
+    low, high = histogram["edges"][0], histogram["edges"][-1]
+    counts = np.asarray(histogram["counts"], float).T
+    _draw_map(axes, np.log1p(counts), extent=(low, high, low, high), origin="lower")
+    axes.plot([low, high], [low, high], color=TEXT, linewidth=0.7, linestyle=":")
+    axes.set(xlabel="true", ylabel="predicted")
+    axes.locator_params(nbins=6)
+
+
+def _draw_confusion(figure: Figure, matrix: Sequence[Sequence[int]]) -> None:
+    axes = figure.add_subplot()
+    counts = np.asarray(matrix, float)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    _draw_map(axes, np.sqrt(shares), extent=None, origin="upper")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.grid(visible=False)
+
+
+def _draw_map(axes: Axes, values: Any, *, extent: Any, origin: Any) -> None:
+    from matplotlib.colors import to_rgba  # noqa: PLC0415 (an extra)
+
+    # By opacity, so that empty cells are the page in either scheme.
+    image = np.empty((*values.shape, 4))
+    image[..., :3] = to_rgba(SERIES[0])[:3]
+    strength = values / (values.max() or 1)
+    image[..., 3] = np.where(values > 0, 0.15 + 0.85 * strength, 0)
+    axes.imshow(image, extent=extent, origin=origin, interpolation="none", zorder=1)
+
+
+def _draw_speeds(figure: Figure, files: Sequence[Mapping[str, Any]]) -> None:
+    axes = figure.add_subplot()
+    speeds = [float(file.get("rows_per_s") or 0) for file in files]
+    axes.stairs(speeds, np.arange(0.5, len(files) + 1), fill=True, alpha=0.8)
+    axes.set(ylabel="rows/s")
+    _file_axis(axes, len(files))
+
+
+def _draw_latencies(figure: Figure, files: Sequence[Mapping[str, Any]]) -> None:
+    axes = figure.add_subplot()
+    marker = "o" if len(files) <= 50 else None
+    for key in ("p50", "p90", "p99"):
+        values = [float((file.get("latency_ms") or {}).get(key, "nan")) for file in files]
+        numbers = np.arange(1, len(files) + 1)
+        axes.plot(numbers, values, marker=marker, markersize=3, linewidth=1, label=key)
+    axes.set(ylabel="latency, ms")
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside upper right", ncols=3)
+    _file_axis(axes, len(files))
+
+
+def _file_axis(axes: Axes, n_files: int) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 (an extra)
+
+    axes.set(xlabel="file number", xlim=(0.5, n_files + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+
+
+def _count_axis(axes: Axes, counts: Any) -> None:
+    """Label an axis of counts; in the log where the rare would not be seen."""
+    there = counts[counts > 0]
+    if len(there) and there.max() > 100 * there.min():
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
+        axes.set(ylabel="rows (log scale)")
+    else:
+        axes.set(ylabel="rows")

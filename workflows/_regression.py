@@ -1,0 +1,130 @@
+"""Metrics of residuals: predicted numbers against true ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workflows._pairs import N_BINS, Floats, Integers, Metric, Pair
+
+
+@dataclass(kw_only=True)
+class RegressionTotals:
+    """Sums over the rows that regression metrics are computed from."""
+
+    target_mean: Floats
+    residual_edges: Floats
+    value_edges: Floats
+    n_rows: int = 0
+    squared: Floats
+    squared_total: Floats
+    absolute: float = 0.0
+    max_absolute: float = 0.0
+    residuals: Integers
+    pairs: Integers
+
+    def add(self, predictions: Floats, targets: Floats) -> None:
+        """Add rows, shape (rows, outputs)."""
+        residuals = predictions - targets
+        self.n_rows += len(residuals)
+        self.squared += (residuals**2).sum(axis=0)
+        self.squared_total += ((targets - self.target_mean) ** 2).sum(axis=0)
+        self.absolute += float(np.abs(residuals).sum())
+        self.max_absolute = max(self.max_absolute, float(np.abs(residuals).max()))
+        self.residuals += np.histogram(residuals, self.residual_edges)[0]
+        edges = self.value_edges
+        pairs = np.histogram2d(targets.ravel(), predictions.ravel(), bins=(edges, edges))[0]
+        self.pairs += pairs.astype(np.int64)
+
+    def mean(self, total: float) -> float:
+        """Return the mean over rows and outputs of what sums to a total."""
+        return total / (self.n_rows * self.squared.size)
+
+    def r2(self) -> float:
+        """Return the coefficient of determination, the mean over the outputs."""
+        # As scikit-learn does: a constant target is 1 when met exactly, else 0.
+        constant = self.squared_total == 0
+        ratio = self.squared / np.where(constant, 1, self.squared_total)
+        return float(np.where(constant, self.squared == 0, 1 - ratio).mean())
+
+    def parts(self) -> dict[str, Any]:
+        """Return what goes into a `MetricsResult` besides scalars."""
+        return {
+            "curves": {
+                "residual_histogram": {
+                    "edges": self.residual_edges.tolist(),
+                    "counts": self.residuals.tolist(),
+                },
+                "predicted_vs_true": {
+                    "edges": self.value_edges.tolist(),
+                    "counts": self.pairs.tolist(),
+                },
+            }
+        }
+
+
+def gather_residuals(pair: Pair) -> RegressionTotals:
+    """Return the totals that the metrics of a pair want.
+
+    Raises
+    ------
+    DataError
+        When the arrays differ in shape, hold NaN or infinity, or have too few rows for R2.
+    """
+    pair.check_same_shape()
+    n_rows = pair.predictions.shape[0]
+    if n_rows < 2 and any(metric.name == "r2" for metric in pair.metrics):
+        raise pair.error(pair.targets, "r2 wants at least two rows, given 1")
+    n_outputs = math.prod(pair.predictions.shape[1:])
+    target_sum = np.zeros(n_outputs)
+    ranges = np.array([[np.inf, -np.inf]] * 3)
+    for start, predictions, targets in pair.chunks():
+        pair.check_finite(pair.predictions, predictions, start)
+        pair.check_finite(pair.targets, targets, start)
+        given, wanted = _outputs(predictions), _outputs(targets)
+        target_sum += wanted.sum(axis=0)
+        for index, values in enumerate((given - wanted, given, wanted)):
+            ranges[index, 0] = min(ranges[index, 0], values.min())
+            ranges[index, 1] = max(ranges[index, 1], values.max())
+    totals = RegressionTotals(
+        target_mean=target_sum / n_rows,
+        residual_edges=_edges(*ranges[0]),
+        value_edges=_edges(ranges[1:, 0].min(), ranges[1:, 1].max()),
+        squared=np.zeros(n_outputs),
+        squared_total=np.zeros(n_outputs),
+        residuals=np.zeros(N_BINS, np.int64),
+        pairs=np.zeros((N_BINS, N_BINS), np.int64),
+    )
+    for _, predictions, targets in pair.chunks():
+        totals.add(_outputs(predictions), _outputs(targets))
+    return totals
+
+
+def _outputs(chunk: npt.NDArray[Any]) -> Floats:
+    return chunk.reshape(len(chunk), -1).astype(np.float64)
+
+
+def _edges(low: float, high: float) -> Floats:
+    """Return the edges of bins from low to high, wide enough to tell apart."""
+    scale = max(abs(low), abs(high))
+    if high - low <= scale * 1e-9:
+        margin = scale * 1e-6 or 0.5
+        low, high = low - margin, high + margin
+    return np.linspace(low, high, N_BINS + 1)
+
+
+_VALUES: dict[str, Callable[[RegressionTotals], float]] = {
+    "mse": lambda totals: totals.mean(float(totals.squared.sum())),
+    "mae": lambda totals: totals.mean(totals.absolute),
+    "r2": RegressionTotals.r2,
+    "max_absolute_error": lambda totals: totals.max_absolute,
+}
+METRICS = tuple(
+    Metric(name=name, kind="regression", needs="values", scalars={name: value})
+    for name, value in _VALUES.items()
+)

@@ -1,0 +1,177 @@
+"""What a validation decides before it runs, and what it finds in the files of predictions."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hermes.aeriel.client import ClientStatistics
+from hermes.aeriel.files import DatasetFacts
+from hermes.errors import OutputError, ParameterError
+from workflows._gates import Gate, check_gates, parse_gate
+from workflows._merge import INDEX, TARGET
+from workflows._metrics import MetricsResult, compute_metrics, parse_metrics, scalar_names
+from workflows._metrics import check_extra as check_metrics_extra
+from workflows._page import check_extra as check_page_extra
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePredictions:
+    """What a file of predictions says of itself."""
+
+    file: str
+    attributes: dict[str, Any]
+    statistics: ClientStatistics
+    rows: int
+    started: datetime
+    created: datetime
+
+    @classmethod
+    def read(cls, file: Path) -> FilePredictions:
+        """Return what a file says."""
+        with h5py.File(file, "r") as opened:
+            attributes = dict(opened.attrs)
+        facts = json.loads(attributes["statistics"])
+        latencies = {int(number): count for number, count in facts.pop("latencies").items()}
+        return cls(
+            file=attributes["input_file"],
+            attributes=attributes,
+            statistics=ClientStatistics(**facts, latencies=latencies),
+            rows=int(attributes["rows"]),
+            started=datetime.fromisoformat(attributes["started"]),
+            created=datetime.fromisoformat(attributes["created"]),
+        )
+
+
+def check_writable(directory: Path) -> None:
+    """Make a directory, and check that it takes files.
+
+    Raises
+    ------
+    OutputError
+        When it does not.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        problem = f"the output directory cannot be written: {error.strerror or error}"
+        raise OutputError(str(directory), problem) from error
+
+
+def choose_metrics(
+    metrics: Sequence[str], required: Sequence[str], target: DatasetFacts | None
+) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
+    """Return the metrics to compute and the requirements on them.
+
+    Parameters
+    ----------
+    metrics
+        What was asked for; without any, what suits the target. Those that are required are added.
+    required
+        Requirements such as ``accuracy >= 0.95``.
+    target
+        The dataset with the targets, where there is one.
+
+    Raises
+    ------
+    ParameterError
+        One is unknown, or there is no target for it.
+    MissingExtraError
+        Something for the report is not installed.
+    """
+    gates = tuple(parse_gate(text) for text in required)
+    check_page_extra()
+    if target is None:
+        if metrics or gates:
+            problem = "is not given, but metrics need a dataset with targets in each file"
+            raise ParameterError("target", problem)
+        return (), ()
+    names = metrics or _default_metrics(target.dtype)
+    known = scalar_names(names)
+    names = parse_metrics([*names, *(gate.metric for gate in gates if gate.metric not in known)])
+    check_gates(gates, scalar_names(names))
+    check_metrics_extra(names)
+    return names, gates
+
+
+def measure(
+    merged_file: Path, metrics: Sequence[str], *, output_name: str, rtol: float, atol: float
+) -> MetricsResult:
+    """Return the metrics of an output in a merged file against the targets beside it.
+
+    Raises
+    ------
+    ParameterError
+        When there is no such output, or none is named and there are several.
+    DataError
+        For predictions or targets that a metric cannot be computed from.
+    """
+    with h5py.File(merged_file, "r") as merged:
+        predictions = merged[_output_name(list(merged), output_name)]
+        return compute_metrics(metrics, predictions, merged[TARGET], rtol=rtol, atol=atol)
+
+
+def throughput(done: Sequence[FilePredictions]) -> dict[str, Any]:
+    """Return how fast the files went through, all together and one by one, for a report."""
+    total = ClientStatistics.sum(part.statistics for part in done)
+    seconds = _busy_seconds([(part.started.timestamp(), part.created.timestamp()) for part in done])
+    return {
+        **_numbers(total, seconds),
+        "files": [
+            {"file": part.file, **_numbers(part.statistics, part.statistics.seconds)}
+            for part in done
+        ],
+    }
+
+
+def _default_metrics(target: np.dtype[Any]) -> tuple[str, ...]:
+    if target.kind in "iub":
+        return "accuracy", "log_loss", "confusion_matrix"
+    return "mse", "mae", "r2", "max_absolute_error"
+
+
+def _output_name(there: Sequence[str], wanted: str) -> str:
+    """Return the output to compare with the target; the only one where none is named."""
+    outputs = [name for name in there if name not in (INDEX, TARGET)]
+    if wanted in outputs:
+        return wanted
+    if wanted or len(outputs) != 1:
+        problem = f"{wanted!r} is not an output" if wanted else "has to be given"
+        raise ParameterError("output_name", f"{problem}; the model's outputs are {outputs}")
+    return outputs[0]
+
+
+def _numbers(statistics: ClientStatistics, seconds: float) -> dict[str, Any]:
+    return {
+        "rows": statistics.rows,
+        "seconds": seconds,
+        "rows_per_s": statistics.rows / seconds if seconds else 0.0,
+        "megabytes_per_s": statistics.megabytes / seconds if seconds else 0.0,
+        "requests": statistics.requests,
+        "retries": statistics.retries,
+        "failures": statistics.failures,
+        "latency_ms": {
+            "p50": statistics.latency_ms(0.5),
+            "p90": statistics.latency_ms(0.9),
+            "p99": statistics.latency_ms(0.99),
+        },
+    }
+
+
+def _busy_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    """Return how long at least one of the spans lasted: files are streamed side by side."""
+    busy, until = 0.0, 0.0
+    for begin, end in sorted(spans):
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return busy

@@ -1,0 +1,60 @@
+"""The values of a report as a reader wants them: numbers, times, names."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+NOTHING = "\N{EN DASH}"
+LABELS = {
+    "log_loss": "Log loss",
+    "roc_auc": "ROC AUC",
+    "average_precision": "Average precision",
+    "mse": "Mean squared error",
+    "mae": "Mean absolute error",
+    "r2": "R²",
+    "max_absolute_error": "Largest absolute error",
+    "reference": "Agreement with expected outputs",
+}
+
+
+def number(value: Any) -> str:
+    """Return a number with as many digits as a reader wants."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return text(value)
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if 1000 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    # What is not 1 does not read as 1.
+    rounded = (f"{value:.{digits}g}" for digits in range(4, 18))
+    return next((shown for shown in rounded if shown not in {"1", "-1"}), repr(value))
+
+
+def duration(seconds: float) -> str:
+    """Return a time in seconds, or in hours and minutes where it is long."""
+    if not isinstance(seconds, int | float) or seconds < 60:
+        return f"{number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def text(value: Any) -> str:
+    """Return any value of a report in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return NOTHING
+    if isinstance(value, list):
+        return ", ".join(text(item) for item in value) or NOTHING
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {text(item)}" for key, item in value.items()) or NOTHING
+    return str(value)
+
+
+def label(name: str) -> str:
+    """Return what a metric is called in a headline."""
+    if match := re.fullmatch(r"top_(\d+)_accuracy", name):
+        return f"Top-{match[1]} accuracy"
+    return LABELS.get(name, name.replace("_", " ").capitalize())
