@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hermes.aeriel.client._windows import Windows
+from hermes.aeriel.client import Windows
 from hermes.aeriel.files._series import Cut, read_windows, sample_rate_of, start_time_of
 from hermes.errors import DataError, ParameterError
 

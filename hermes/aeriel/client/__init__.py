@@ -6,6 +6,7 @@ from hermes.aeriel.client._sequences import Sequence
 from hermes.aeriel.client._specification import ModelSpecification, TensorSpecification
 from hermes.aeriel.client._statistics import ClientStatistics, ServerTimes
 from hermes.aeriel.client._transports import RowLayout
+from hermes.aeriel.client._windows import Windows, pad
 from hermes.aeriel.endpoint import Endpoint
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "Sequence",
     "ServerTimes",
     "TensorSpecification",
+    "Windows",
     "is_transient",
+    "pad",
 ]
