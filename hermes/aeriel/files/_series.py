@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Self
 
-from hermes.aeriel.client import InferenceClient, RowLayout
-from hermes.aeriel.client import Windows, pad
+from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
 from hermes.aeriel.files._inputs import InputFacts
 from hermes.aeriel.files._rows import RowInputs
 from hermes.errors import DataError, ParameterError, RequestError
