@@ -7,7 +7,7 @@ BIN := $(abspath $(VENV))/bin
 DEMO ?= demo
 RESULTS := $(DEMO)/results
 
-.PHONY: validate test check chaos format clean
+.PHONY: validate test check chaos benchmark format clean
 .DELETE_ON_ERROR:
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -36,6 +36,10 @@ check: $(VENV)/.dev
 # A real pipeline, again and again, with a fault at a random moment; see tests/chaos/chaos.py.
 chaos: $(VENV)/.dev triton
 	$(BIN)/python -m tests.chaos.chaos --keep $(if $(IMAGE),--image '$(abspath $(IMAGE))') $(ARGS)
+
+# This client beside others and beside perf_analyzer; see benchmarks/client.py --help.
+benchmark: $(VENV)/.dev triton
+	$(BIN)/python benchmarks/client.py --memory-gb 50 --output benchmark.json $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import luigi
 import tenacity
 from luigi.task import flatten
 
-from hermes.aeriel.client import InferenceClient, is_transient
+from hermes.aeriel.client import InferenceClient, TransportName, is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import (
     Cut,
@@ -54,6 +55,15 @@ class InferenceParameters:
     sample_rate = Number(default=0.0, description="samples per second; 0: what the file says")
     max_in_flight = WholeNumber(
         default=0, significant=False, description="requests under way at once; 0: what suits"
+    )
+    transport = luigi.ChoiceParameter(
+        choices=("auto", "grpc", "shm"),
+        default="auto",
+        significant=False,
+        description="how tensors travel; auto: through shared memory where that works",
+    )
+    rate_hz = Number(
+        default=0.0, significant=False, description="most requests in a second; 0: no limit"
     )
     timeout_s = Number(default=60.0, significant=False, description="seconds for one request")
     retry_for_s = Number(
@@ -99,6 +109,10 @@ class InferenceTask(InferenceParameters, luigi.Task):
         (``sample_rate``, ``Xspacing``, ``dx``, ``dt``, ``delta_t``).
     max_in_flight : int
         Requests under way at once.
+    transport : str
+        How tensors travel: ``"auto"``, ``"grpc"`` or ``"shm"``.
+    rate_hz : float
+        Most requests in a second, to a server that others need too; 0 for no limit.
     timeout_s : float
         Seconds that one request may take.
     retry_for_s : float
@@ -207,6 +221,8 @@ class InferenceTask(InferenceParameters, luigi.Task):
             self.model_version,
             outputs=self.outputs or None,
             max_in_flight=self.max_in_flight or None,
+            transport=cast("TransportName", self.transport),
+            rate_hz=self.rate_hz or None,
             timeout_s=self.timeout_s,
             retry_for_s=RECONNECT_S,
         ) as client:

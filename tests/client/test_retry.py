@@ -39,7 +39,7 @@ def test_request_that_takes_too_long_is_an_error(transport: Any, endpoint: Endpo
     with InferenceClient(endpoint, "sleeps", **options) as client:
         with pytest.raises(RequestTimeoutError):
             client.infer(batch(1.5)).result()
-        time.sleep(1.5)
+        time.sleep(4)  # every attempt keeps the model for 1.5 s
         assert client.infer(batch(0)).result()["y"].item() == 0
         assert client.statistics.failures == 1
 
@@ -59,19 +59,19 @@ def test_late_answer_does_not_become_anothers(transport: Any, endpoint: Endpoint
 
 @pytest.mark.parametrize("transport", ["shm", "grpc"])
 def test_stream_has_a_deadline_for_the_whole(transport: Any, endpoint: Endpoint) -> None:
-    started = time.monotonic()
     with InferenceClient(endpoint, "sleeps", transport=transport) as client:
+        started = time.monotonic()
         stream = client.stream((batch(0.2) for _ in range(100)), deadline_s=1.0)
         with pytest.raises(RequestTimeoutError):
             list(stream)
-        assert 0.8 < time.monotonic() - started < 2.5
+        assert 0.8 < time.monotonic() - started < 4
 
 
 def test_rate_is_limited(endpoint: Endpoint) -> None:
     with InferenceClient(endpoint, "sleeps", rate_hz=20) as client:
         started = time.monotonic()
         assert len(list(client.stream(batch(0) for _ in range(11)))) == 11
-        assert 0.5 <= time.monotonic() - started < 1.5
+        assert 0.5 <= time.monotonic() - started < 4
 
 
 @pytest.mark.parametrize("rate_hz", [0, -1, float("nan")])
