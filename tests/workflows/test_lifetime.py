@@ -38,9 +38,9 @@ def slow_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scheduler_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a real luigid."""
+    """The port of a real luigid: of this test's own, for it takes a name for a task done before."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = int(found.getsockname()[1])
@@ -169,7 +169,6 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, slow_models: Path) -> Iterator[Bench]:
     """A bench that is clean afterwards."""
-    # A path of this test's own, else luigid takes its tasks for those of the test before.
     (tmp_path / "models").symlink_to(slow_models)
     bench = Bench(tmp_path, tmp_path / "models")
     yield bench
