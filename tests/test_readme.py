@@ -27,11 +27,13 @@ def block(kind: str, containing: str) -> str:
 
 
 def run(command: list[str], cwd: Path, **environ: str) -> str:
+    # Under `make check ARGS=…` the make in a block would run with these ARGS: the whole suite.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     result = subprocess.run(
         command,
         cwd=cwd,
         env={
-            **os.environ,
+            **inherited,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             **environ,
         },
