@@ -25,10 +25,10 @@ from hermes.aeriel.files._rows import (
     check_batch_size,
     most_rows,
     row_inputs,
+    rows_of_outputs,
     takes_leading_rows,
 )
 from hermes.aeriel.files._series import Cut, SeriesPlan
-from hermes.errors import RequestError
 
 REQUEST_BYTES = 16 << 20
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
@@ -228,17 +228,9 @@ class RowPlan:
         RequestError
             An output does not have a row for each row of the request.
         """
-        if not self.with_row_axis:
-            return {name: array[np.newaxis] for name, array in outputs.items()}
-        for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != expected:
-                raise RequestError(
-                    model=client.specification.name,
-                    address=client.address,
-                    status="INVALID_ARGUMENT",
-                    reason=f"output {name!r} has shape {array.shape} for {expected} rows",
-                )
-        return outputs
+        return rows_of_outputs(
+            outputs, expected, client, with_row_axis=self.with_row_axis, unit="rows"
+        )
 
 
 def _required(model: ModelSpecification) -> list[str]:

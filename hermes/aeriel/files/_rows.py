@@ -1,4 +1,4 @@
-"""What of a model's inputs is one row of a file."""
+"""What of a model's inputs, and of its outputs, is one row of a file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hermes.errors import ParameterError
+from hermes.aeriel.client import InferenceClient
+from hermes.errors import ParameterError, RequestError
 
 # What a model without a batch dimension is given at once along a free leading length.
 MOST_LEADING_ROWS = 1 << 16
@@ -46,3 +48,44 @@ def row_inputs(
 def takes_leading_rows(inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
     """Tell whether each input of a model without a batch dimension begins with a free length."""
     return all(shape[:1] == (-1,) for shape, _ in inputs.values())
+
+
+def rows_of_outputs(
+    outputs: Mapping[str, NDArray[Any]],
+    expected: int,
+    client: InferenceClient,
+    *,
+    with_row_axis: bool,
+    unit: str,
+) -> dict[str, NDArray[Any]]:
+    """Return the outputs of one request with an axis of rows in front.
+
+    Parameters
+    ----------
+    outputs
+        What the model gave.
+    expected
+        The rows of the request.
+    client
+        The client that sent it.
+    with_row_axis
+        Whether the outputs have that axis; else the request was one row.
+    unit
+        What a row is called in a message.
+
+    Raises
+    ------
+    RequestError
+        An output does not have a row for each row of the request.
+    """
+    if not with_row_axis:
+        return {name: array[np.newaxis] for name, array in outputs.items()}
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != expected:
+            raise RequestError(
+                model=client.specification.name,
+                address=client.address,
+                status="INVALID_ARGUMENT",
+                reason=f"output {name!r} has shape {array.shape} for {expected} {unit}",
+            )
+    return dict(outputs)

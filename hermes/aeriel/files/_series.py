@@ -17,8 +17,8 @@ from typing_extensions import Self
 
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
 from hermes.aeriel.files._inputs import InputFacts
-from hermes.aeriel.files._rows import RowInputs
-from hermes.errors import DataError, ParameterError, RequestError
+from hermes.aeriel.files._rows import RowInputs, rows_of_outputs
+from hermes.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     from hermes.aeriel.files._infer import RowPlan
@@ -191,20 +191,14 @@ class SeriesPlan:
         RequestError
             An output does not have a row for each window of the request.
         """
-        if not self.with_row_axis:
-            return {name: array[np.newaxis] for name, array in outputs.items()}
-        for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != self.rows_per_request:
-                raise RequestError(
-                    model=client.specification.name,
-                    address=client.address,
-                    status="INVALID_ARGUMENT",
-                    reason=(
-                        f"output {name!r} has shape {array.shape} "
-                        f"for {self.rows_per_request} windows"
-                    ),
-                )
-        return {name: array[:expected] for name, array in outputs.items()}
+        rows = rows_of_outputs(
+            outputs,
+            self.rows_per_request,
+            client,
+            with_row_axis=self.with_row_axis,
+            unit="windows",
+        )
+        return {name: array[:expected] for name, array in rows.items()}
 
     def output_attributes(self, opened: h5py.File, facts: InputFacts) -> dict[str, Any]:
         """Return what is to be said of the outputs, which have a row for each window.
