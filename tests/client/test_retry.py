@@ -33,7 +33,7 @@ def batch(seconds: float) -> dict[str, Any]:
     return {"x": np.full((1, 1), seconds, np.float32)}
 
 
-@pytest.mark.parametrize("transport", ["shm", "grpc"])
+@pytest.mark.parametrize("transport", ["shm", "http", "grpc"])
 def test_request_that_takes_too_long_is_an_error(transport: Any, endpoint: Endpoint) -> None:
     options = {"transport": transport, "timeout_s": 0.3, "retry_for_s": 0.1}
     with InferenceClient(endpoint, "sleeps", **options) as client:
@@ -44,7 +44,7 @@ def test_request_that_takes_too_long_is_an_error(transport: Any, endpoint: Endpo
         assert client.statistics.failures == 1
 
 
-@pytest.mark.parametrize("transport", ["shm", "grpc"])
+@pytest.mark.parametrize("transport", ["shm", "http", "grpc"])
 def test_late_answer_does_not_become_anothers(transport: Any, endpoint: Endpoint) -> None:
     with InferenceClient(
         endpoint, "sleeps", transport=transport, timeout_s=0.5, retry_for_s=30
@@ -57,7 +57,7 @@ def test_late_answer_does_not_become_anothers(transport: Any, endpoint: Endpoint
         client.close()
 
 
-@pytest.mark.parametrize("transport", ["shm", "grpc"])
+@pytest.mark.parametrize("transport", ["shm", "http", "grpc"])
 def test_stream_has_a_deadline_for_the_whole(transport: Any, endpoint: Endpoint) -> None:
     with InferenceClient(endpoint, "sleeps", transport=transport) as client:
         started = time.monotonic()

@@ -125,7 +125,7 @@ def sums(numbers: Any) -> list[float]:
     return [float(total) for total in itertools.accumulate(numbers)]
 
 
-@pytest.mark.parametrize("transport", ["auto", "grpc"])
+@pytest.mark.parametrize("transport", ["auto", "http", "grpc"])
 @pytest.mark.parametrize("model", ["sum", "implicit", "ensemble", "implicit_ensemble"])
 def test_each_update_is_answered_once_in_order(
     model: str, transport: Any, endpoint: Endpoint
@@ -170,7 +170,7 @@ def test_wait_for_a_place_has_an_end(endpoint: Endpoint) -> None:
             next(client.sequence().stream([update(1)]))
 
 
-@pytest.mark.parametrize("transport", ["auto", "grpc"])
+@pytest.mark.parametrize("transport", ["auto", "http", "grpc"])
 def test_sequence_that_is_left_frees_its_place_on_the_server(
     transport: Any, endpoint: Endpoint
 ) -> None:
@@ -234,7 +234,7 @@ class TestRestart:
         ):
             values(sequence.stream(late()))
 
-    @pytest.mark.parametrize("transport", ["auto", "grpc"])
+    @pytest.mark.parametrize("transport", ["auto", "http", "grpc"])
     def test_server_that_was_killed_is_no_gap(
         self,
         transport: Any,

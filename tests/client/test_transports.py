@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hermes.aeriel._processes import ProcessIdentity
 from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
 from hermes.aeriel.client._memory import PREFIX, sweep_regions
-from hermes.aeriel.client._wires import GrpcWire, HttpWire
+from hermes.aeriel.client._wires import HttpWire, PatientGrpcWire
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError
 from tests.helpers import ECHO, python, server_pid, some_ports, wait_until, write_model
@@ -58,6 +58,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(models, "words", WORDS, outputs={"y": ("STRING", [1])}, max_batch_size=0)
     write_model(models, "single", ECHO, inputs={"x": ("FP32", [4])}, max_batch_size=0)
     write_model(models, "slow", SLOW)
+    write_model(models, "long", ECHO, inputs=any_length, outputs={"y": ("FP32", [-1])})
     write_model(models, "larger", LARGER_THAN_IT_SAYS, outputs={"y": ("FP32", [1])})
     return models
 
@@ -224,6 +225,25 @@ class TestGrpc(TransportTests):
             assert client.transport == "grpc"
 
 
+class TestHttp(TransportTests):
+    transport = "http"
+
+    def test_is_what_was_asked_for(self, there: Endpoint) -> None:
+        with self.client(there, "echo") as client:
+            assert client.transport == "http"
+
+    def test_what_is_too_large_for_it_goes_another_way(self, there: Endpoint) -> None:
+        batch = np.random.default_rng(0).random((1, 1 + (64 << 20) // 4), np.float32)
+        with self.client(there, "long") as client:
+            answers = list(client.stream({"x": batch} for _ in range(2)))
+        for answer in answers:
+            np.testing.assert_array_equal(answer["y"], batch)
+
+    def test_without_an_address_is_refused(self, there: Endpoint) -> None:
+        with pytest.raises(ParameterError, match="HTTP address is not known; give an Endpoint"):
+            self.client(Endpoint(grpc=there.grpc), "echo")
+
+
 class TestSharedMemory(TransportTests):
     transport = "auto"
 
@@ -240,7 +260,7 @@ class TestSharedMemoryWithoutHttp(TransportTests):
     def test_is_called_over_grpc(self, there: Endpoint) -> None:
         with self.client(there, "echo") as client:
             assert client.transport == "shm"
-            assert isinstance(client._transport._wire, GrpcWire)  # type: ignore[attr-defined]
+            assert isinstance(client._transport._wire, PatientGrpcWire)  # type: ignore[attr-defined]
 
 
 def test_http_service_of_another_server_is_not_taken(
@@ -248,13 +268,15 @@ def test_http_service_of_another_server_is_not_taken(
 ) -> None:
     with serve(repository, ports="auto", wait=True) as other:
         mixed = dataclasses.replace(endpoint, http=other.endpoint.http)
+        with pytest.raises(ParameterError, match="does not lead to it"):
+            InferenceClient(mixed, "echo", transport="http")
         with InferenceClient(mixed, "echo", transport="shm") as client:
-            assert isinstance(client._transport._wire, GrpcWire)  # type: ignore[attr-defined]
+            assert isinstance(client._transport._wire, PatientGrpcWire)  # type: ignore[attr-defined]
             assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 
 
 def test_unknown_transport_is_refused(endpoint: Endpoint) -> None:
-    with pytest.raises(ParameterError, match="none of 'auto', 'grpc' and 'shm'"):
+    with pytest.raises(ParameterError, match="none of 'auto', 'grpc', 'http', 'shm'"):
         InferenceClient(endpoint, "echo", transport="pigeon")  # type: ignore[arg-type]
 
 
@@ -268,6 +290,8 @@ def test_shared_memory_is_given_up_without_a_word_where_there_is_none(
         with pytest.raises(ParameterError, match="no shared memory with the server"):
             InferenceClient(endpoint, "echo", transport="shm")
         with InferenceClient(endpoint, "echo") as client:
+            assert client.transport == "http"
+        with InferenceClient(endpoint.grpc, "echo") as client:
             assert client.transport == "grpc"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
-from hermes.aeriel.client._connection import Connection
+from hermes.aeriel.client._connection import Connection, ServerFacts
 from hermes.aeriel.client._shared import SharedMemoryTransport
 from hermes.aeriel.client._specification import ModelSpecification
 from hermes.aeriel.client._transports import InlineTransport, Transport
+from hermes.aeriel.client._wires import HttpWire
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import InferenceError, ParameterError
 
 logger = logging.getLogger(__name__)
 
-TransportName = Literal["auto", "grpc", "shm"]
+TransportName = Literal["auto", "grpc", "http", "shm"]
 
 
 def open_transport(
@@ -27,32 +28,44 @@ def open_transport(
     *,
     model_version: str,
     outputs: Sequence[str],
-    extensions: frozenset[str],
+    server: ServerFacts,
 ) -> Transport:
-    """Return the transport of this choice; ``"auto"`` is shared memory where that works.
+    """Return the transport of this choice; ``"auto"`` is the fastest that works.
 
     Raises
     ------
     ParameterError
-        There is no such transport, or shared memory is insisted on and does not work.
+        There is no such transport, or one is insisted on that does not work.
     """
-    if choice not in {"auto", "grpc", "shm"}:
-        raise ParameterError("transport", f"{choice!r} is none of 'auto', 'grpc' and 'shm'")
-    plain = InlineTransport(connection, specification, model_version=model_version, outputs=outputs)
-    if choice == "grpc":
+    if choice not in get_args(TransportName):
+        problem = f"{choice!r} is none of {', '.join(map(repr, get_args(TransportName)))}"
+        raise ParameterError("transport", problem)
+    http = None
+    if choice != "grpc":
+        try:
+            http = _http(endpoint, connection, server)
+        except _UnavailableError as obstacle:
+            if choice == "http":
+                problem = f"no HTTP with the server at {endpoint.grpc}: {obstacle}"
+                raise ParameterError("transport", problem) from None
+    plain = InlineTransport(
+        connection, specification, model_version=model_version, outputs=outputs, http=http
+    )
+    if choice not in {"auto", "shm"}:
         return plain
     try:
-        problem = _obstacle(endpoint, extensions)
-        if problem is None:
-            # A server that asks for credentials does so on its GRPC service.
-            return SharedMemoryTransport(plain, None if endpoint.credentials else endpoint.http)
-    except (InferenceError, OSError) as error:
-        problem = str(error)
-    problem = f"no shared memory with the server at {endpoint.grpc}: {problem}"
+        _check_memory(endpoint, server)
+        return SharedMemoryTransport(plain, http)
+    except (_UnavailableError, InferenceError, OSError) as obstacle:
+        problem = f"no shared memory with the server at {endpoint.grpc}: {obstacle}"
     if choice == "shm":
         raise ParameterError("transport", problem)
     logger.debug(problem)
     return plain
+
+
+class _UnavailableError(Exception):
+    """Why a transport cannot be had."""
 
 
 def is_this_host(address: str) -> bool:
@@ -65,12 +78,28 @@ def is_this_host(address: str) -> bool:
     return any(_is_own(family, str(name[0])) for family, *_, name in found)
 
 
-def _obstacle(endpoint: Endpoint, extensions: frozenset[str]) -> str | None:
+def _http(endpoint: Endpoint, connection: Connection, server: ServerFacts) -> HttpWire:
+    if endpoint.credentials is not None:
+        # A server that asks for credentials does so on its GRPC service.
+        message = "its clients need a certificate, which is asked for over GRPC"
+        raise _UnavailableError(message)
+    if endpoint.http is None:
+        message = "its HTTP address is not known; give an Endpoint that has it"
+        raise _UnavailableError(message)
+    wire = HttpWire(endpoint.http, connection.error)
+    if not wire.leads_to(server.name):
+        message = f"{endpoint.http} does not lead to it"
+        raise _UnavailableError(message)
+    return wire
+
+
+def _check_memory(endpoint: Endpoint, server: ServerFacts) -> None:
     if not is_this_host(endpoint.grpc):
-        return "it is not on this host"
-    if "system_shared_memory" not in extensions:
-        return "it does not offer it"
-    return None
+        message = "it is not on this host"
+        raise _UnavailableError(message)
+    if "system_shared_memory" not in server.extensions:
+        message = "it does not offer it"
+        raise _UnavailableError(message)
 
 
 def _is_own(family: int, host: str) -> bool:

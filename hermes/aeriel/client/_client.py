@@ -48,7 +48,8 @@ class InferenceClient:
         `infer` waits for a free place, so memory does not grow with the input.
     transport
         How tensors travel. ``"auto"``: through shared memory where the server is on this host
-        and allows it, else in gRPC messages. ``"shm"`` and ``"grpc"`` insist.
+        and allows it, else as bytes, over HTTP where the endpoint says where that is and the
+        server asks for no certificate, else over gRPC. ``"shm"``, ``"http"`` and ``"grpc"`` insist.
     rate_hz
         The most requests to send in a second, to a server that others need too; None for no
         limit.
@@ -66,7 +67,7 @@ class InferenceClient:
     address
         ``host:port`` of the server's GRPC service.
     transport
-        How tensors travel: ``"shm"`` or ``"grpc"``.
+        How tensors travel: ``"shm"``, ``"http"`` or ``"grpc"``.
     server_version
         The version of Triton that answers.
 
@@ -78,7 +79,7 @@ class InferenceClient:
         The server has no such model, or cannot load it.
     ParameterError
         `outputs` names one that the model does not have, `max_in_flight` is below 1, `rate_hz`
-        is not above 0, or shared memory is insisted on and does not work.
+        is not above 0, or a transport is insisted on that does not work.
 
     Examples
     --------
@@ -115,7 +116,7 @@ class InferenceClient:
         )
         try:
             self.specification = self._connection.specification()
-            self.server_version, extensions = self._connection.server()
+            server = self._connection.server()
             self._transport = open_transport(
                 transport,
                 endpoint,
@@ -123,12 +124,13 @@ class InferenceClient:
                 self.specification,
                 model_version=str(model_version),
                 outputs=_check_outputs(self.specification, outputs),
-                extensions=extensions,
+                server=server,
             )
         except BaseException:
             self._connection.close()
             raise
         self.address = self._connection.address
+        self.server_version = server.version
         self.transport = self._transport.name
         self.max_in_flight = max_in_flight or self.specification.n_instances + 2
         self._places = threading.BoundedSemaphore(self.max_in_flight)

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -14,6 +15,7 @@ import tenacity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hermes.aeriel.client._specification import ModelSpecification
+from hermes.aeriel.client._wires import GrpcWire
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import (
     InferenceError,
@@ -44,6 +46,25 @@ _LOST_SEQUENCE = "must specify the START flag"
 _UNKNOWN_REGION = "Unable to find shared memory region"
 # What it says of an output that is larger than the model's configuration has it.
 _SMALL_REGION = "bytes to hold the results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFacts:
+    """What a server says of itself.
+
+    Parameters
+    ----------
+    name
+        Its ``--id``.
+    version
+        The version of Triton.
+    extensions
+        What it can do beyond KServe's protocol.
+    """
+
+    name: str
+    version: str
+    extensions: frozenset[str]
 
 
 class Connection:
@@ -78,7 +99,11 @@ class Connection:
         self._retry_for_s = retry_for_s
         # A proxy that the environment names cannot reach this host's own servers.
         use_proxy = int(_LOOPBACK.fullmatch(endpoint.grpc) is None)
-        options = [*_OPTIONS, ("grpc.enable_http_proxy", use_proxy)]
+        options = [
+            *_OPTIONS,
+            *GrpcWire.CHANNEL_OPTIONS,
+            ("grpc.enable_http_proxy", use_proxy),
+        ]
         self._channel = endpoint.channel(options)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -132,10 +157,12 @@ class Connection:
                 address=self.address, timeout_s=self._retry_for_s, waiting_for=str(error)
             ) from error
 
-    def server(self) -> tuple[str, frozenset[str]]:
-        """Return the version of Triton that answers, and the extensions that it has."""
+    def server(self) -> ServerFacts:
+        """Return what the server that answers says of itself."""
         metadata = self._call(self._stub.ServerMetadata, service_pb2.ServerMetadataRequest())
-        return str(metadata.version), frozenset(metadata.extensions)
+        return ServerFacts(
+            name=metadata.name, version=metadata.version, extensions=frozenset(metadata.extensions)
+        )
 
     def model_statistics(self) -> Any:
         """Return the server's ``ModelStatistics`` of the model; None where it does not answer."""

@@ -138,9 +138,9 @@ def decode_grpc(response: Any) -> Answer:
     return answer
 
 
-def encode_http(message: Message, host: str) -> list[bytes | memoryview]:
-    """Return an HTTP request of KServe's v2 protocol with Triton's binary extension, in parts."""
-    contents = []
+def encode_http(message: Message, host: str) -> bytes:
+    """Return an HTTP request of KServe's v2 protocol with Triton's binary extension."""
+    contents: list[bytes | memoryview] = []
     inputs = []
     for tensor in message.inputs:
         if isinstance(tensor.content, Span):
@@ -173,7 +173,7 @@ def encode_http(message: Message, host: str) -> list[bytes | memoryview]:
         f"Inference-Header-Content-Length: {len(text)}\r\n"
         f"Content-Length: {len(text) + sum(map(len, contents))}\r\n\r\n"
     )
-    return [head.encode() + text, *contents]
+    return b"".join([head.encode(), text, *contents])
 
 
 def decode_http(body: memoryview, header_length: int | None) -> Answer:

@@ -29,7 +29,7 @@ from hermes.aeriel.client._transports import (
     dtypes_of,
     requests_of_a_read,
 )
-from hermes.aeriel.client._wires import Call, HttpWire, Wire
+from hermes.aeriel.client._wires import Call, HttpWire, PatientGrpcWire, Wire
 from hermes.errors import InferenceError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -112,8 +112,8 @@ class SharedMemoryTransport:
     ----------
     plain
         What carries the requests without HTTP, and with the connection.
-    http_address
-        ``host:port`` of the same server's HTTP service, if it has one.
+    http
+        The HTTP service of the same server, if it has one that can be used.
 
     Raises
     ------
@@ -123,11 +123,11 @@ class SharedMemoryTransport:
 
     name = "shm"
 
-    def __init__(self, plain: InlineTransport, http_address: str | None) -> None:
+    def __init__(self, plain: InlineTransport, http: HttpWire | None) -> None:
         self._plain = plain
         self._connection = plain.connection
         self._specification = plain.specification
-        self._wire: Wire = plain.wire
+        self._wire: Wire = PatientGrpcWire(self._connection.channel, self._connection.error)
         self._outputs = {
             name: self._specification.outputs[name]
             for name in plain.outputs or self._specification.outputs
@@ -140,10 +140,8 @@ class SharedMemoryTransport:
         sweep_regions()
         probe = Region(_PAGE, self._connection)
         try:
-            if http_address is not None:
-                wire = HttpWire(http_address, self._connection.error)
-                if wire.knows_region(probe.name):
-                    self._wire = wire
+            if http is not None and http.knows_region(probe.name):
+                self._wire = http
         finally:
             probe.close()
 

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._messages import InputTensor, Message, Span, content_of
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
-from hermes.aeriel.client._wires import Call, GrpcWire
+from hermes.aeriel.client._wires import Call, GrpcWire, HttpWire, Wire
 from hermes.errors import InferenceError
 
 # HDF5 reads of 1 MiB and more run near the memory's speed, small ones do not.
 READ_BYTES = 1 << 20
+# Triton's HTTP service refuses requests of more than 64 MiB, unless it is told otherwise.
+HTTP_BYTES = 32 << 20
 Outputs = dict[str, "NDArray[Any]"]
 Parameters = Mapping[str, "int | bool"]
 
@@ -51,13 +53,24 @@ class Parcel:
     ----------
     rows, n_bytes
         How large its inputs are.
-    encoded
-        The request as its wire takes it; None where that is to be found out when it is sent.
     """
 
     rows: int
     n_bytes: int
-    encoded: Any = None
+
+
+@dataclass(eq=False, kw_only=True)
+class InlineParcel(Parcel):
+    """A request that carries its tensors.
+
+    Parameters
+    ----------
+    wire, encoded
+        How it travels, and the request as that takes it.
+    """
+
+    wire: Wire
+    encoded: Any
 
 
 class RowBuffers(Protocol):
@@ -109,9 +122,17 @@ class Transport(Protocol):
 
 
 class InlineTransport:
-    """Tensors in the requests and answers themselves, over gRPC."""
+    """Tensors in the requests and answers themselves.
 
-    name = "grpc"
+    Parameters
+    ----------
+    connection
+        The server, and the gRPC channel to it.
+    specification, model_version, outputs
+        What is asked of it; no outputs are all.
+    http
+        The same server's HTTP service, for requests up to `HTTP_BYTES`; None to do without.
+    """
 
     def __init__(
         self,
@@ -120,12 +141,15 @@ class InlineTransport:
         *,
         model_version: str,
         outputs: Sequence[str],
+        http: HttpWire | None = None,
     ) -> None:
+        self.name = "grpc" if http is None else "http"
         self.connection = connection
         self.specification = specification
         self.model_version = model_version
         self.outputs = outputs
-        self.wire = GrpcWire(connection.channel, connection.error)
+        self._grpc = GrpcWire(connection.channel, connection.error)
+        self._http = http
 
     def pack(self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS) -> Parcel:
         """Return a request that carries its tensors."""
@@ -135,7 +159,8 @@ class InlineTransport:
             parameters,
         )
         n_bytes = sum(array.nbytes for array in arrays.values())
-        return Parcel(rows=rows, n_bytes=n_bytes, encoded=self.wire.encode(message))
+        wire = self._grpc if self._http is None or n_bytes > HTTP_BYTES else self._http
+        return InlineParcel(rows=rows, n_bytes=n_bytes, wire=wire, encoded=wire.encode(message))
 
     def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:  # noqa: ARG002
         """Return memory of this process: a request is copied when it is packed."""
@@ -143,7 +168,8 @@ class InlineTransport:
 
     def send(self, parcel: Parcel, timeout_s: float) -> Call:
         """Send a request."""
-        return self.wire.send(parcel.encoded, timeout_s)
+        assert isinstance(parcel, InlineParcel)  # noqa: S101 (for the type checker: its own)
+        return parcel.wire.send(parcel.encoded, timeout_s)
 
     def receive(self, parcel: Parcel, call: Call) -> Outputs:  # noqa: ARG002
         """Return the outputs."""
@@ -160,11 +186,13 @@ class InlineTransport:
 
     def stop(self) -> None:
         """End every wait."""
-        self.wire.close()
+        self._grpc.close()
+        if self._http is not None:
+            self._http.close()
 
     def close(self) -> None:
         """End the connection."""
-        self.wire.close()
+        self.stop()
         self.connection.close()
 
     def tensor(self, name: str, array: NDArray[Any]) -> InputTensor:

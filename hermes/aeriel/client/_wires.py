@@ -1,22 +1,25 @@
 """How requests reach the server and answers come back: gRPC, or a plain HTTP connection.
 
-On one host Triton's HTTP service is the cheaper way for requests whose tensors lie in shared
-memory: a call costs a tenth of the processor time that Python's gRPC takes for it.
+Triton's HTTP service is the cheaper way where it can be had: a small request costs a quarter of the
+processor time that Python's gRPC takes for it.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import select
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
+import grpc.experimental
 from tritonclient.grpc import service_pb2
 
 from hermes.aeriel.client._messages import (
@@ -79,8 +82,85 @@ class Wire(Protocol):
         """End every wait within `STEP_S`; calls can still be asked whether they are done."""
 
 
+class _Closable(Protocol):
+    error: Errors
+    closing: threading.Event
+
+
 class GrpcWire:
-    """Requests over a gRPC channel.
+    """Requests over a gRPC channel, each waited for by the thread that wants its answer.
+
+    gRPC's own way to have several calls under way, futures, has one thread wait for all of them,
+    and starts that thread anew for a call that is alone, which takes half the time of a small
+    request. A stream of answers is read by its caller instead: that the one answer of these calls
+    is asked for as a stream is nothing that the server sees.
+
+    Parameters
+    ----------
+    channel
+        The channel, which belongs to the caller, with `CHANNEL_OPTIONS`.
+    error
+        Makes an error of a gRPC status and a reason.
+    """
+
+    CHANNEL_OPTIONS = ((grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),)
+
+    def __init__(self, channel: grpc.Channel, error: Errors) -> None:
+        self.error = error
+        self.closing = threading.Event()
+        self._infer = channel.unary_stream(
+            _INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
+        )
+        self._under_way: weakref.WeakSet[GrpcCall] = weakref.WeakSet()
+
+    def encode(self, message: Message) -> bytes:
+        """Return a serialized ``ModelInferRequest``."""
+        return encode_grpc(message)
+
+    def send(self, encoded: bytes, timeout_s: float) -> GrpcCall:
+        """Send a request."""
+        call = GrpcCall(self, self._infer(encoded, timeout=max(0.0, timeout_s)), timeout_s)
+        self._under_way.add(call)
+        return call
+
+    def close(self) -> None:
+        """End every wait."""
+        self.closing.set()
+        for call in list(self._under_way):
+            call.cancel()
+
+
+class GrpcCall:
+    """One request over gRPC, which is over for both sides when its time is."""
+
+    def __init__(self, wire: GrpcWire, answers: Any, timeout_s: float) -> None:
+        self._wire = wire
+        self._answers = answers
+        self._timeout_s = timeout_s
+
+    def answer(self) -> Answer:
+        """Wait for the answer."""
+        try:
+            response = next(self._answers)
+            next(self._answers, None)  # the status, which comes after it
+        except grpc.RpcError as error:
+            _check(self._wire, math.inf, self._timeout_s)
+            raise _failure(self._wire, error, self._timeout_s) from error
+        return decode_grpc(response)
+
+    def is_done(self) -> bool:
+        """Tell whether the server has answered."""
+        return bool(self._answers.done())
+
+    def cancel(self) -> None:
+        """Cancel the request."""
+        self._answers.cancel()
+
+
+class PatientGrpcWire:
+    """Requests over a gRPC channel that can be asked after, when nobody waits for them any more.
+
+    The server may write into shared memory until it has answered, so that has to be known.
 
     Parameters
     ----------
@@ -101,19 +181,19 @@ class GrpcWire:
         """Return a serialized ``ModelInferRequest``."""
         return encode_grpc(message)
 
-    def send(self, encoded: bytes, timeout_s: float) -> GrpcCall:
+    def send(self, encoded: bytes, timeout_s: float) -> PatientGrpcCall:
         """Send a request."""
-        return GrpcCall(self, self._infer.future(encoded), timeout_s)
+        return PatientGrpcCall(self, self._infer.future(encoded), timeout_s)
 
     def close(self) -> None:
         """End every wait."""
         self.closing.set()
 
 
-class GrpcCall:
-    """One request over gRPC."""
+class PatientGrpcCall:
+    """One request over gRPC, which goes on for the server when the wait for it is over."""
 
-    def __init__(self, wire: GrpcWire, future: Any, timeout_s: float) -> None:
+    def __init__(self, wire: PatientGrpcWire, future: Any, timeout_s: float) -> None:
         self._wire = wire
         self._future = future
         self._deadline = time.monotonic() + timeout_s
@@ -128,7 +208,7 @@ class GrpcCall:
         except grpc.FutureCancelledError as error:
             raise self._wire.error("CANCELLED", "the request was cancelled") from error
         except grpc.RpcError as error:
-            raise self._wire.error(error.code().name, error.details() or "no details") from error
+            raise _failure(self._wire, error, self._timeout_s) from error
 
     def is_done(self) -> bool:
         """Tell whether the server has answered."""
@@ -165,26 +245,23 @@ class HttpWire:
         self.closing = threading.Event()
         self._idle: deque[socket.socket] = deque()
 
+    def leads_to(self, name: str) -> bool:
+        """Tell whether a server of this name answers."""
+        facts = self._get("/v2")
+        return isinstance(facts, dict) and facts.get("name") == name
+
     def knows_region(self, name: str) -> bool:
-        """Tell whether this is the server that a region was registered with, and it answers."""
-        connection = http.client.HTTPConnection(self.address, timeout=5.0)
-        try:
-            connection.request("GET", f"/v2/systemsharedmemory/region/{name}/status")
-            with connection.getresponse() as response:
-                regions = json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError):
-            return False
-        finally:
-            connection.close()
+        """Tell whether this is the server that a region was registered with."""
+        regions = self._get(f"/v2/systemsharedmemory/region/{name}/status")
         return isinstance(regions, list) and any(
             region.get("name") == name for region in regions if isinstance(region, dict)
         )
 
-    def encode(self, message: Message) -> list[bytes | memoryview]:
-        """Return the parts of an HTTP request."""
+    def encode(self, message: Message) -> bytes:
+        """Return an HTTP request."""
         return encode_http(message, self.address)
 
-    def send(self, encoded: list[bytes | memoryview], timeout_s: float) -> HttpCall:
+    def send(self, encoded: bytes, timeout_s: float) -> HttpCall:
         """Send a request."""
         return HttpCall(self, encoded, timeout_s)
 
@@ -215,11 +292,23 @@ class HttpWire:
         self.closing.set()
         self.forget_idle()
 
+    def _get(self, path: str) -> Any:
+        """Return an answer in JSON; None where there is none."""
+        connection = http.client.HTTPConnection(self.address, timeout=5.0)
+        try:
+            connection.request("GET", path)
+            with connection.getresponse() as response:
+                return json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
+
 
 class HttpCall:
     """One request over HTTP."""
 
-    def __init__(self, wire: HttpWire, parts: list[bytes | memoryview], timeout_s: float) -> None:
+    def __init__(self, wire: HttpWire, encoded: bytes, timeout_s: float) -> None:
         self._wire = wire
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
@@ -227,7 +316,7 @@ class HttpCall:
         self._failure: InferenceError | None = None
         try:
             self._connection = wire.take()
-            self._send(self._connection, parts)
+            self._send(self._connection, encoded)
         except InferenceError as error:
             self._failure = error
         except OSError as error:
@@ -270,18 +359,15 @@ class HttpCall:
             self._connection.close()
             self._connection = None
 
-    def _send(self, connection: socket.socket, parts: list[bytes | memoryview]) -> None:
-        left = [memoryview(part) for part in parts]
+    def _send(self, connection: socket.socket, encoded: bytes) -> None:
+        left = memoryview(encoded)
         while left:
             try:
-                sent = connection.sendmsg(left)
+                sent = connection.send(left)
             except TimeoutError:
                 _check(self._wire, self._deadline, self._timeout_s)
                 continue
-            while left and sent >= len(left[0]):
-                sent -= len(left.pop(0))
-            if left:
-                left[0] = left[0][sent:]
+            left = left[sent:]
 
     def _receive(self, connection: socket.socket) -> tuple[int, dict[bytes, bytes], memoryview]:
         data = bytearray()
@@ -296,7 +382,7 @@ class HttpCall:
         size = int(fields[b"content-length"])
         while len(data) - start < size:
             data += self._some(connection, start + size - len(data))
-        return int(lines[0].split()[1]), fields, memoryview(bytes(data))[start:]
+        return int(lines[0].split()[1]), fields, memoryview(data).toreadonly()[start:]
 
     def _some(self, connection: socket.socket, expected: int = _RECEIVE_BYTES) -> bytes:
         while True:
@@ -315,15 +401,27 @@ class HttpCall:
         return self._wire.error("UNAVAILABLE", f"HTTP at {self._wire.address}: {problem}")
 
 
-def _check(wire: GrpcWire | HttpWire, deadline: float, timeout_s: float) -> None:
+def _check(wire: _Closable, deadline: float, timeout_s: float) -> None:
     """Raise the error of a wait that was called off, or that is over."""
     if wire.closing.is_set():
         raise wire.error("CANCELLED", "the client was closed")
     if time.monotonic() >= deadline:
-        error = wire.error("DEADLINE_EXCEEDED", "")
-        if isinstance(error, RequestTimeoutError):
-            error.timeout_s = timeout_s
-        raise error
+        raise _timeout(wire, timeout_s)
+
+
+def _timeout(wire: _Closable, timeout_s: float) -> InferenceError:
+    error = wire.error("DEADLINE_EXCEEDED", "")
+    if isinstance(error, RequestTimeoutError):
+        error.timeout_s = timeout_s
+    return error
+
+
+def _failure(wire: _Closable, error: grpc.RpcError, timeout_s: float) -> InferenceError:
+    """Return what a call's status is called here."""
+    code = error.code()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return _timeout(wire, timeout_s)
+    return wire.error(code.name, error.details() or "no details")
 
 
 def _reason(body: bytes) -> str:
