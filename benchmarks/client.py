@@ -4,7 +4,7 @@
     python benchmarks/client.py --shapes 16384x128 --repeat 5 --seconds 4
     python benchmarks/client.py --memory-gb 50   also: the memory that a file of 50 GB takes
 
-The columns are this client with shared memory and with GRPC; a loop over tritonclient's
+The columns are this client with shared memory, with HTTP and with GRPC; a loop over tritonclient's
 `async_infer`; the clients of ml4gw-hermes 0.3.1 and nvidia-pytriton, each in an environment of
 its own, made in --cache; and as the bound NVIDIA's perf_analyzer, which reads no file and sends
 the same tensors again and again. What cannot be had here is left out, and said.
@@ -39,11 +39,12 @@ FILE_BYTES = 256 << 20
 SHAPES = ("64x1", "64x4096", "4096x1", "4096x256", "16384x1", "16384x128", "1048576x1",
           "1048576x16", "4096xsequence")  # fmt: skip
 PEERS = {"ml4gw-hermes": "ml4gw-hermes==0.3.1", "pytriton": "nvidia-pytriton==0.7.0"}
-OURS = ("hermes shm", "hermes grpc")
+OURS = ("hermes shm", "hermes http", "hermes grpc")
 BOUNDS = ("perf_analyzer shm", "perf_analyzer")
 # What each of our columns is compared with.
 RATIOS = {
     "hermes shm": ("perf_analyzer shm", "async_infer", "ml4gw-hermes", "pytriton"),
+    "hermes http": ("perf_analyzer", "async_infer", "ml4gw-hermes", "pytriton"),
     "hermes grpc": ("perf_analyzer", "async_infer", "ml4gw-hermes", "pytriton"),
 }
 

@@ -150,15 +150,16 @@ class ModelSpecification:
     def _check_one(self, tensor: TensorSpecification, array: NDArray[Any], rows: int | None) -> int:
         if not isinstance(array, np.ndarray):
             raise self._misfit(tensor.name, type(array).__name__, "a numpy array")
-        given = f"{array.dtype} of shape {array.shape}"
         if not _same_dtype(array.dtype, tensor.dtype):
-            raise self._misfit(tensor.name, given, f"dtype {tensor.dtype} ({tensor.datatype})")
+            wanted = f"dtype {tensor.dtype} ({tensor.datatype})"
+            raise self._misfit(tensor.name, _given(array), wanted)
         if self.max_batch_size == 0:
             if not tensor.accepts_shape(array.shape):
-                raise self._misfit(tensor.name, given, f"shape {_shape(tensor.shape)}")
+                raise self._misfit(tensor.name, _given(array), f"shape {_shape(tensor.shape)}")
             return 1
         if array.ndim == 0 or not tensor.accepts_shape(array.shape[1:]):
-            raise self._misfit(tensor.name, given, f"shape {_shape(('rows', *tensor.shape))}")
+            wanted = f"shape {_shape(('rows', *tensor.shape))}"
+            raise self._misfit(tensor.name, _given(array), wanted)
         n_rows = len(array)
         if not 1 <= n_rows <= self.max_batch_size:
             wanted = f"1 to {self.max_batch_size} rows (max_batch_size)"
@@ -175,6 +176,10 @@ def _same_dtype(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     if wanted == np.dtype(object):
         return given.kind in "OSU"
     return given == wanted
+
+
+def _given(array: NDArray[Any]) -> str:
+    return f"{array.dtype} of shape {array.shape}"
 
 
 def _described(tensor: TensorSpecification) -> str:
