@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import luigi
 import tenacity
@@ -57,7 +57,7 @@ class InferenceParameters:
         default=0, significant=False, description="requests under way at once; 0: what suits"
     )
     transport = luigi.ChoiceParameter(
-        choices=("auto", "grpc", "shm"),
+        choices=get_args(TransportName),
         default="auto",
         significant=False,
         description="how tensors travel; auto: through shared memory where that works",
@@ -110,7 +110,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
     max_in_flight : int
         Requests under way at once.
     transport : str
-        How tensors travel: ``"auto"``, ``"grpc"`` or ``"shm"``.
+        How tensors travel: ``"auto"``, ``"shm"``, ``"http"`` or ``"grpc"``; see `InferenceClient`.
     rate_hz : float
         Most requests in a second, to a server that others need too; 0 for no limit.
     timeout_s : float
