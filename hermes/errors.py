@@ -247,14 +247,11 @@ class SupervisorError(ServerError):
     """The process that keeps a server gave up."""
 
     reason: str
-    log_file: Path
-    log_tail: str
+    log_tail: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"no server: {self.reason}\nThe supervisor's log, {self.log_file}, ends with:\n"
-            f"{_indented(self.log_tail)}"
-        )
+        log = f". The end of its log:\n{_indented(self.log_tail)}"
+        return f"no server: {self.reason}{log if self.log_tail else ''}"
 
 
 class ModelError(HermesError):

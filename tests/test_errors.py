@@ -83,9 +83,10 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
         [f"after 2 s: no answer. Its log, {LOG}, ends with:\n  | loading"],
     ),
     (ServerStopError("hermes-1", ("process 7",)), ["hermes-1", "left: process 7"]),
+    (SupervisorError("no GPU"), ["no server: no GPU"]),
     (
-        SupervisorError("no GPU", LOG, "gave up"),
-        ["no server: no GPU", str(LOG), "  | gave up"],
+        SupervisorError("it ended", "Killed"),
+        ["no server: it ended. The end of its log:\n  | Killed"],
     ),
     (
         ModelNotFoundError("a", "the server at b", ("c", "d")),
