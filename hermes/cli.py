@@ -94,7 +94,8 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     with _errors_as_text():
         if endpoint_file is not None:
-            if not os.access(endpoint_file.absolute().parent, os.W_OK):
+            directory = endpoint_file.absolute().parent
+            if endpoint_file.is_dir() or not os.access(directory, os.W_OK):
                 raise ParameterError("endpoint_file", f"{endpoint_file} cannot be written")
             endpoint_file.unlink(missing_ok=True)  # of a server that was killed
         request = serving.GPURequest(gpus=_gpus(gpus), n_gpus=n_gpus)

@@ -39,7 +39,7 @@ from typing import Any
 
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 1 << 16
-_ERROR_LINE = re.compile(r"E\d{4} |error: ")
+_ERROR_LINE = re.compile(r"E\d{4} |error: |.*: unrecognized option ")
 
 
 class HermesError(Exception):
@@ -247,14 +247,11 @@ class SupervisorError(ServerError):
     """The process that keeps a server gave up."""
 
     reason: str
-    log_file: Path
-    log_tail: str
+    log_tail: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"no server: {self.reason}\nThe supervisor's log, {self.log_file}, ends with:\n"
-            f"{_indented(self.log_tail)}"
-        )
+        log = f". The end of its log:\n{_indented(self.log_tail)}"
+        return f"no server: {self.reason}{log if self.log_tail else ''}"
 
 
 class ModelError(HermesError):
@@ -367,7 +364,8 @@ class GateError(HermesError):
 def log_tail(log_file: Path, lines: int = LOG_TAIL_LINES) -> str:
     """Return what matters at the end of a server's log, or why it cannot be read.
 
-    That is Triton's last error lines (``E1123 …``) and the last lines of all, without its tables.
+    That is Triton's last error lines (``E1123 …``; what it says of a flag that it does not know,
+    above its whole help) and the last lines of all, without its tables.
     """
     try:
         with log_file.open("rb") as file:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from hermes.runtime import install_triton
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ENVIRONMENT = REPOSITORY / "tests" / "environment"
 
 # What a caller may have set, and what would make the tests talk of something else.
 VARIABLES = (
@@ -43,3 +48,42 @@ def triton_home() -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HERMES_TRITON_HOME", str(home))
         yield home
+
+
+@pytest.fixture(params=["local", pytest.param("container", marks=pytest.mark.container)])
+def image(request: pytest.FixtureRequest) -> Path | None:
+    """What to serve from, in turn: this machine's own Triton, and a container's."""
+    if request.param == "local":
+        request.getfixturevalue("triton_home")
+        return None
+    image: Path = request.getfixturevalue("triton_image")
+    return image
+
+
+@pytest.fixture(scope="session")
+def apptainer() -> str:
+    """The command of a real Apptainer, installed where this is root on Debian."""
+    _bring("install-apptainer.sh")
+    command = shutil.which("apptainer")
+    assert command is not None
+    return command
+
+
+@pytest.fixture(scope="session")
+def triton_image(apptainer: str) -> Path:
+    """A real image with Triton; HERMES_TEST_IMAGE says where it is kept."""
+    image = Path(os.environ.get("HERMES_TEST_IMAGE", REPOSITORY / "build" / "triton.sif"))
+    _bring("build-triton-image.sh", str(image))
+    return image.absolute()
+
+
+def _bring(script: str, *arguments: str) -> None:
+    """Run a script of tests/environment; without what it brings there is nothing to test."""
+    done = subprocess.run(
+        [str(ENVIRONMENT / script), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        reason = f"{script}: {done.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)

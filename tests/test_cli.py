@@ -163,6 +163,7 @@ def test_taken_port_is_told_at_once(empty: Path) -> None:
         ("--server-arg=--id=x", "server_args: --id is set by"),
         ("--listen=nowhere", "listen: 'nowhere' is not an IP address"),
         ("--endpoint-file=/nowhere/at/all", "endpoint_file: /nowhere/at/all cannot be written"),
+        ("--endpoint-file=/tmp", "endpoint_file: /tmp cannot be written"),
         ("--log-file=/proc/nothing/log", "log_file: cannot be written"),
     ],
 )

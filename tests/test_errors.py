@@ -83,9 +83,10 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
         [f"after 2 s: no answer. Its log, {LOG}, ends with:\n  | loading"],
     ),
     (ServerStopError("hermes-1", ("process 7",)), ["hermes-1", "left: process 7"]),
+    (SupervisorError("no GPU"), ["no server: no GPU"]),
     (
-        SupervisorError("no GPU", LOG, "gave up"),
-        ["no server: no GPU", str(LOG), "  | gave up"],
+        SupervisorError("it ended", "Killed"),
+        ["no server: it ended. The end of its log:\n  | Killed"],
     ),
     (
         ModelNotFoundError("a", "the server at b", ("c", "d")),
@@ -174,9 +175,16 @@ def test_log_tail_is_the_last_lines(tmp_path: Path) -> None:
     assert lines[-1] == "line 99999"
 
 
-def test_log_tail_holds_the_errors_that_came_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        'E1123 07:16:46.428202 29117 model_lifecycle.cc:642] "failed to load"',
+        "error: creating server: Internal - failed to load all models",
+        "/opt/tritonserver/bin/tritonserver: unrecognized option '--nonsense'",
+    ],
+)
+def test_log_tail_holds_the_errors_that_came_before(error: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    error = 'E1123 07:16:46.428202 29117 model_lifecycle.cc:642] "failed to load"'
     rest = "\n".join(f"I1123 line {number}" for number in range(100))
     log.write_text(f"I1123 first\n{error}\n{rest}\n| a table |\n")
     tail = log_tail(log)

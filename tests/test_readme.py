@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.conftest import apptainer, triton_image
-
 ROOT = Path(__file__).parents[1]
 BLOCKS: list[tuple[str, str]] = re.findall(
     r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
 )
-
-__all__ = ["apptainer", "triton_image"]
 
 
 def block(kind: str, containing: str) -> str:

@@ -34,6 +34,7 @@ from workflows._gates import Gate, GateResult, evaluate_gates
 from workflows._merge import Part, merge
 from workflows._metrics import MetricsResult
 from workflows._monitor_plot import summarise
+from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
 from workflows._report import build_report, write_report_html, write_report_json
 from workflows._repository import read_model
@@ -53,6 +54,7 @@ from workflows.server import ServerParameters, TritonServerTask
 logger = logging.getLogger("luigi-interface")
 
 apply_settings()
+install_plain_errors()
 
 
 class Predict(ServerParameters, InferenceTask):

@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hermes.errors import ParameterError, RequestError
 from tests.helpers import ECHO, python, server_pid, some_ports, wait_until, write_model
 
 SHARED_MEMORY = Path("/dev/shm")
+ME = ProcessIdentity.of(os.getpid())
 
 CUT = """
     def answer(self, request):
@@ -48,6 +50,19 @@ LARGER_THAN_IT_SAYS = """
         return response(y=np.repeat(array(request, "x"), 3, axis=1))
 """
 
+STREAMS_FOR_EVER = """
+import itertools, sys
+from pathlib import Path
+import numpy as np
+from hermes.aeriel.client import Endpoint, InferenceClient
+
+with InferenceClient(Endpoint.read(Path(sys.argv[1])), "echo", transport=sys.argv[2]) as client:
+    batches = ({"x": np.zeros((8, 4), np.float32)} for _ in itertools.count())
+    for number, _ in enumerate(client.stream(batches)):
+        if number == 100:
+            print(client.transport, flush=True)
+"""
+
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -69,24 +84,37 @@ def endpoint(repository: Path, triton_home: Path) -> Iterator[Endpoint]:
         yield instance.endpoint
 
 
-def regions() -> list[str]:
-    """Return the regions of this user's clients that have a file."""
-    return [path.name for path in SHARED_MEMORY.glob(f"{PREFIX}*")]
+@pytest.fixture(scope="module")
+def endpoint_in_container(repository: Path, triton_image: Path) -> Iterator[Endpoint]:
+    with serve(repository, triton_image, ports="auto", wait=True) as instance:
+        yield instance.endpoint
+
+
+def regions(client: ProcessIdentity = ME) -> list[str]:
+    """Return the regions of a process that have a file."""
+    return [path.name for path in SHARED_MEMORY.glob(f"{PREFIX}{client}-*")]
 
 
 def registered(endpoint: Endpoint) -> set[str]:
-    """Return the regions that the server knows."""
+    """Return the regions of this process that the server knows."""
     import tritonclient.grpc as triton
 
     with triton.InferenceServerClient(endpoint.grpc) as client:
-        return set(client.get_system_shared_memory_status().regions)
+        known = client.get_system_shared_memory_status().regions
+        return {name for name in known if name.startswith(f"{PREFIX}{ME}-")}
 
 
 class TransportTests:
     """What holds for every way that tensors travel."""
 
     transport: Any = "grpc"
+    travels_by = "grpc"
     with_http = True
+
+    @pytest.fixture
+    def image(self, triton_home: Path) -> Path | None:  # noqa: ARG002
+        """What a server of the test's own is served from."""
+        return None
 
     @pytest.fixture
     def there(self, endpoint: Endpoint) -> Endpoint:
@@ -98,6 +126,7 @@ class TransportTests:
     def test_results_are_those_of_the_requests(self, there: Endpoint) -> None:
         batches = [np.full((1 + n % 8, 4), n, np.float32) for n in range(40)]
         with self.client(there, "echo") as client:
+            assert client.transport == self.travels_by
             results = list(client.stream({"x": batch} for batch in batches))
             futures = [client.infer({"x": batch}) for batch in batches]
             for future, result, batch in zip(futures, results, batches, strict=True):
@@ -190,11 +219,25 @@ class TransportTests:
                 assert regions() == []
         wait_until(lambda: not registered(there))
 
+    def test_client_that_is_killed_leaves_no_memory_and_a_server_that_answers(
+        self, there: Endpoint, tmp_path: Path
+    ) -> None:
+        there.write(tmp_path / "endpoint")
+        with python(STREAMS_FOR_EVER, tmp_path / "endpoint", self.transport) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == self.travels_by
+            killed = ProcessIdentity.of(process.pid)
+            process.kill()
+            process.wait()
+        assert regions(killed) == []
+        batches = [np.full((8, 4), n, np.float32) for n in range(40)]
+        with self.client(there, "echo") as client:
+            results = client.stream({"x": batch} for batch in batches)
+            for result, batch in zip(results, batches, strict=True):
+                np.testing.assert_array_equal(result["y"], batch)
+
     def test_restarted_server_is_no_gap(
-        self,
-        repository: Path,
-        triton_home: Path,  # noqa: ARG002
-        tmp_path: Path,
+        self, repository: Path, image: Path | None, tmp_path: Path
     ) -> None:
         ports = some_ports()
         table = np.random.default_rng(0).random((4000, 4), np.float32)
@@ -203,34 +246,44 @@ class TransportTests:
             arrays["x"][...] = table[begin:end]
 
         layout = RowLayout(shapes={"x": (4,)}, rows_per_request=8)
-        answers = []
+        answers: list[list[NDArray[Any]]] = [[], []]
+
+        def collect(stream: Iterator[Mapping[str, NDArray[Any]]], into: list[NDArray[Any]]) -> None:
+            into.extend(result["y"].copy() for result in stream)
+
         log = tmp_path / "log"
-        with serve(repository, ports=ports, wait=True, log_file=log) as first:
+        with serve(repository, image, ports=ports, wait=True, log_file=log) as first:
             there = first.endpoint if self.with_http else Endpoint(grpc=first.endpoint.grpc)
-            with self.client(there, "echo", retry_for_s=60) as client:
-                stream = client.stream_rows(read, range(len(table)), layout)
-                answers += [next(stream)["y"].copy() for _ in range(50)]
+            with self.client(there, "echo", retry_for_s=60) as client, ThreadPoolExecutor() as pool:
+                streams = [
+                    client.stream_rows(read, range(len(table)), layout),
+                    client.stream({"x": rows} for rows in np.split(table, len(table) // 8)),
+                ]
+                done = [
+                    pool.submit(collect, stream, some)
+                    for stream, some in zip(streams, answers, strict=True)
+                ]
+                wait_until(lambda: all(len(some) >= 50 for some in answers))
                 assert first.endpoint.server_id is not None
                 os.kill(server_pid(first.endpoint.server_id), signal.SIGKILL)
                 wait_until(lambda: not first.is_alive())
                 first.stop()
-                with serve(repository, ports=ports, wait=True, log_file=log):
-                    answers += [result["y"].copy() for result in stream]
-        np.testing.assert_array_equal(np.concatenate(answers), table)
+                with serve(repository, image, ports=ports, wait=True, log_file=log):
+                    for each in done:
+                        each.result()
+                    client.close()  # for which a Triton that stops would wait
+                assert client.statistics.retries >= 2  # each stream was in the middle of it
+        for whole in answers:
+            np.testing.assert_array_equal(np.concatenate(whole), table)
 
 
 class TestGrpc(TransportTests):
-    def test_is_what_was_asked_for(self, there: Endpoint) -> None:
-        with self.client(there, "echo") as client:
-            assert client.transport == "grpc"
+    pass
 
 
 class TestHttp(TransportTests):
     transport = "http"
-
-    def test_is_what_was_asked_for(self, there: Endpoint) -> None:
-        with self.client(there, "echo") as client:
-            assert client.transport == "http"
+    travels_by = "http"
 
     def test_what_is_too_large_for_it_goes_another_way(self, there: Endpoint) -> None:
         batch = np.random.default_rng(0).random((1, 1 + (64 << 20) // 4), np.float32)
@@ -246,21 +299,43 @@ class TestHttp(TransportTests):
 
 class TestSharedMemory(TransportTests):
     transport = "auto"
+    travels_by = "shm"
 
-    def test_is_taken_by_itself_with_calls_over_http(self, there: Endpoint) -> None:
+    def test_is_called_over_http(self, there: Endpoint) -> None:
         with self.client(there, "echo") as client:
-            assert client.transport == "shm"
             assert isinstance(client._transport._wire, HttpWire)  # type: ignore[attr-defined]
 
 
 class TestSharedMemoryWithoutHttp(TransportTests):
     transport = "shm"
+    travels_by = "shm"
     with_http = False
 
     def test_is_called_over_grpc(self, there: Endpoint) -> None:
         with self.client(there, "echo") as client:
-            assert client.transport == "shm"
             assert isinstance(client._transport._wire, PatientGrpcWire)  # type: ignore[attr-defined]
+
+
+class InContainer:
+    """The server is in a container, which shares the host's ``/dev/shm``."""
+
+    @pytest.fixture
+    def image(self, triton_image: Path) -> Path:
+        return triton_image
+
+    @pytest.fixture
+    def endpoint(self, endpoint_in_container: Endpoint) -> Endpoint:
+        return endpoint_in_container
+
+
+@pytest.mark.container
+class TestSharedMemoryWithContainer(InContainer, TestSharedMemory):
+    pass
+
+
+@pytest.mark.container
+class TestSharedMemoryWithContainerWithoutHttp(InContainer, TestSharedMemoryWithoutHttp):
+    pass
 
 
 def test_http_service_of_another_server_is_not_taken(

@@ -102,7 +102,13 @@ def doubled(endpoint: Endpoint) -> list[float]:
     return [float(value) for value in answer.as_numpy("y").ravel()]
 
 
-class TestRestart:
+class RestartTests:
+    """What holds for a server on this machine and for one in a container."""
+
+    @pytest.fixture
+    def options(self) -> list[str]:
+        return []
+
     @pytest.mark.parametrize(
         ("victim", "number"),
         [
@@ -117,19 +123,31 @@ class TestRestart:
         self,
         state: ServerState,
         doubler: Path,
-        endpoint: Endpoint,
+        options: list[str],
         victim: Callable[[Endpoint], int],
         number: int,
     ) -> None:
+        endpoint = bring_up(state, doubler, *options)
         assert doubled(endpoint) == [2, 4]
         first = server_pid(endpoint)
         os.kill(victim(endpoint), number)
         until(lambda: state.endpoint() is None, 30)
-        again = bring_up(state, doubler)
+        again = bring_up(state, doubler, *options)
         assert again == endpoint
         assert server_pid(again) != first
         assert doubled(again) == [2, 4]
+        state.release_all(ME)
+        until(lambda: nothing_is_left(endpoint))
 
+
+@pytest.mark.container
+class TestRestartInContainer(RestartTests):
+    @pytest.fixture
+    def options(self, triton_image: Path) -> list[str]:
+        return [f"--image={triton_image}"]
+
+
+class TestRestart(RestartTests):
     def test_a_server_that_is_killed_time_and_again_is_given_up(
         self, state: ServerState, endpoint: Endpoint
     ) -> None:
@@ -258,9 +276,16 @@ class TestFailure:
         config = model.parents[1] / "config.pbtxt"
         config.write_text((doubler / "double" / "config.pbtxt").read_text())
         started_at = time.monotonic()
-        with pytest.raises(SupervisorError, match="weights are missing"):
+        with pytest.raises(SupervisorError, match="weights are missing") as raised:
             bring_up(state, repository)
         assert time.monotonic() - started_at < 30
+        assert str(raised.value).count("the Triton server ended") == 1
+
+    def test_a_supervisor_that_cannot_start_says_why(
+        self, state: ServerState, doubler: Path
+    ) -> None:
+        with pytest.raises(SupervisorError, match="No such option: --nonsense"):
+            bring_up(state, doubler, "--nonsense")
 
     def test_a_server_that_is_not_ready_in_time_says_so(
         self, state: ServerState, doubler: Path

@@ -30,6 +30,7 @@ def validate(luigi: Luigi, models: Path, *arguments: str, **parameters: str) -> 
     flags = [part for name, value in given.items() for part in (f"--{name}", value)]
     result = luigi("--module", "workflows.validate", "Validate", *flags, *arguments)
     assert result.returncode != 0, result.stdout
+    assert "Traceback" not in result.stdout
     return re.sub(r"\s+", " ", result.stdout)
 
 

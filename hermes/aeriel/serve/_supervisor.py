@@ -241,16 +241,15 @@ def ensure_server(
         with state.exclusive():
             if state.is_refused(driver):
                 raise SupervisorError(
-                    reason="it was stopped by hand",
-                    log_file=state.log_file,
-                    log_tail=log_tail(state.log_file),
+                    reason="it was stopped by hand; a pipeline that is started now gets a new one"
                 )
             if state.supervisor() is None:
-                reason = state.failure()
-                if attempts and (reason or attempts == ATTEMPTS):
+                if attempts and (reason := state.failure()):
+                    raise SupervisorError(reason)
+                if attempts == ATTEMPTS:
+                    # All of it that the caller will see: the log goes with the state directory.
                     raise SupervisorError(
-                        reason=reason or "its supervisor ended without a word",
-                        log_file=state.log_file,
+                        reason="its supervisor ended without a word",
                         log_tail=log_tail(state.log_file),
                     )
                 for other in ServerState.all(state.directory.parent):
