@@ -21,6 +21,7 @@ from hermes.aeriel.files import (
     check_against_model,
     check_agreement,
     check_batch_size,
+    check_sequences,
     find_files,
     fingerprint,
     fingerprint_of,
@@ -154,6 +155,8 @@ class Merge(ValidationParameters, luigi.Task):
             check_against_model(facts[0], inputs)
         if model.max_batch_size is not None:
             check_batch_size(self.batch_size, self.model_name, model.max_batch_size)
+        if model.stateful is not None:
+            check_sequences(self.rows_per_sequence, self.model_name, stateful=model.stateful)
         check_writable(Path(self.output_dir))
         return facts
 

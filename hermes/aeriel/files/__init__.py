@@ -19,6 +19,7 @@ from hermes.aeriel.files._predictions import (
     sign,
 )
 from hermes.aeriel.files._rows import RowInputs, check_batch_size, most_rows, row_inputs
+from hermes.aeriel.files._sequences import check_sequences
 from hermes.aeriel.files._series import Cut, read_windows, window_inputs
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "check_against_model",
     "check_agreement",
     "check_batch_size",
+    "check_sequences",
     "find_files",
     "fingerprint",
     "fingerprint_of",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,11 +17,8 @@ from typing_extensions import Self
 
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
 from hermes.aeriel.files._inputs import InputFacts
-from hermes.aeriel.files._rows import RowInputs, rows_of_outputs
+from hermes.aeriel.files._rows import RowInputs, RowPlan, in_requests, rows_of_outputs
 from hermes.errors import DataError, ParameterError
-
-if TYPE_CHECKING:
-    from hermes.aeriel.files._infer import RowPlan
 
 READ_BYTES = 4 << 20
 
@@ -126,7 +123,9 @@ class SeriesPlan:
     inputs
         The shape of a window (-1: any length) and the dtype of each input.
     rows_per_request
-        The windows of one request; the last one is padded to as many.
+        The windows of one request.
+    is_padded
+        Whether the last request is filled up to as many.
     with_row_axis
         Whether a request has a leading axis of windows; else it is one window, and has none.
     cut
@@ -135,53 +134,57 @@ class SeriesPlan:
 
     inputs: RowInputs
     rows_per_request: int
+    is_padded: bool
     with_row_axis: bool
     cut: Cut
 
     @classmethod
-    def of(cls, rows: RowPlan, facts: InputFacts, cut: Cut) -> Self:
+    def of(cls, rows: RowPlan, facts: InputFacts, cut: Cut, *, stateful: bool) -> Self:
         """Return the plan for a model with a plan for rows, and a file inspected with `cut`."""
         inputs, fixed = window_inputs(rows.inputs, facts)
         return cls(
             inputs=inputs,
             # Where the file has less than a full request, that is no reason to fill it up.
             rows_per_request=fixed or min(rows.rows_per_request, facts.rows),
+            # A model with a state is to see no window twice, if that can be.
+            is_padded=fixed > 0 or not stateful,
             with_row_axis=rows.with_row_axis or fixed > 0,
             cut=cut,
         )
 
     def stream(
         self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
-    ) -> Iterator[Arrays]:
-        """Yield the outputs of the windows from `start` on, a request at a time.
+    ) -> Iterator[tuple[range, Arrays]]:
+        """Yield the windows of each request from `start` on, and their outputs.
 
         An array is only good until the next one is asked for.
         """
-        series = {name: opened[dataset.path] for name, dataset in facts.datasets.items()}
-        streams = {
-            name: read_windows(
-                dataset,
-                self.cut.windows(dataset),
-                batch_size=self.rows_per_request,
-                dtype=self.inputs[name][1],
-                start=start,
-            )
-            for name, dataset in series.items()
-        }
+        windows = range(start, facts.rows)
+        batches = self._batches(opened, facts, windows)
 
         def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
             for name, array in arrays.items():
                 for first in range(0, end - begin, self.rows_per_request):
-                    batch = pad(next(streams[name]), self.rows_per_request)
-                    array[first : first + self.rows_per_request] = batch
+                    array[first : first + self.rows_per_request] = next(batches[name])
 
         layout = RowLayout(
             shapes={name: dataset.shape[1:] for name, dataset in facts.datasets.items()},
             rows_per_request=self.rows_per_request,
             with_row_axis=self.with_row_axis,
         )
-        n_missing = -(facts.rows - start) % self.rows_per_request
-        return client.stream_rows(read, range(start, facts.rows + n_missing), layout)
+        n_missing = -len(windows) % self.rows_per_request
+        answers = client.stream_rows(read, range(start, facts.rows + n_missing), layout)
+        return zip(in_requests(windows, self.rows_per_request), answers, strict=True)
+
+    def updates(self, opened: h5py.File, facts: InputFacts, rows: range) -> Iterator[Arrays]:
+        """Yield the inputs of the requests that windows make.
+
+        An array is only good until the next one is asked for.
+        """
+        batches = self._batches(opened, facts, rows)
+        for together in zip(*batches.values(), strict=True):
+            arrays = dict(zip(batches, together, strict=True))
+            yield arrays if self.with_row_axis else {name: a[0] for name, a in arrays.items()}
 
     def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
         """Return the outputs for the first `expected` windows, with an axis of windows in front.
@@ -193,12 +196,31 @@ class SeriesPlan:
         """
         rows = rows_of_outputs(
             outputs,
-            self.rows_per_request,
+            self.rows_per_request if self.is_padded else expected,
             client,
             with_row_axis=self.with_row_axis,
             unit="windows",
         )
         return {name: array[:expected] for name, array in rows.items()}
+
+    def _batches(
+        self, opened: h5py.File, facts: InputFacts, rows: range
+    ) -> dict[str, Iterator[NDArray[Any]]]:
+        """Return the windows of each request, as they are sent, of each input."""
+        size = self.rows_per_request
+
+        def batches(name: str, dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
+            for batch in read_windows(
+                dataset,
+                self.cut.windows(dataset),
+                batch_size=size,
+                dtype=self.inputs[name][1],
+                start=rows.start,
+                stop=rows.stop,
+            ):
+                yield pad(batch, size) if self.is_padded else batch
+
+        return {name: batches(name, opened[facts.datasets[name].path]) for name in facts.datasets}
 
     def output_attributes(self, opened: h5py.File, facts: InputFacts) -> dict[str, Any]:
         """Return what is to be said of the outputs, which have a row for each window.
@@ -253,6 +275,7 @@ def read_windows(
     batch_size: int,
     dtype: DTypeLike | None = None,
     start: int = 0,
+    stop: int | None = None,
     read_bytes: int = READ_BYTES,
 ) -> Iterator[NDArray[Any]]:
     """Yield the windows of a series, a batch at a time; each sample is read once at most.
@@ -267,8 +290,8 @@ def read_windows(
         Windows of a batch; the last one may have fewer.
     dtype
         What to read the samples as; by default the dataset's own.
-    start
-        The window to begin with.
+    start, stop
+        The window to begin with, and the one to end before; by default all windows.
     read_bytes
         How much to read at once, about. It bounds the memory, together with the samples of one
         window (where they overlap) or of one batch.
@@ -279,7 +302,8 @@ def read_windows(
         Shape ``(n, channels, window)``, or ``(n, window)``: a view of a buffer, read-only and
         only good until the next one is asked for.
     """
-    left = len(windows) - start
+    stop = len(windows) if stop is None else stop
+    left = stop - start
     if left <= 0:
         return
     dtype = np.dtype(dataset.dtype if dtype is None else dtype)
@@ -293,7 +317,7 @@ def read_windows(
     views = np.moveaxis(views[..., ::step, :], -2, 0)
     overlap = windows.window - step
     kept = 0
-    for block in windows.batches(per_block, start):
+    for block in in_requests(range(start, stop), per_block):
         length = (len(block) - 1) * step + windows.window
         _read(dataset, windows, block, buffer, slice(kept, length))
         for first in range(0, len(block), batch_size):
