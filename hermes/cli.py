@@ -169,6 +169,10 @@ def infer(
             min=0, help="Rows of a sequence, for a model with a state; 0: a file is a sequence."
         ),
     ] = 0,
+    cast: Annotated[
+        bool,
+        typer.Option("--cast", help="Round numbers to a model's floating-point input."),
+    ] = False,
     window: Annotated[
         str, typer.Option(help="Cut time series: length of a window, as 1024 (samples) or 1.5s.")
     ] = "",
@@ -212,6 +216,7 @@ def infer(
             outputs=_texts(outputs),
             batch_size=batch_size,
             rows_per_sequence=rows_per_sequence,
+            cast=cast,
             cut=files.Cut.of(window, stride, _texts(shifts), sample_rate),
             max_in_flight=max_in_flight or None,
             transport=transport,

@@ -46,6 +46,7 @@ class InferenceParameters:
     rows_per_sequence = WholeNumber(
         default=0, description="rows of a sequence, for a model with a state; 0: the whole file"
     )
+    cast = luigi.BoolParameter(description="round numbers to a model's floating-point input")
     window = luigi.Parameter(
         default="", description="length of a window of a time series: 1024 (samples), or 1.5s"
     )
@@ -102,6 +103,9 @@ class InferenceTask(InferenceParameters, luigi.Task):
     rows_per_sequence : int
         After how many rows, or windows, a new sequence begins, for a model that keeps a state (one
         with a sequence batcher); by default the whole file is one sequence.
+    cast : bool
+        Whether a dataset of another precision (``float64``, where the model takes ``FP32``) is
+        rounded as it is read; by default it is refused.
     window, stride : str
         For datasets that are time series, of shape ``(channels, time)`` or ``(time,)``: the length
         of the windows that the model takes as its rows, and the way from one to the next. Samples,
@@ -173,6 +177,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             outputs=self.outputs,
             batch_size=self.batch_size,
             rows_per_sequence=self.rows_per_sequence,
+            cast=self.cast,
             cut=self.cut,
         )
 
@@ -212,6 +217,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             input_map=dict(self.input_map),
             batch_size=self.batch_size,
             rows_per_sequence=self.rows_per_sequence,
+            cast=self.cast,
             cut=self.cut,
             fingerprint=self.fingerprint,
             provenance={

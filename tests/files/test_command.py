@@ -95,6 +95,20 @@ def test_a_transport_that_is_none_is_a_line(server: TritonInstance, data: Path) 
     assert "'pigeon' is not one of" in done.stderr
 
 
+def test_numbers_are_rounded_where_that_is_asked_for(server: TritonInstance, data: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((20, 3)) * 1e-21
+    with h5py.File(data / "double.h5", "w") as file:
+        file["x"] = x
+    arguments = [server.endpoint.grpc, "rows", "double.h5", "--output-dir=out"]
+    done = infer(*arguments, cwd=data)
+    assert done.returncode == 1
+    assert "or give cast, to round it to float32 as it is read" in done.stderr
+    done = infer(*arguments, "--cast", cwd=data)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data / "out" / "double.h5") as file:
+        assert np.array_equal(file["y"], 2 * x.astype(np.float32))
+
+
 def test_a_series_is_cut(server: TritonInstance, data: Path) -> None:
     server.endpoint.write(data / "endpoint.json")
     options = ["--window=2s", "--stride=4", "--shifts=0,-1", "--input-map=x=strain", "--outputs=y"]

@@ -38,6 +38,9 @@ class Request:
     rows_per_sequence
         After how many rows a new sequence begins, for a model that keeps a state; 0: the whole
         file is one.
+    cast
+        Whether numbers of another precision are rounded to the floating-point dtype of an input as
+        they are read; else only what loses nothing is read.
     fingerprint
         Stands for everything that the result depends on.
     provenance
@@ -54,6 +57,7 @@ class Request:
     provenance: Mapping[str, Any]
     cut: Cut | None = None
     rows_per_sequence: int = 0
+    cast: bool = False
 
 
 def infer_file(
@@ -103,7 +107,7 @@ def infer_file(
     requests = (
         SeriesPlan.of(rows, facts, request.cut, stateful=model.stateful) if request.cut else rows
     )
-    check_against_model(facts, requests.inputs)
+    check_against_model(facts, requests.inputs, cast=request.cast)
     plan = (
         SequencePlan(requests=requests, rows_per_sequence=request.rows_per_sequence or facts.rows)
         if model.stateful

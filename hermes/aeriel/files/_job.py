@@ -28,7 +28,7 @@ class Job:
         As for `InferenceClient`; no outputs are all.
     max_in_flight, transport, rate_hz, timeout_s, retry_for_s
         Likewise.
-    input_map, batch_size, rows_per_sequence, cut
+    input_map, batch_size, rows_per_sequence, cast, cut
         As for `Request`.
     resume
         Go on where an earlier job stopped. A server cannot tell whether it had the same model.
@@ -41,6 +41,7 @@ class Job:
     input_map: Mapping[str, str] = field(default_factory=dict)
     batch_size: int = 0
     rows_per_sequence: int = 0
+    cast: bool = False
     cut: Cut | None = None
     max_in_flight: int | None = None
     transport: TransportName = "auto"
@@ -97,6 +98,7 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
         "outputs": job.outputs,
         "batch_size": job.batch_size,
         "rows_per_sequence": job.rows_per_sequence,
+        "cast": job.cast,
         "cut": job.cut,
     }
     run = "resumable" if job.resume else secrets.token_hex(8)
@@ -106,6 +108,7 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
         input_map=job.input_map,
         batch_size=job.batch_size,
         rows_per_sequence=job.rows_per_sequence,
+        cast=job.cast,
         cut=job.cut,
         fingerprint=fingerprint(**facts, input=stamp_of(file), run=run),
         provenance={"input_file": str(file), "server": job.endpoint.grpc, "parameters": facts},
