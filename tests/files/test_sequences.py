@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -226,16 +227,34 @@ def test_what_the_model_cannot_is_refused(
     assert not list(directory.glob("out*"))
 
 
-def test_memory_does_not_grow_with_the_file(server: TritonInstance, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_file(
+    server: TritonInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hermes.aeriel.files._sequences.HELD_BYTES", 1 << 20)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", (96 << 16, 1), np.float32)
+
+    def slowly(*_: int) -> None:
+        time.sleep(0.002)
+
     tracemalloc.start()
     try:
-        infer(server, "chunks", tmp_path, rows_per_sequence=24 << 16, batch_size=1 << 13)
+        infer(server, "chunks", tmp_path, slowly, rows_per_sequence=24 << 16, batch_size=1 << 13)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 12 << 20  # 24 MiB come in, and go out
+
+
+def test_a_disk_that_is_slow_loses_no_sequence(server: TritonInstance, directory: Path) -> None:
+    def stall(done: int, _: int) -> None:
+        if done == 10:
+            time.sleep(2.5)  # the server gives a silent sequence up after 1 s
+
+    statistics = infer(server, "sum", directory, stall)
+    x = read(directory / "a.h5", "x")
+    assert np.array_equal(read(directory / "out.h5", "y"), sums(x, 103))
+    assert statistics.retries == 0
 
 
 def test_a_server_that_was_killed_is_no_gap(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +17,13 @@ from hermes.aeriel.files._rows import Arrays, RowPlan, in_requests
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.errors import ParameterError
 
-# The rows of each update of a sequence, and their outputs.
-Run = Generator[tuple[range, Arrays], None, None]
+# The rows of an update, and their outputs.
+Answer = tuple[range, Arrays]
+
+# How much of the answers may wait to be written, and what each takes besides its arrays, about.
+# A server gives up a sequence that it hears nothing of for a second, which a disk may be slow for.
+HELD_BYTES = 16 << 20
+ANSWER_BYTES = 1 << 10
 
 
 def check_sequences(rows_per_sequence: int, model_name: str, *, stateful: bool) -> None:
@@ -46,7 +51,7 @@ class SequencePlan:
 
     def stream(
         self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
-    ) -> Iterator[tuple[range, Arrays]]:
+    ) -> Iterator[Answer]:
         """Yield the rows of each update, and their outputs; in order within a sequence.
 
         As many sequences are under way at once as the server has places for, and the client
@@ -55,59 +60,91 @@ class SequencePlan:
         """
         first = start - start % self.rows_per_sequence
         rows = range(first, facts.rows) if start < facts.rows else range(0)
-        is_left = threading.Event()
-        coming = (
-            self._run(client, opened, facts, sequence, is_left)
-            for sequence in in_requests(rows, self.rows_per_sequence)
-        )
+        coming = in_requests(rows, self.rows_per_sequence)
         n_places = min(client.specification.sequence_places, client.max_in_flight)
-        under_way: set[Run] = set()
-        answered: SimpleQueue[tuple[Run, Future[tuple[range, Arrays] | None]]] = SimpleQueue()
+        answered: SimpleQueue[Answer | Future[None]] = SimpleQueue()
+        room = _Room(HELD_BYTES)
 
-        def go_on(run: Run) -> None:
-            under_way.add(run)
-            future = threads.submit(next, run, None)
-            future.add_done_callback(lambda future: answered.put((run, future)))
+        def send(sequence: range) -> None:
+            def updates() -> Iterator[Arrays]:
+                for update in self.requests.updates(opened, facts, sequence):
+                    room.check()
+                    yield update
 
-        # A thread for each, because one that starts again is not to keep the others waiting:
-        # the server gives up a sequence that it hears nothing of.
+            requests = in_requests(sequence, self.requests.rows_per_request)
+            with client.sequence() as sent:
+                # A function: a restart reads the rows again, and nothing is kept for it.
+                for answer in zip(requests, sent.stream(updates), strict=True):
+                    room.take(_size(answer))
+                    answered.put(answer)
+
+        def begin(some: Iterator[range]) -> int:
+            started = [threads.submit(send, sequence) for sequence in some]
+            for future in started:
+                future.add_done_callback(answered.put)
+            return len(started)
+
+        # A thread for each, because one that starts again is not to keep the others waiting.
         threads = ThreadPoolExecutor(n_places, thread_name_prefix="hermes-sequence")
         try:
-            for run in islice(coming, n_places):
-                go_on(run)
+            under_way = begin(islice(coming, n_places))
             while under_way:
-                run, future = answered.get()
-                answer = future.result()
-                if answer is not None:
-                    go_on(run)
-                    yield answer
-                    continue
-                under_way.remove(run)
-                for following in islice(coming, 1):
-                    go_on(following)
+                item = answered.get()
+                if isinstance(item, Future):
+                    item.result()
+                    under_way += begin(islice(coming, 1)) - 1
+                else:
+                    room.give(_size(item))
+                    yield item
         finally:
-            is_left.set()
+            room.leave()
             threads.shutdown()
-            for run in under_way:
-                run.close()
 
-    def _run(
-        self,
-        client: InferenceClient,
-        opened: h5py.File,
-        facts: InputFacts,
-        rows: range,
-        is_left: threading.Event,
-    ) -> Run:
-        """Send one sequence."""
 
-        def updates() -> Iterator[Arrays]:
-            for update in self.requests.updates(opened, facts, rows):
-                if is_left.is_set():
-                    raise CancelledError
-                yield update
+class _Room:
+    """Memory for answers, which several threads take and one gives back.
 
-        with client.sequence() as sequence:
-            # Read again for a restart, rather than kept.
-            answers = sequence.stream(updates)
-            yield from zip(in_requests(rows, self.requests.rows_per_request), answers, strict=True)
+    Parameters
+    ----------
+    n_bytes
+        How much there is; the last one to take some may take more.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self._free = n_bytes
+        self._is_left = False
+        self._changed = threading.Condition()
+
+    def take(self, n_bytes: int) -> None:
+        """Wait for room, and take it.
+
+        Raises
+        ------
+        CancelledError
+            Nobody waits for the answers any more.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._free > 0 or self._is_left)
+            self._free -= n_bytes
+        self.check()
+
+    def give(self, n_bytes: int) -> None:
+        """Give room back."""
+        with self._changed:
+            self._free += n_bytes
+            self._changed.notify_all()
+
+    def leave(self) -> None:
+        """End every wait: nobody waits for the answers any more."""
+        with self._changed:
+            self._is_left = True
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise CancelledError where nobody waits for the answers any more."""
+        if self._is_left:
+            raise CancelledError
+
+
+def _size(answer: Answer) -> int:
+    return ANSWER_BYTES + sum(array.nbytes for array in answer[1].values())
