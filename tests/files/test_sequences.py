@@ -203,6 +203,19 @@ def test_a_run_that_was_stopped_goes_on_in_its_sequence(
     assert statistics.requests == 103 - (60 if rows_per_sequence else 0)
 
 
+def test_nothing_is_sent_again_where_every_row_is_there(
+    server: TritonInstance, directory: Path
+) -> None:
+    def stop_at_the_end(done: int, total: int) -> None:
+        if done == total:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        infer(server, "sum", directory, stop_at_the_end, rows_per_sequence=20)
+    assert infer(server, "sum", directory, rows_per_sequence=20).requests == 0
+    assert np.array_equal(read(directory / "out.h5", "y"), sums(read(directory / "a.h5", "x"), 20))
+
+
 def test_an_update_that_fails_ends_them_all(server: TritonInstance, directory: Path) -> None:
     with h5py.File(directory / "a.h5", "a") as file:
         file["x"][55] = -2000

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hermes.aeriel.serve import ServerState
 from tests.helpers import ECHO, server_pid, wait_until, write_model
@@ -35,14 +38,19 @@ def stateful_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
-def write_rows(file: Path, rows: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def write_rows(file: Path, rows: int) -> NDArray[np.float32]:
     x = np.random.default_rng(rows).integers(-9, 9, (rows, 1)).astype(np.float32)
     with h5py.File(file, "w") as opened:
         opened["x"] = x
     return x
 
 
-def sums(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], rows: int) -> list[float]:
+def read_rows(file: Path) -> NDArray[np.float32]:
+    with h5py.File(file) as opened:
+        return np.asarray(opened["x"])
+
+
+def sums(x: NDArray[np.float32], rows: int) -> list[float]:
     parts = [np.cumsum(x[at : at + rows]) for at in range(0, len(x), rows)]
     return [float(total) for total in np.concatenate(parts)]
 
@@ -80,31 +88,51 @@ def test_a_file_is_a_sequence_or_several(
         assert merged(tmp_path) == sums(first, length) + sums(second, length)
 
 
-@pytest.mark.usefixtures("triton_home")
-def test_sequences_go_on_after_their_server_was_killed(
-    stateful_models: Path, tmp_path: Path, state_home: Path
-) -> None:
-    x = write_rows(tmp_path / "a.h5", 700)
+@pytest.fixture
+def under_way(stateful_models: Path, tmp_path: Path, state_home: Path) -> Iterator[Popen[str]]:
+    """A run over 700 rows in three sequences that has come to its first checkpoint."""
+    write_rows(tmp_path / "a.h5", 700)
     arguments = command(stateful_models, "slow", rows_per_sequence="300")
-    run = subprocess.Popen(
+    with Popen(
         [sys.executable, "-m", "luigi", *arguments, "--local-scheduler"],
         cwd=tmp_path,
         env={**os.environ, "HERMES_STATE_HOME": str(state_home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=PIPE,
+        stderr=STDOUT,
         text=True,
-    )
-    with run:
+        start_new_session=True,
+    ) as run:
         wait_until((tmp_path / "out" / "predictions" / "a.h5.partial.json").exists, 60)
-        [state] = ServerState.all(state_home)
-        endpoint = state.endpoint()
-        assert endpoint is not None
-        os.kill(server_pid(str(endpoint.server_id)), signal.SIGKILL)
-        said, _ = run.communicate(timeout=120)
-    assert run.returncode == 0, said
-    assert merged(tmp_path) == sums(x, 300)
+        yield run
+
+
+@pytest.mark.usefixtures("triton_home")
+def test_sequences_go_on_after_their_server_was_killed(
+    under_way: Popen[str], tmp_path: Path, state_home: Path
+) -> None:
+    [state] = ServerState.all(state_home)
+    endpoint = state.endpoint()
+    assert endpoint is not None
+    os.kill(server_pid(str(endpoint.server_id)), signal.SIGKILL)
+    said, _ = under_way.communicate(timeout=120)
+    assert under_way.returncode == 0, said
+    assert merged(tmp_path) == sums(read_rows(tmp_path / "a.h5"), 300)
+
+
+@pytest.mark.usefixtures("triton_home")
+def test_a_run_that_was_killed_goes_on_in_its_sequence(
+    under_way: Popen[str], luigi: Luigi, stateful_models: Path, tmp_path: Path
+) -> None:
+    os.killpg(under_way.pid, signal.SIGKILL)
+    under_way.wait()
+    again = luigi(*command(stateful_models, "slow", rows_per_sequence="300"))
+    assert again.returncode == 0, again.stdout
+    assert merged(tmp_path) == sums(read_rows(tmp_path / "a.h5"), 300)
     with h5py.File(tmp_path / "out" / "predictions" / "a.h5") as opened:
-        assert opened.attrs["rows"] == 700
+        assert 0 < opened.attrs["resumed_at_row"] < 700
+        assert (
+            json.loads(opened.attrs["statistics"])["rows"] == 700 - opened.attrs["resumed_at_row"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ class PredictionWriter:
         # Copied: the caller's arrays may be memory that is used again.
         run.append({name: array.copy() for name, array in outputs.items()})
         self._gathered_bytes += sum(array.nbytes for array in outputs.values())
-        self._note(at, end)
+        self._join(at, end)
         with as_output_errors(self.file):
             if time.monotonic() - self._saved > CHECKPOINT_S:
                 self._save()
@@ -191,7 +191,7 @@ class PredictionWriter:
         kind = h5py.h5t.py_create(array.dtype, logical=True)
         h5py.h5d.create(self._opened.id, name.encode(), kind, space, dcpl=layout)
 
-    def _note(self, begin: int, end: int) -> None:
+    def _join(self, begin: int, end: int) -> None:
         """Join rows with the runs before and behind them."""
         begin = self._begins.pop(begin, begin)
         end = self._ends.pop(end, end)

@@ -91,7 +91,7 @@ class RowPlan:
         )
         rows = range(start, facts.rows)
         answers = client.stream_rows(read, rows, layout)
-        return zip(in_requests(rows, self.rows_per_request), answers, strict=True)
+        return zip(split(rows, self.rows_per_request), answers, strict=True)
 
     def updates(self, opened: h5py.File, facts: InputFacts, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that rows make; they are read many at a time."""
@@ -101,14 +101,14 @@ class RowPlan:
             for name, dataset in datasets.items()
         )
         n_requests = max(1, READ_BYTES // max(1, row_bytes * self.rows_per_request))
-        for block in in_requests(rows, n_requests * self.rows_per_request):
+        for block in split(rows, n_requests * self.rows_per_request):
             arrays = {
                 name: np.empty((len(block), *dataset.shape[1:]), self.inputs[name][1])
                 for name, dataset in datasets.items()
             }
             for name, array in arrays.items():
                 read_rows(datasets[name], block.start, block.stop, array)
-            for request in in_requests(range(len(block)), self.rows_per_request):
+            for request in split(range(len(block)), self.rows_per_request):
                 which = slice(request.start, request.stop) if self.with_row_axis else request.start
                 yield {name: array[which] for name, array in arrays.items()}
 
@@ -206,10 +206,10 @@ def rows_of_outputs(
     return dict(outputs)
 
 
-def in_requests(rows: range, rows_per_request: int) -> Iterator[range]:
-    """Yield the rows of each request; the last one may have fewer."""
-    for begin in range(rows.start, rows.stop, rows_per_request):
-        yield range(begin, min(begin + rows_per_request, rows.stop))
+def split(rows: range, length: int) -> Iterator[range]:
+    """Yield rows in runs of a length; the last one may be shorter."""
+    for begin in range(rows.start, rows.stop, length):
+        yield range(begin, min(begin + length, rows.stop))
 
 
 def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:

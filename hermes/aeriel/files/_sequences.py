@@ -13,7 +13,7 @@ import h5py
 
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.files._inputs import InputFacts
-from hermes.aeriel.files._rows import Arrays, RowPlan, in_requests
+from hermes.aeriel.files._rows import Arrays, RowPlan, split
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.errors import ParameterError
 
@@ -60,7 +60,7 @@ class SequencePlan:
         """
         first = start - start % self.rows_per_sequence
         rows = range(first, facts.rows) if start < facts.rows else range(0)
-        coming = in_requests(rows, self.rows_per_sequence)
+        coming = split(rows, self.rows_per_sequence)
         n_places = min(client.specification.sequence_places, client.max_in_flight)
         answered: SimpleQueue[Answer | Future[None]] = SimpleQueue()
         room = _Room(HELD_BYTES)
@@ -71,7 +71,7 @@ class SequencePlan:
                     room.check()
                     yield update
 
-            requests = in_requests(sequence, self.requests.rows_per_request)
+            requests = split(sequence, self.requests.rows_per_request)
             with client.sequence() as sent:
                 # A function: a restart reads the rows again, and nothing is kept for it.
                 for answer in zip(requests, sent.stream(updates), strict=True):

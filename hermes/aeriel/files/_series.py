@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
 from hermes.aeriel.files._inputs import InputFacts
-from hermes.aeriel.files._rows import RowInputs, RowPlan, in_requests, rows_of_outputs
+from hermes.aeriel.files._rows import RowInputs, RowPlan, rows_of_outputs, split
 from hermes.errors import DataError, ParameterError
 
 READ_BYTES = 4 << 20
@@ -174,7 +174,7 @@ class SeriesPlan:
         )
         n_missing = -len(windows) % self.rows_per_request
         answers = client.stream_rows(read, range(start, facts.rows + n_missing), layout)
-        return zip(in_requests(windows, self.rows_per_request), answers, strict=True)
+        return zip(split(windows, self.rows_per_request), answers, strict=True)
 
     def updates(self, opened: h5py.File, facts: InputFacts, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that windows make.
@@ -317,7 +317,7 @@ def read_windows(
     views = np.moveaxis(views[..., ::step, :], -2, 0)
     overlap = windows.window - step
     kept = 0
-    for block in in_requests(range(start, stop), per_block):
+    for block in split(range(start, stop), per_block):
         length = (len(block) - 1) * step + windows.window
         _read(dataset, windows, block, buffer, slice(kept, length))
         for first in range(0, len(block), batch_size):
