@@ -13,8 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import Request, infer_file
-from hermes.aeriel.files._series import Cut
+from hermes.aeriel.files import Cut, Request, infer_file
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import DataError
 from tests.workflows.conftest import Luigi, write_model

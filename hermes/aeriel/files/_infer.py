@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification
+from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import check_against_model, inspect, open_input
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
-from hermes.aeriel.files._series import Cut, SeriesPlan
+from hermes.aeriel.files._series import SeriesPlan
 
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from hermes.aeriel.client import ClientStatistics, InferenceClient, TransportName
 from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._infer import Request, fingerprint, infer_file, stamp_of
 from hermes.aeriel.files._inputs import output_names
-from hermes.aeriel.files._series import Cut
 from hermes.errors import ParameterError
 
 
