@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -164,6 +164,16 @@ def infer(
     batch_size: Annotated[
         int, typer.Option(min=0, help="Rows of a request; 0: what suits the model.")
     ] = 0,
+    rows_per_sequence: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Rows of a sequence, for a model with a state; 0: a file is a sequence."
+        ),
+    ] = 0,
+    cast: Annotated[
+        bool,
+        typer.Option("--cast", help="Round numbers to a model's floating-point input."),
+    ] = False,
     window: Annotated[
         str, typer.Option(help="Cut time series: length of a window, as 1024 (samples) or 1.5s.")
     ] = "",
@@ -179,6 +189,13 @@ def infer(
     max_in_flight: Annotated[
         int, typer.Option(min=0, help="Requests under way at once; 0: what suits.")
     ] = 0,
+    transport: Annotated[
+        Literal["auto", "grpc", "shm"],
+        typer.Option(help="How tensors travel; auto: through shared memory where that works."),
+    ] = "auto",
+    rate_hz: Annotated[
+        float, typer.Option(min=0, help="Most requests in a second; 0: no limit.")
+    ] = 0.0,
     timeout_s: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
     retry_for_s: Annotated[
         float, typer.Option(help="Seconds to wait for a server that was lost.")
@@ -199,8 +216,12 @@ def infer(
             input_map=dict(_pair(text) for text in input_map or ()),
             outputs=_texts(outputs),
             batch_size=batch_size,
+            rows_per_sequence=rows_per_sequence,
+            cast=cast,
             cut=files.Cut.of(window, stride, _texts(shifts), sample_rate),
             max_in_flight=max_in_flight or None,
+            transport=transport,
+            rate_hz=rate_hz or None,
             timeout_s=timeout_s,
             retry_for_s=retry_for_s,
             resume=resume,

@@ -18,6 +18,7 @@ from hermes.errors import DataError
 BLOCK_BYTES = 16 << 20
 TARGET = "target"
 INDEX = "index"
+START_TIME = "start_time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,12 @@ def merge(
 ) -> None:
     """Write the predictions of all parts into one HDF5 file, which appears whole or not at all.
 
-    It has a dataset per output with the rows of all parts, one after the other; the group
-    ``index`` with ``files`` (the input files), ``offsets`` (the first row of each, and the number
-    of rows), and for each row ``file`` (its place in ``files``) and ``row`` (its row there); and
-    ``target``, if one is named.
+    It has a dataset per output with the rows of all parts, one after the other, and the attributes
+    in which the parts agree; the group ``index`` with ``files`` (the input files), ``offsets``
+    (the first row of each, and the number of rows), and for each row ``file`` (its place in
+    ``files``) and ``row`` (its row there); and ``target``, if one is named. Where the rows are
+    windows at known times, ``index/start_time`` has the time of the first row of each file, NaN
+    where it is not known, in seconds.
 
     Parameters
     ----------
@@ -104,20 +107,30 @@ def _merge_into(
 ) -> None:
     offsets = np.cumsum([0, *(part.rows for part in parts)], dtype=np.int64)
     total = int(offsets[-1])
-    for part, start in zip(parts, offsets[:-1].tolist(), strict=True):
+    agreed: dict[str, dict[str, Any]] = {}
+    start_times = np.full(len(parts), np.nan)
+    for number, (part, start) in enumerate(zip(parts, offsets[:-1].tolist(), strict=True)):
         with open_input(part.predictions) as opened:
             for name, dataset in opened.items():
                 if name in (INDEX, TARGET):
                     problem = f"output {name!r} has a name that the merged file uses itself"
                     raise DataError(file=str(part.predictions), problem=problem)
                 _copy(merged, name, dataset, part, start=start, total=total)
+                attributes = dict(dataset.attrs)
+                # Of the part alone: the rows of the next one begin at another time.
+                start_times[number] = attributes.pop(START_TIME, np.nan)
+                agreed[name] = _in_both(agreed.get(name, attributes), attributes)
         if target is not None:
             with open_input(part.input_file) as opened:
                 _copy(merged, TARGET, opened[target], part, start=start, total=total)
         on_progress(start + part.rows, total)
+    for name, attributes in agreed.items():
+        merged[name].attrs.update(attributes)
     index = merged.create_group(INDEX)
     index["files"] = [str(part.input_file) for part in parts]
     index["offsets"] = offsets
+    if not np.isnan(start_times).all():
+        index[START_TIME] = start_times
     file = index.create_dataset("file", (total,), np.int32)
     row = index.create_dataset("row", (total,), np.int64)
     step = BLOCK_BYTES // 8
@@ -150,3 +163,11 @@ def _copy(
             buffer = np.empty((min(step, part.rows), *source.shape[1:]), source.dtype)
         source.read_direct(buffer, np.s_[begin:end], np.s_[: end - begin])
         destination[start + begin : start + end] = buffer[: end - begin]
+
+
+def _in_both(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in some.items()
+        if name in others and np.array_equal(value, others[name])
+    }

@@ -28,12 +28,15 @@ class RepositoryModel:
         server can tell (no configuration, or one without inputs).
     max_batch_size
         The most rows of a request; None where only a server can tell.
+    stateful
+        Whether the model, or a step of the ensemble, has a sequence batcher; None likewise.
     stamp
         Changes when a file of the model does (by size or modification time).
     """
 
     inputs: RowInputs | None = None
     max_batch_size: int | None = None
+    stateful: bool | None = None
     stamp: str
 
 
@@ -67,9 +70,11 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
     if config is None or not config.input:
         return RepositoryModel(stamp=_stamp(directory))
     inputs = {tensor.name: (tuple(tensor.dims), _dtype(tensor)) for tensor in config.input}
+    stateful = _keeps_state(config, repository)
     return RepositoryModel(
         inputs=row_inputs(inputs, batched=config.max_batch_size > 0),
-        max_batch_size=most_rows(inputs, config.max_batch_size),
+        max_batch_size=most_rows(inputs, config.max_batch_size, stateful=stateful),
+        stateful=stateful,
         stamp=_stamp(directory),
     )
 
@@ -85,6 +90,14 @@ def _read_config(directory: Path, where: str) -> Any:
         reason = f"{file} cannot be understood: {error}"
         raise ModelLoadError(model=directory.name, where=where, reason=reason) from error
     return config
+
+
+def _keeps_state(config: Any, repository: Path) -> bool:
+    steps = [
+        _read_config(repository / step.model_name, f"the model repository {repository}")
+        for step in config.ensemble_scheduling.step
+    ]
+    return any(one is not None and one.HasField("sequence_batching") for one in (config, *steps))
 
 
 def _dtype(tensor: Any) -> np.dtype[Any]:

@@ -43,6 +43,10 @@ class InferenceParameters:
     )
     outputs = TextList(default=(), description="outputs to keep, as a JSON list; none: all")
     batch_size = WholeNumber(default=0, description="rows of a request; 0: what suits the model")
+    rows_per_sequence = WholeNumber(
+        default=0, description="rows of a sequence, for a model with a state; 0: the whole file"
+    )
+    cast = luigi.BoolParameter(description="round numbers to a model's floating-point input")
     window = luigi.Parameter(
         default="", description="length of a window of a time series: 1024 (samples), or 1.5s"
     )
@@ -95,7 +99,13 @@ class InferenceTask(InferenceParameters, luigi.Task):
     outputs : list of str
         The outputs to keep; all by default.
     batch_size : int
-        Rows of one request; by default as many as suit the model.
+        Rows of one request; by default as many as suit the model: 1 where it keeps a state.
+    rows_per_sequence : int
+        After how many rows, or windows, a new sequence begins, for a model that keeps a state (one
+        with a sequence batcher); by default the whole file is one sequence.
+    cast : bool
+        Whether a dataset of another precision (``float64``, where the model takes ``FP32``) is
+        rounded as it is read; by default it is refused.
     window, stride : str
         For datasets that are time series, of shape ``(channels, time)`` or ``(time,)``: the length
         of the windows that the model takes as its rows, and the way from one to the next. Samples,
@@ -166,6 +176,8 @@ class InferenceTask(InferenceParameters, luigi.Task):
             input_map=dict(self.input_map),
             outputs=self.outputs,
             batch_size=self.batch_size,
+            rows_per_sequence=self.rows_per_sequence,
+            cast=self.cast,
             cut=self.cut,
         )
 
@@ -204,6 +216,8 @@ class InferenceTask(InferenceParameters, luigi.Task):
             output_file=self.output_file,
             input_map=dict(self.input_map),
             batch_size=self.batch_size,
+            rows_per_sequence=self.rows_per_sequence,
+            cast=self.cast,
             cut=self.cut,
             fingerprint=self.fingerprint,
             provenance={

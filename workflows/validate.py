@@ -21,6 +21,7 @@ from hermes.aeriel.files import (
     check_against_model,
     check_agreement,
     check_batch_size,
+    check_sequences,
     find_files,
     fingerprint,
     fingerprint_of,
@@ -153,9 +154,11 @@ class Merge(ValidationParameters, luigi.Task):
         check_agreement(facts)
         if model.inputs is not None:
             inputs = model.inputs if cut is None else window_inputs(model.inputs, facts[0])[0]
-            check_against_model(facts[0], inputs)
+            check_against_model(facts[0], inputs, cast=self.cast)
         if model.max_batch_size is not None:
             check_batch_size(self.batch_size, self.model_name, model.max_batch_size)
+        if model.stateful is not None:
+            check_sequences(self.rows_per_sequence, self.model_name, stateful=model.stateful)
         check_writable(Path(self.output_dir))
         return facts
 

@@ -13,72 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from hermes.aeriel.client import Endpoint, InferenceClient
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError, RequestTimeoutError
 from tests.helpers import ECHO, server_pid, some_ports, wait_until, write_model
-
-# The sum of what a sequence has sent so far; it has to begin at its start.
-RUNNING_SUM = """
-    sums = {}
-
-    def answer(self, request):
-        x = array(request, "x")
-        if x.max() > 100:
-            time.sleep(float(x.max()) - 100)
-        sequence = int(array(request, "id").item())
-        if array(request, "start").item():
-            self.sums[sequence] = 0 * x
-        self.sums[sequence] = self.sums[sequence] + x
-        return response(y=self.sums.pop(sequence) if array(request, "end").item()
-                        else self.sums[sequence])
-"""
-
-BATCHING = """
-sequence_batching {
-  max_sequence_idle_microseconds: 1000000
-  oldest { max_candidate_sequences: 3 }
-  control_input [
-    { name: "start" control [{ kind: CONTROL_SEQUENCE_START fp32_false_true: [0, 1] }] },
-    { name: "end" control [{ kind: CONTROL_SEQUENCE_END fp32_false_true: [0, 1] }] },
-    { name: "id" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }] }
-  ]
-}
-"""
-
-IMPLICIT = """
-platform: "onnxruntime_onnx"
-max_batch_size: 4
-input [{ name: "x", data_type: TYPE_FP32, dims: [1] }]
-output [{ name: "y", data_type: TYPE_FP32, dims: [1] }]
-sequence_batching {
-  direct {}
-  state [{
-    input_name: "before" output_name: "after" data_type: TYPE_FP32 dims: [1]
-    initial_state { name: "zero" data_type: TYPE_FP32 dims: [1] zero_data: true }
-  }]
-}
-"""
-
-ENSEMBLE = """
-platform: "ensemble"
-max_batch_size: 4
-input [{ name: "x", data_type: TYPE_FP32, dims: [1] }]
-output [{ name: "y", data_type: TYPE_FP32, dims: [1] }]
-ensemble_scheduling {
-  step [
-    { model_name: "echo" model_version: -1
-      input_map { key: "x" value: "x" } output_map { key: "y" value: "echoed" } },
-    { model_name: "%s" model_version: -1
-      input_map { key: "x" value: "echoed" } output_map { key: "y" value: "y" } }
-  ]
-}
-"""
+from tests.stateful import BATCHING, RUNNING_SUM, write_ensemble, write_implicit_model
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +30,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patient = BATCHING.replace("1000000", "20000000")
     write_model(models, "patient", RUNNING_SUM, config=patient)
     write_model(models, "echo", ECHO)
-    implicit = models / "implicit" / "1"
-    implicit.mkdir(parents=True)
-    nodes = [
-        helper.make_node("Add", ["x", "before"], ["y"]),
-        helper.make_node("Identity", ["y"], ["after"]),
-    ]
-    ins, outs = (
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in names]
-        for names in (("x", "before"), ("y", "after"))
-    )
-    graph = helper.make_graph(nodes, "sum", ins, outs)
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), implicit / "model.onnx")
-    (implicit.parent / "config.pbtxt").write_text(IMPLICIT)
-    for name, step in (("ensemble", "sum"), ("implicit_ensemble", "implicit")):
-        (models / name / "1").mkdir(parents=True)
-        (models / name / "config.pbtxt").write_text(ENSEMBLE % step)
+    write_implicit_model(models, "implicit")
+    write_ensemble(models, "ensemble", "sum")
+    write_ensemble(models, "implicit_ensemble", "implicit")
     return models
 
 

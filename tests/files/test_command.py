@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from hermes.aeriel.serve import TritonInstance, serve
 from tests.helpers import DOUBLE, write_model
+from tests.stateful import BATCHING, RUNNING_SUM
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Itera
     repository = tmp_path_factory.mktemp("models")
     write_model(repository, "rows", DOUBLE, inputs={"x": ("FP32", [3])})
     write_model(repository, "windows", DOUBLE, inputs={"x": ("FP32", [2, 8])})
+    write_model(repository, "sums", RUNNING_SUM, inputs={"x": ("FP32", [3])}, config=BATCHING)
     with serve(repository, ports="auto", wait=True, timeout_s=120) as instance:
         yield instance
 
@@ -58,6 +61,54 @@ def test_files_go_in_and_come_out(server: TritonInstance, data: Path) -> None:
             assert np.array_equal(file["y"], np.full((20, 3), 2 * number))
 
 
+def test_rows_are_sequences_of_a_model_with_a_state(server: TritonInstance, data: Path) -> None:
+    options = ["--output-dir=out", "--rows-per-sequence=8"]
+    done = infer(server.endpoint.grpc, "sums", "part-1/a.h5", *options, cwd=data)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data / "out" / "a.h5") as file:
+        assert file["y"][:, 0].tolist() == [*range(1, 9), *range(1, 9), *range(1, 5)]
+
+
+@pytest.mark.parametrize("transport", ["auto", "grpc", "shm"])
+def test_tensors_travel_as_they_are_told(
+    server: TritonInstance, data: Path, transport: str
+) -> None:
+    options = ["--output-dir=out", f"--transport={transport}"]
+    done = infer(server.endpoint.grpc, "rows", "part-1/a.h5", *options, cwd=data)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data / "out" / "a.h5") as file:
+        assert np.array_equal(file["y"], np.full((20, 3), 2))
+
+
+def test_requests_are_sent_at_a_rate(server: TritonInstance, data: Path) -> None:
+    options = ["--output-dir=out", "--batch-size=1", "--rate-hz=20"]
+    done = infer(server.endpoint.grpc, "rows", "part-1/a.h5", *options, cwd=data)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data / "out" / "a.h5") as file:
+        assert json.loads(file.attrs["statistics"])["seconds"] > 19 / 20 - 0.05
+
+
+def test_a_transport_that_is_none_is_a_line(server: TritonInstance, data: Path) -> None:
+    options = ["--output-dir=out", "--transport=pigeon"]
+    done = infer(server.endpoint.grpc, "rows", "part-1/a.h5", *options, cwd=data)
+    assert done.returncode == 2
+    assert "'pigeon' is not one of" in done.stderr
+
+
+def test_numbers_are_rounded_where_that_is_asked_for(server: TritonInstance, data: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((20, 3)) * 1e-21
+    with h5py.File(data / "double.h5", "w") as file:
+        file["x"] = x
+    arguments = [server.endpoint.grpc, "rows", "double.h5", "--output-dir=out"]
+    done = infer(*arguments, cwd=data)
+    assert done.returncode == 1
+    assert "or give cast, to round it to float32 as it is read" in done.stderr
+    done = infer(*arguments, "--cast", cwd=data)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data / "out" / "double.h5") as file:
+        assert np.array_equal(file["y"], 2 * x.astype(np.float32))
+
+
 def test_a_series_is_cut(server: TritonInstance, data: Path) -> None:
     server.endpoint.write(data / "endpoint.json")
     options = ["--window=2s", "--stride=4", "--shifts=0,-1", "--input-map=x=strain", "--outputs=y"]
@@ -75,6 +126,7 @@ def test_a_series_is_cut(server: TritonInstance, data: Path) -> None:
     [
         (["rows", "no-*.h5"], "matches no file"),
         (["rows", "part-0/a.h5", "--input-map=x"], "is not like x=/path"),
+        (["rows", "part-0/a.h5", "--rows-per-sequence=4"], "model 'rows' keeps no state"),
         (["rows", "part-0/a.h5", "--stride=4"], "give the length of a window"),
         (["windows", "series.h5", "--window=1.1s"], "not a whole number of samples, but 4.4"),
         (["none", "part-0/a.h5"], "no model 'none'"),

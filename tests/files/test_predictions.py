@@ -23,7 +23,7 @@ ROWS = np.arange(60, dtype=np.float32).reshape(20, 3)
 def write_rows(writer: PredictionWriter, until: int) -> None:
     while writer.rows_done < until:
         at = writer.rows_done
-        writer.write({"y": ROWS[at : at + 5], "flag": ROWS[at : at + 5, 0] > 10})
+        writer.write({"y": ROWS[at : at + 5], "flag": ROWS[at : at + 5, 0] > 10}, at)
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def test_a_kill_loses_nothing_that_was_checkpointed(output: Path, rows: int) -> 
 def test_strings_are_written_but_not_checkpointed(output: Path, checkpoint_at_once: None) -> None:
     words = np.array([b"one", b"two"], dtype=object)
     with PredictionWriter(output, rows=4, fingerprint="a") as writer:
-        writer.write({"word": words})
-        writer.write({"word": words})
+        writer.write({"word": words}, 0)
+        writer.write({"word": words}, 2)
         assert not output.with_name("y.h5.partial.json").exists()
         writer.finish({})
     with h5py.File(output, "r") as file:

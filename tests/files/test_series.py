@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import Windows
-from hermes.aeriel.files._series import Cut, read_windows, sample_rate_of, start_time_of
+from hermes.aeriel.files._cut import Cut, sample_rate_of, start_time_of
+from hermes.aeriel.files._series import read_windows
 from hermes.errors import DataError, ParameterError
 
 

@@ -77,3 +77,25 @@ def test_an_output_may_not_have_a_name_of_the_merged_file(tmp_path: Path) -> Non
     parts = [make_part(tmp_path, "a", np.zeros((3, 2)), target=np.zeros(3))]
     with pytest.raises(DataError, match="output 'target'"):
         run(parts, tmp_path / "merged.h5")
+
+
+def test_attributes_that_agree_are_kept_and_start_times_are_of_each_file(tmp_path: Path) -> None:
+    parts = [make_part(tmp_path, name, np.zeros((3, 2))) for name in "abc"]
+    common = {"window": 64, "stride": 16, "sample_rate": 4.0, "shifts": [0, 5]}
+    for number, part in enumerate(parts):
+        with h5py.File(part.predictions, "a") as file:
+            file["y"].attrs.update({**common, "stride": 16 + number})
+            if number < 2:
+                file["y"].attrs["start_time"] = 1000.0 * number
+    run(parts, tmp_path / "merged.h5")
+    with h5py.File(tmp_path / "merged.h5") as file:
+        kept = dict(file["y"].attrs)
+        assert list(kept.pop("shifts")) == [0, 5]
+        assert kept == {"window": 64, "sample_rate": 4.0}
+        assert np.array_equal(file["index/start_time"], [0.0, 1000.0, np.nan], equal_nan=True)
+
+
+def test_rows_without_times_have_none_in_the_index(tmp_path: Path) -> None:
+    run([make_part(tmp_path, "a", np.zeros((3, 2)))], tmp_path / "merged.h5")
+    with h5py.File(tmp_path / "merged.h5") as file:
+        assert "start_time" not in file["index"]

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import Request, infer_file
-from hermes.aeriel.files._series import Cut
+from hermes.aeriel.files import Cut, Request, infer_file
 from hermes.aeriel.serve import TritonInstance, serve
+from hermes.errors import DataError
 from tests.workflows.conftest import Luigi, write_model
 
 RATE = 256
@@ -98,6 +98,8 @@ def infer(
     directory: Path,
     cut: Cut,
     on_progress: Callable[[int, int], None] = lambda *_: None,
+    *,
+    cast: bool = False,
 ) -> h5py.File:
     output = directory / "out.h5"
     request = Request(
@@ -106,6 +108,7 @@ def infer(
         input_map={},
         batch_size=0,
         cut=cut,
+        cast=cast,
         fingerprint="the same",
         provenance={},
     )
@@ -129,6 +132,19 @@ class TestInferFile:
                 "start_time": 1000.0,
             }
             assert opened.attrs["rows"] == len(sums)
+            # Not what fills the last request up.
+            assert json.loads(opened.attrs["statistics"])["rows"] == len(sums)
+
+    def test_samples_of_another_precision_are_rounded(
+        self, server: TritonInstance, tmp_path: Path
+    ) -> None:
+        series = 1e-21 * np.random.default_rng(2).standard_normal((2, 999))
+        with h5py.File(tmp_path / "a.h5", "w") as opened:
+            opened["strain"] = series
+        with pytest.raises(DataError, match="or give cast"):
+            infer(server, "batched", tmp_path, Cut(window="64"))
+        with infer(server, "batched", tmp_path, Cut(window="64"), cast=True) as opened:
+            assert np.array_equal(opened["last"], expected(series.astype(np.float32), 64)[1])
 
     @pytest.mark.parametrize("model", ["batched", "fixed"])
     def test_fewer_windows_than_a_batch_are_enough(
@@ -170,7 +186,7 @@ class TestInferFile:
             assert opened.attrs["resumed_at_row"] == stopped_at
 
 
-def validate(luigi: Luigi, models: Path, **parameters: str) -> tuple[int, str]:
+def validate(luigi: Luigi, models: Path, *flags: str, **parameters: str) -> tuple[int, str]:
     result = luigi(
         "--module=workflows.validate",
         "Validate",
@@ -178,20 +194,24 @@ def validate(luigi: Luigi, models: Path, **parameters: str) -> tuple[int, str]:
         "--model-name=batched",
         "--inputs=*.h5",
         "--output-dir=out",
+        *flags,
         *(f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()),
     )
     return result.returncode, result.stdout
 
 
 def test_a_target_has_a_value_for_each_window(luigi: Luigi, models: Path, tmp_path: Path) -> None:
-    series = write_series(tmp_path / "a.h5", 640, dx=1 / RATE)
+    series = write_series(tmp_path / "a.h5", 640, dx=1 / RATE, x0=1000.0)
     with h5py.File(tmp_path / "a.h5", "a") as opened:
+        opened["double"] = series.astype(np.float64)
+        opened["double"].attrs.update(opened["strain"].attrs)
         opened["expected"] = expected(series, 64)[1]
     code, said = validate(
         luigi,
         models,
+        "--cast",
         window="0.25s",
-        input_map='{"x": "strain"}',
+        input_map='{"x": "double"}',
         target="expected",
         output_name="last",
         metrics='["reference"]',
@@ -203,6 +223,9 @@ def test_a_target_has_a_value_for_each_window(luigi: Luigi, models: Path, tmp_pa
     assert report["reference"]["n_disagreeing"] == 0
     with h5py.File(tmp_path / "out" / "predictions" / "a.h5") as opened:
         assert opened["last"].attrs["sample_rate"] == 4.0
+    with h5py.File(tmp_path / "out" / "merged.h5") as opened:
+        assert dict(opened["last"].attrs) == {"window": 64, "stride": 64, "sample_rate": 4.0}
+        assert list(opened["index/start_time"]) == [1000.0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Stream HDF5 files through a model into HDF5 files."""
 
+from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._infer import Request, fingerprint, infer_file, stamp_of, versions
 from hermes.aeriel.files._inputs import (
     DatasetFacts,
@@ -19,7 +20,8 @@ from hermes.aeriel.files._predictions import (
     sign,
 )
 from hermes.aeriel.files._rows import RowInputs, check_batch_size, most_rows, row_inputs
-from hermes.aeriel.files._series import Cut, read_windows, window_inputs
+from hermes.aeriel.files._sequences import check_sequences
+from hermes.aeriel.files._series import read_windows, window_inputs
 
 __all__ = [
     "Cut",
@@ -33,6 +35,7 @@ __all__ = [
     "check_against_model",
     "check_agreement",
     "check_batch_size",
+    "check_sequences",
     "find_files",
     "fingerprint",
     "fingerprint_of",

@@ -6,34 +6,22 @@ import getpass
 import hashlib
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-from numpy.typing import NDArray
-
-from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification, RowLayout
-from hermes.aeriel.files._inputs import InputFacts, check_against_model, inspect, open_input
+from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification
+from hermes.aeriel.files._cut import Cut
+from hermes.aeriel.files._inputs import check_against_model, inspect, open_input
 from hermes.aeriel.files._predictions import PredictionWriter
-from hermes.aeriel.files._rows import (
-    RowInputs,
-    check_batch_size,
-    most_rows,
-    row_inputs,
-    rows_of_outputs,
-    takes_leading_rows,
-)
-from hermes.aeriel.files._series import Cut, SeriesPlan
+from hermes.aeriel.files._rows import RowPlan
+from hermes.aeriel.files._sequences import SequencePlan, check_sequences
+from hermes.aeriel.files._series import SeriesPlan
 
-REQUEST_BYTES = 16 << 20
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
-
-Arrays = dict[str, "NDArray[Any]"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +35,13 @@ class Request:
     input_map
         The path of a dataset in the input file by the name of the model input that it is for.
     batch_size
-        Rows of one request; 0 takes what suits the model.
+        Rows of one request; 0 takes what suits the model: 1 where it keeps a state.
+    rows_per_sequence
+        After how many rows a new sequence begins, for a model that keeps a state; 0: the whole
+        file is one.
+    cast
+        Whether numbers of another precision are rounded to the floating-point dtype of an input as
+        they are read; else only what loses nothing is read.
     fingerprint
         Stands for everything that the result depends on.
     provenance
@@ -63,6 +57,8 @@ class Request:
     fingerprint: str
     provenance: Mapping[str, Any]
     cut: Cut | None = None
+    rows_per_sequence: int = 0
+    cast: bool = False
 
 
 def infer_file(
@@ -70,7 +66,9 @@ def infer_file(
 ) -> ClientStatistics:
     """Stream a file's rows through a model and write the predictions, row by row the same.
 
-    Goes on from the checkpoint of an earlier call with the same fingerprint.
+    Goes on from the checkpoint of an earlier call with the same fingerprint. A model that keeps a
+    state gets the rows as sequences of updates; the one in which a call stopped is sent again from
+    its beginning.
 
     Parameters
     ----------
@@ -81,10 +79,17 @@ def infer_file(
     on_progress
         Called with the rows done and the rows in all after each answer.
 
+    Returns
+    -------
+    ClientStatistics
+        What the client has done so far; its rows are those of the file.
+
     Raises
     ------
     DataError
         The input file cannot be used with this model.
+    ParameterError
+        The model does not take so many rows at once, or has no sequences.
     InferenceError
         A request failed for good.
     OutputError
@@ -98,17 +103,26 @@ def infer_file(
         model_inputs=_required(model),
         shape_of=request.cut.shape_of if request.cut else None,
     )
+    check_sequences(request.rows_per_sequence, model.name, stateful=model.stateful)
     rows = RowPlan.of(model, request.batch_size)
-    plan = SeriesPlan.of(rows, facts, request.cut) if request.cut else rows
-    check_against_model(facts, plan.inputs)
+    requests = (
+        SeriesPlan.of(rows, facts, request.cut, stateful=model.stateful) if request.cut else rows
+    )
+    check_against_model(facts, requests.inputs, cast=request.cast)
+    plan = (
+        SequencePlan(requests=requests, rows_per_sequence=request.rows_per_sequence or facts.rows)
+        if model.stateful
+        else requests
+    )
     writer = PredictionWriter(request.output_file, rows=facts.rows, fingerprint=request.fingerprint)
     with writer, open_input(request.input_file) as opened:
         on_progress(writer.rows_done, facts.rows)
-        for outputs in plan.stream(client, opened, facts, writer.rows_done):
-            expected = min(plan.rows_per_request, facts.rows - writer.rows_done)
-            writer.write(plan.rows_of(outputs, expected, client))
+        # Neither what fills a request up, nor what is sent again, is a row of the file.
+        n_rows = client.statistics.rows + facts.rows - writer.rows_done
+        for which, outputs in plan.stream(client, opened, facts, writer.rows_done):
+            writer.write(requests.rows_of(outputs, len(which), client), which.start)
             on_progress(writer.rows_done, facts.rows)
-        statistics = client.statistics
+        statistics = replace(client.statistics, rows=n_rows)
         writer.finish(
             {
                 **request.provenance,
@@ -122,11 +136,11 @@ def infer_file(
                 "model_platform": model.platform,
                 "input_map": {name: facts.datasets[name].path for name in facts.datasets},
                 "rows": facts.rows,
-                "batch_size": plan.rows_per_request,
+                "batch_size": requests.rows_per_request,
                 "versions": versions(),
                 "statistics": asdict(statistics),
             },
-            plan.output_attributes(opened, facts) if isinstance(plan, SeriesPlan) else {},
+            requests.output_attributes(opened, facts) if isinstance(requests, SeriesPlan) else {},
         )
     return statistics
 
@@ -153,97 +167,5 @@ def stamp_of(file: Path) -> str:
     return f"{file} {status.st_size} {status.st_mtime_ns}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowPlan:
-    """How rows of a file become requests of a model.
-
-    Parameters
-    ----------
-    inputs
-        The shape of a row (-1: any length) and the dtype of each input.
-    rows_per_request
-        The rows of one request.
-    with_row_axis
-        Whether a request has a leading axis of rows; else it is one row, and has none.
-    """
-
-    inputs: RowInputs
-    rows_per_request: int
-    with_row_axis: bool
-
-    @classmethod
-    def of(cls, model: ModelSpecification, batch_size: int) -> RowPlan:
-        """Return the plan for a model.
-
-        Raises
-        ------
-        ParameterError
-            The model does not take so many rows at once.
-        """
-        tensors = {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
-        batched = model.max_batch_size > 0
-        leading = not batched and takes_leading_rows(tensors)
-        most = most_rows(tensors, model.max_batch_size)
-        check_batch_size(batch_size, model.name, most)
-        inputs = row_inputs(tensors, batched=batched)
-        row_bytes = sum(
-            dtype.itemsize * int(np.prod([max(1, length) for length in shape]))
-            for shape, dtype in inputs.values()
-        )
-        return cls(
-            inputs=inputs,
-            rows_per_request=batch_size or max(1, min(most, REQUEST_BYTES // row_bytes)),
-            with_row_axis=batched or leading,
-        )
-
-    def stream(
-        self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
-    ) -> Iterator[Arrays]:
-        """Yield the outputs of the rows from `start` on, a request at a time.
-
-        An array is only good until the next one is asked for.
-        """
-        datasets = {
-            name: opened[facts.datasets[name].path]
-            for name in self.inputs
-            if name in facts.datasets
-        }
-
-        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-            for name, array in arrays.items():
-                read_rows(datasets[name], begin, end, array)
-
-        layout = RowLayout(
-            shapes={name: dataset.shape[1:] for name, dataset in datasets.items()},
-            rows_per_request=self.rows_per_request,
-            with_row_axis=self.with_row_axis,
-        )
-        return client.stream_rows(read, range(start, facts.rows), layout)
-
-    def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
-        """Return the outputs with an axis of rows in front.
-
-        Raises
-        ------
-        RequestError
-            An output does not have a row for each row of the request.
-        """
-        return rows_of_outputs(
-            outputs, expected, client, with_row_axis=self.with_row_axis, unit="rows"
-        )
-
-
 def _required(model: ModelSpecification) -> list[str]:
     return [name for name, tensor in model.inputs.items() if not tensor.optional]
-
-
-def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
-    """Read rows of a dataset into an array of shape ``(end - begin, *shape)``."""
-    if array.dtype == np.dtype(object):
-        array[...] = dataset[begin:end]
-        return
-    # What Dataset.read_direct does, without the half of its time that goes into selections.
-    there = dataset.id.get_space()
-    there.select_hyperslab((begin, *[0] * (array.ndim - 1)), array.shape)
-    here = h5py.h5s.create_simple(array.shape)
-    dataset.id.read(here, there, array, h5py.h5t.py_create(array.dtype))

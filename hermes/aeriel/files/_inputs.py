@@ -168,7 +168,10 @@ def check_agreement(files: Sequence[InputFacts]) -> None:
 
 
 def check_against_model(
-    facts: InputFacts, inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    facts: InputFacts,
+    inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    *,
+    cast: bool = False,
 ) -> None:
     """Raise DataError where a file's datasets do not fit the model's inputs.
 
@@ -178,6 +181,8 @@ def check_against_model(
         The file.
     inputs
         The shape of a row (-1: any length) and the dtype of each model input.
+    cast
+        Whether numbers may be rounded to the floating-point dtype of an input as they are read.
     """
     for name in facts.datasets:
         if name not in inputs:
@@ -195,17 +200,24 @@ def check_against_model(
             problem = f"{given}, of rank {len(row)}; {wanted}, of rank {len(shape)}"
         elif any(want not in (-1, have) for want, have in zip(shape, row, strict=True)):
             problem = f"{given}; {wanted}"
-        elif not is_readable_as(dataset.dtype, dtype):
+        elif not is_readable_as(dataset.dtype, dtype, cast=cast):
             problem = f"{given}; {wanted}. Convert the dataset, or export the model for its dtype"
+            if is_readable_as(dataset.dtype, dtype, cast=True):
+                problem += f"; or give cast, to round it to {describe_dtype(dtype)} as it is read"
         if problem:
             raise DataError(file=str(facts.file), dataset=dataset.path, problem=problem)
 
 
-def is_readable_as(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    """Tell whether a dataset can be read as a dtype without losing anything."""
+def is_readable_as(given: np.dtype[Any], wanted: np.dtype[Any], *, cast: bool) -> bool:
+    """Tell whether a dataset can be read as a dtype without losing anything.
+
+    With `cast`, a floating-point dtype may round it. Integers stay exact: what does not fit into a
+    smaller one would become another number.
+    """
     if wanted == np.dtype(object):
         return h5py.check_string_dtype(given) is not None
-    return given.kind != "O" and np.can_cast(given, wanted, "safe")
+    may_round = cast and wanted.kind == "f"
+    return given.kind != "O" and np.can_cast(given, wanted, "same_kind" if may_round else "safe")
 
 
 def describe_dtype(dtype: np.dtype[Any]) -> str:

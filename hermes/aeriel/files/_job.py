@@ -10,11 +10,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hermes.aeriel.client import ClientStatistics, InferenceClient
+from hermes.aeriel.client import ClientStatistics, InferenceClient, TransportName
 from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._infer import Request, fingerprint, infer_file, stamp_of
 from hermes.aeriel.files._inputs import output_names
-from hermes.aeriel.files._series import Cut
 from hermes.errors import ParameterError
 
 
@@ -24,9 +24,11 @@ class Job:
 
     Parameters
     ----------
-    endpoint, model_name, model_version, outputs, max_in_flight, timeout_s, retry_for_s
+    endpoint, model_name, model_version, outputs
         As for `InferenceClient`; no outputs are all.
-    input_map, batch_size, cut
+    max_in_flight, transport, rate_hz, timeout_s, retry_for_s
+        Likewise.
+    input_map, batch_size, rows_per_sequence, cast, cut
         As for `Request`.
     resume
         Go on where an earlier job stopped. A server cannot tell whether it had the same model.
@@ -38,8 +40,12 @@ class Job:
     outputs: tuple[str, ...] = ()
     input_map: Mapping[str, str] = field(default_factory=dict)
     batch_size: int = 0
+    rows_per_sequence: int = 0
+    cast: bool = False
     cut: Cut | None = None
     max_in_flight: int | None = None
+    transport: TransportName = "auto"
+    rate_hz: float | None = None
     timeout_s: float = 60.0
     retry_for_s: float = 120.0
     resume: bool = False
@@ -91,6 +97,8 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
         "input_map": dict(job.input_map),
         "outputs": job.outputs,
         "batch_size": job.batch_size,
+        "rows_per_sequence": job.rows_per_sequence,
+        "cast": job.cast,
         "cut": job.cut,
     }
     run = "resumable" if job.resume else secrets.token_hex(8)
@@ -99,6 +107,8 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
         output_file=output,
         input_map=job.input_map,
         batch_size=job.batch_size,
+        rows_per_sequence=job.rows_per_sequence,
+        cast=job.cast,
         cut=job.cut,
         fingerprint=fingerprint(**facts, input=stamp_of(file), run=run),
         provenance={"input_file": str(file), "server": job.endpoint.grpc, "parameters": facts},
@@ -110,6 +120,8 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
             job.model_version,
             outputs=job.outputs or None,
             max_in_flight=job.max_in_flight,
+            transport=job.transport,
+            rate_hz=job.rate_hz,
             timeout_s=job.timeout_s,
             retry_for_s=job.retry_for_s,
         ) as client,

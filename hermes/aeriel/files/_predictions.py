@@ -31,11 +31,11 @@ FINGERPRINT = "fingerprint"
 
 
 class PredictionWriter:
-    """Writes the predictions for one input file, from the first row to the last.
+    """Writes the predictions for one input file, in any order.
 
     They go to ``NAME.partial`` and get the file's own name when the last row is there. Every
-    `CHECKPOINT_S` seconds ``NAME.partial.json`` says how many rows are safe on the disk; a
-    writer that finds one with its own fingerprint goes on from there.
+    `CHECKPOINT_S` seconds ``NAME.partial.json`` says how many rows from the first one on are safe
+    on the disk; a writer that finds one with its own fingerprint goes on from there.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class PredictionWriter:
     Attributes
     ----------
     rows_done
-        How many rows are written; where to go on.
+        How many rows from the first one on are written; where to go on.
 
     Raises
     ------
@@ -69,8 +69,10 @@ class PredictionWriter:
             self._opened = self._open()
         self._resumed_at = self.rows_done
         self._saved = time.monotonic()
-        self._rows_written = self.rows_done
-        self._gathered: list[dict[str, NDArray[Any]]] = []
+        # Runs of rows that are there: the first row by the end, and the end by the first row.
+        self._begins, self._ends = {self.rows_done: 0}, {0: self.rows_done}
+        # Runs of rows that are yet to be written, by their end.
+        self._gathered: dict[int, list[dict[str, NDArray[Any]]]] = {}
         self._gathered_bytes = 0
 
     def __enter__(self) -> Self:
@@ -93,18 +95,29 @@ class PredictionWriter:
             if error is None:
                 raise
 
-    def write(self, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Append rows: an array of shape ``(rows, *shape)`` by output name.
+    def write(self, outputs: Mapping[str, NDArray[Any]], at: int) -> None:
+        """Write rows: an array of shape ``(rows, *shape)`` by output name.
+
+        Parameters
+        ----------
+        outputs
+            The arrays.
+        at
+            The number of their first row. Rows that an earlier writer left are left as they are.
 
         Raises
         ------
         OutputError
             They cannot be written; the disk is full, for one.
         """
+        if at < self._resumed_at:
+            return
+        end = at + len(next(iter(outputs.values())))
+        run = self._gathered[end] = self._gathered.pop(at, [])
         # Copied: the caller's arrays may be memory that is used again.
-        self._gathered.append({name: array.copy() for name, array in outputs.items()})
+        run.append({name: array.copy() for name, array in outputs.items()})
         self._gathered_bytes += sum(array.nbytes for array in outputs.values())
-        self.rows_done += len(next(iter(outputs.values())))
+        self._join(at, end)
         with as_output_errors(self.file):
             if time.monotonic() - self._saved > CHECKPOINT_S:
                 self._save()
@@ -178,24 +191,29 @@ class PredictionWriter:
         kind = h5py.h5t.py_create(array.dtype, logical=True)
         h5py.h5d.create(self._opened.id, name.encode(), kind, space, dcpl=layout)
 
+    def _join(self, begin: int, end: int) -> None:
+        """Join rows with the runs before and behind them."""
+        begin = self._begins.pop(begin, begin)
+        end = self._ends.pop(end, end)
+        self._begins[end], self._ends[begin] = begin, end
+        self.rows_done = self._ends[0]
+
     def _write_gathered(self) -> None:
-        gathered, self._gathered = self._gathered, []
+        gathered, self._gathered = self._gathered, {}
         self._gathered_bytes = 0
-        if not gathered:
-            return
-        for name in gathered[0]:
-            parts = [outputs[name] for outputs in gathered]
-            array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            if name not in self._opened:
-                self._create(name, array)
-            self._opened[name][self._rows_written : self._rows_written + len(array)] = array
-        self._rows_written += len(array)
+        for end, run in gathered.items():
+            for name in run[0]:
+                parts = [outputs[name] for outputs in run]
+                array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                if name not in self._opened:
+                    self._create(name, array)
+                self._opened[name][end - len(array) : end] = array
 
     def _save(self) -> None:
         """Make the rows so far safe, then say so."""
         self._saved = time.monotonic()
         self._write_gathered()
-        if self._rows_written == 0 or any(
+        if self.rows_done == 0 or any(
             dataset.dtype.kind == "O" for dataset in self._opened.values()
         ):
             return  # strings live outside their dataset, and every one changes the structure
@@ -203,7 +221,7 @@ class PredictionWriter:
         _synchronise(self._partial)
         write_whole(
             self._checkpoint,
-            json.dumps({"rows_done": self._rows_written, FINGERPRINT: self._fingerprint}),
+            json.dumps({"rows_done": self.rows_done, FINGERPRINT: self._fingerprint}),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,105 +16,11 @@ from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Self
 
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
+from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import InputFacts
-from hermes.aeriel.files._rows import RowInputs, rows_of_outputs
-from hermes.errors import DataError, ParameterError
-
-if TYPE_CHECKING:
-    from hermes.aeriel.files._infer import RowPlan
+from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, rows_of_outputs, split
 
 READ_BYTES = 4 << 20
-
-# Attributes of a dataset, or of a group that it lies in, by who writes them:
-#   Xspacing, Xstart, Xunits   GWOSC, https://gwosc.org/archive
-#   dx, x0, xunit              gwpy.timeseries.TimeSeries.write(format="hdf5")
-#   delta_t, start_time        pycbc.types.TimeSeries.save
-#   sample_rate, start_time    this package
-_RATES = ("sample_rate", "sampling_rate")
-_SPACINGS = ("Xspacing", "dx", "dt", "delta_t")
-_STARTS = ("Xstart", "x0", "t0", "start_time")
-_UNITS = ("Xunits", "xunit")
-_SECONDS = ("s", "sec", "second", "seconds")
-
-Arrays = dict[str, "NDArray[Any]"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How the series of a file are to be cut.
-
-    Parameters
-    ----------
-    window, stride
-        Samples, as ``"1024"``, or seconds, as ``"1.5s"``. An empty stride is the window's length.
-    shifts
-        The same for each channel: how much later its windows begin; negative for earlier.
-    sample_rate
-        Samples per second; 0 takes it from the attributes of the file.
-    """
-
-    window: str
-    stride: str = ""
-    shifts: tuple[str, ...] = ()
-    sample_rate: float = 0.0
-
-    @classmethod
-    def of(
-        cls, window: str, stride: str, shifts: tuple[str, ...], sample_rate: float
-    ) -> Self | None:
-        """Return the cut that parameters ask for; None where they ask for rows.
-
-        Raises
-        ------
-        ParameterError
-            There is no window for the others to be about.
-        """
-        if window:
-            return cls(window=window, stride=stride, shifts=shifts, sample_rate=sample_rate)
-        given = {"stride": stride, "shifts": shifts, "sample_rate": sample_rate}
-        for name, value in given.items():
-            if value:
-                raise ParameterError(name, "is of windows; give the length of a window as window")
-        return None
-
-    def windows(self, dataset: h5py.Dataset) -> Windows:
-        """Return the windows of a dataset of shape ``(channels, time)`` or ``(time,)``.
-
-        Raises
-        ------
-        DataError
-            It has another rank, other channels than there are shifts, too few samples for a
-            window, or attributes that make no sense.
-        ParameterError
-            A length is no whole number of samples, or needs a sample rate that is not there.
-        """
-        if dataset.ndim not in (1, 2):
-            shape = f"has shape {dataset.shape}; a series has (channels, time) or (time,)"
-            raise _problem(dataset, shape)
-        channels = 1 if dataset.ndim == 1 else dataset.shape[0]
-        if len(self.shifts) not in (0, channels):
-            raise _problem(dataset, f"has {channels} channels for {len(self.shifts)} shifts")
-        windows = Windows.cut(
-            dataset.shape[-1],
-            window=self.window,
-            stride=self.stride or None,
-            shifts=self.shifts or (0,),
-            sample_rate=self.sample_rate or sample_rate_of(dataset),
-            start_time=start_time_of(dataset),
-        )
-        if not windows:
-            shifted = ", with these shifts" if len(set(windows.shifts)) > 1 else ""
-            problem = f"has {windows.n_samples} samples; a window takes {windows.window}{shifted}"
-            raise _problem(dataset, problem)
-        return windows
-
-    def shape_of(self, dataset: h5py.Dataset) -> tuple[int, ...]:
-        """Return the shape of all windows of a dataset: ``(windows, channels, window)``.
-
-        ``(windows, window)`` for a dataset of shape ``(time,)``. Raises as `windows` does.
-        """
-        windows = self.windows(dataset)
-        return (len(windows), *dataset.shape[:-1], windows.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +32,9 @@ class SeriesPlan:
     inputs
         The shape of a window (-1: any length) and the dtype of each input.
     rows_per_request
-        The windows of one request; the last one is padded to as many.
+        The windows of one request.
+    is_padded
+        Whether the last request is filled up to as many.
     with_row_axis
         Whether a request has a leading axis of windows; else it is one window, and has none.
     cut
@@ -135,53 +43,57 @@ class SeriesPlan:
 
     inputs: RowInputs
     rows_per_request: int
+    is_padded: bool
     with_row_axis: bool
     cut: Cut
 
     @classmethod
-    def of(cls, rows: RowPlan, facts: InputFacts, cut: Cut) -> Self:
+    def of(cls, rows: RowPlan, facts: InputFacts, cut: Cut, *, stateful: bool) -> Self:
         """Return the plan for a model with a plan for rows, and a file inspected with `cut`."""
         inputs, fixed = window_inputs(rows.inputs, facts)
         return cls(
             inputs=inputs,
             # Where the file has less than a full request, that is no reason to fill it up.
             rows_per_request=fixed or min(rows.rows_per_request, facts.rows),
+            # A model with a state is to see no window twice, if that can be.
+            is_padded=fixed > 0 or not stateful,
             with_row_axis=rows.with_row_axis or fixed > 0,
             cut=cut,
         )
 
     def stream(
         self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
-    ) -> Iterator[Arrays]:
-        """Yield the outputs of the windows from `start` on, a request at a time.
+    ) -> Iterator[tuple[range, Arrays]]:
+        """Yield the windows of each request from `start` on, and their outputs.
 
         An array is only good until the next one is asked for.
         """
-        series = {name: opened[dataset.path] for name, dataset in facts.datasets.items()}
-        streams = {
-            name: read_windows(
-                dataset,
-                self.cut.windows(dataset),
-                batch_size=self.rows_per_request,
-                dtype=self.inputs[name][1],
-                start=start,
-            )
-            for name, dataset in series.items()
-        }
+        windows = range(start, facts.rows)
+        batches = self._batches(opened, facts, windows)
 
         def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
             for name, array in arrays.items():
                 for first in range(0, end - begin, self.rows_per_request):
-                    batch = pad(next(streams[name]), self.rows_per_request)
-                    array[first : first + self.rows_per_request] = batch
+                    array[first : first + self.rows_per_request] = next(batches[name])
 
         layout = RowLayout(
             shapes={name: dataset.shape[1:] for name, dataset in facts.datasets.items()},
             rows_per_request=self.rows_per_request,
             with_row_axis=self.with_row_axis,
         )
-        n_missing = -(facts.rows - start) % self.rows_per_request
-        return client.stream_rows(read, range(start, facts.rows + n_missing), layout)
+        n_missing = -len(windows) % self.rows_per_request
+        answers = client.stream_rows(read, range(start, facts.rows + n_missing), layout)
+        return zip(split(windows, self.rows_per_request), answers, strict=True)
+
+    def updates(self, opened: h5py.File, facts: InputFacts, rows: range) -> Iterator[Arrays]:
+        """Yield the inputs of the requests that windows make.
+
+        An array is only good until the next one is asked for.
+        """
+        batches = self._batches(opened, facts, rows)
+        for together in zip(*batches.values(), strict=True):
+            arrays = dict(zip(batches, together, strict=True))
+            yield arrays if self.with_row_axis else {name: a[0] for name, a in arrays.items()}
 
     def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
         """Return the outputs for the first `expected` windows, with an axis of windows in front.
@@ -193,12 +105,31 @@ class SeriesPlan:
         """
         rows = rows_of_outputs(
             outputs,
-            self.rows_per_request,
+            self.rows_per_request if self.is_padded else expected,
             client,
             with_row_axis=self.with_row_axis,
             unit="windows",
         )
         return {name: array[:expected] for name, array in rows.items()}
+
+    def _batches(
+        self, opened: h5py.File, facts: InputFacts, rows: range
+    ) -> dict[str, Iterator[NDArray[Any]]]:
+        """Return the windows of each request, as they are sent, of each input."""
+        size = self.rows_per_request
+
+        def batches(name: str, dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
+            for batch in read_windows(
+                dataset,
+                self.cut.windows(dataset),
+                batch_size=size,
+                dtype=self.inputs[name][1],
+                start=rows.start,
+                stop=rows.stop,
+            ):
+                yield pad(batch, size) if self.is_padded else batch
+
+        return {name: batches(name, opened[facts.datasets[name].path]) for name in facts.datasets}
 
     def output_attributes(self, opened: h5py.File, facts: InputFacts) -> dict[str, Any]:
         """Return what is to be said of the outputs, which have a row for each window.
@@ -253,6 +184,7 @@ def read_windows(
     batch_size: int,
     dtype: DTypeLike | None = None,
     start: int = 0,
+    stop: int | None = None,
     read_bytes: int = READ_BYTES,
 ) -> Iterator[NDArray[Any]]:
     """Yield the windows of a series, a batch at a time; each sample is read once at most.
@@ -267,8 +199,8 @@ def read_windows(
         Windows of a batch; the last one may have fewer.
     dtype
         What to read the samples as; by default the dataset's own.
-    start
-        The window to begin with.
+    start, stop
+        The window to begin with, and the one to end before; by default all windows.
     read_bytes
         How much to read at once, about. It bounds the memory, together with the samples of one
         window (where they overlap) or of one batch.
@@ -279,7 +211,8 @@ def read_windows(
         Shape ``(n, channels, window)``, or ``(n, window)``: a view of a buffer, read-only and
         only good until the next one is asked for.
     """
-    left = len(windows) - start
+    stop = len(windows) if stop is None else stop
+    left = stop - start
     if left <= 0:
         return
     dtype = np.dtype(dataset.dtype if dtype is None else dtype)
@@ -293,57 +226,13 @@ def read_windows(
     views = np.moveaxis(views[..., ::step, :], -2, 0)
     overlap = windows.window - step
     kept = 0
-    for block in windows.batches(per_block, start):
+    for block in split(range(start, stop), per_block):
         length = (len(block) - 1) * step + windows.window
         _read(dataset, windows, block, buffer, slice(kept, length))
         for first in range(0, len(block), batch_size):
             yield views[first : min(first + batch_size, len(block))]
         buffer[..., :overlap] = buffer[..., length - overlap : length]
         kept = overlap
-
-
-def sample_rate_of(dataset: h5py.Dataset) -> float | None:
-    """Return the samples per second that a file says a series has; None where it says nothing.
-
-    The attributes of the dataset count first, then those of the groups that it lies in.
-
-    Raises
-    ------
-    DataError
-        An attribute makes no sense.
-    """
-    for holder in _holders(dataset):
-        unit = next((holder.attrs[name] for name in _UNITS if name in holder.attrs), "s")
-        for name in (*_RATES, *_SPACINGS):
-            if name not in holder.attrs:
-                continue
-            value = _number(dataset, name, holder.attrs[name])
-            if not 0 < value < math.inf:
-                raise _problem(dataset, f"its attribute {name} is {value}; it is above 0")
-            if name in _RATES:
-                return value
-            if _text(unit) not in _SECONDS:
-                problem = f"its attribute {name} is in {_text(unit)!r}, not in seconds"
-                raise _problem(dataset, f"{problem}; give sample_rate")
-            # 1/(1/3) is no 3: what is a whole number but for that is one.
-            rate = 1 / value
-            return float(round(rate)) if math.isclose(rate, round(rate), rel_tol=1e-9) else rate
-    return None
-
-
-def start_time_of(dataset: h5py.Dataset) -> float:
-    """Return the time of a series' first sample in seconds; 0 where the file says nothing.
-
-    Raises
-    ------
-    DataError
-        An attribute makes no sense.
-    """
-    for holder in _holders(dataset):
-        for name in _STARTS:
-            if name in holder.attrs:
-                return _number(dataset, name, holder.attrs[name])
-    return 0.0
 
 
 def _read(
@@ -361,26 +250,3 @@ def _read(
             samples = slice(span.start + columns.start, span.stop)
         where = channel if shifted else ...
         dataset.read_direct(buffer, (where, samples), (where, columns))
-
-
-def _holders(dataset: h5py.Dataset) -> Iterator[Any]:
-    holder: Any = dataset
-    yield holder
-    while holder.name != "/":
-        holder = holder.parent
-        yield holder
-
-
-def _number(dataset: h5py.Dataset, name: str, value: Any) -> float:
-    try:
-        return float(np.asarray(value).item() if np.ndim(value) else value)
-    except (TypeError, ValueError) as error:
-        raise _problem(dataset, f"its attribute {name} is {value!r}, no number") from error
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _problem(dataset: h5py.Dataset, problem: str) -> DataError:
-    return DataError(file=dataset.file.filename, dataset=dataset.name.lstrip("/"), problem=problem)

@@ -1,0 +1,150 @@
+"""Rows of a file as sequences of updates, for a model that keeps a state between requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from queue import SimpleQueue
+
+import h5py
+
+from hermes.aeriel.client import InferenceClient
+from hermes.aeriel.files._inputs import InputFacts
+from hermes.aeriel.files._rows import Arrays, RowPlan, split
+from hermes.aeriel.files._series import SeriesPlan
+from hermes.errors import ParameterError
+
+# The rows of an update, and their outputs.
+Answer = tuple[range, Arrays]
+
+# How much of the answers may wait to be written, and what each takes besides its arrays, about.
+# A server gives up a sequence that it hears nothing of for a second, which a disk may be slow for.
+HELD_BYTES = 16 << 20
+ANSWER_BYTES = 1 << 10
+
+
+def check_sequences(rows_per_sequence: int, model_name: str, *, stateful: bool) -> None:
+    """Raise ParameterError where sequences are asked of a model that keeps no state."""
+    if rows_per_sequence and not stateful:
+        problem = "keeps no state: its configuration has no sequence_batching"
+        advice = "leave rows_per_sequence out"
+        raise ParameterError("rows_per_sequence", f"model {model_name!r} {problem}; {advice}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequencePlan:
+    """How rows of a file, or windows of its series, become sequences of updates.
+
+    Parameters
+    ----------
+    requests
+        How rows become requests: the updates of a sequence.
+    rows_per_sequence
+        After how many rows a new sequence begins; the last one may have fewer.
+    """
+
+    requests: RowPlan | SeriesPlan
+    rows_per_sequence: int
+
+    def stream(
+        self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
+    ) -> Iterator[Answer]:
+        """Yield the rows of each update, and their outputs; in order within a sequence.
+
+        As many sequences are under way at once as the server has places for, and the client
+        requests. The first is the one that `start` lies in, from its first row on: the state that
+        the model had at `start` is gone.
+        """
+        first = start - start % self.rows_per_sequence
+        rows = range(first, facts.rows) if start < facts.rows else range(0)
+        coming = split(rows, self.rows_per_sequence)
+        n_places = min(client.specification.sequence_places, client.max_in_flight)
+        answered: SimpleQueue[Answer | Future[None]] = SimpleQueue()
+        room = _Room(HELD_BYTES)
+
+        def send(sequence: range) -> None:
+            def updates() -> Iterator[Arrays]:
+                for update in self.requests.updates(opened, facts, sequence):
+                    room.check()
+                    yield update
+
+            requests = split(sequence, self.requests.rows_per_request)
+            with client.sequence() as sent:
+                # A function: a restart reads the rows again, and nothing is kept for it.
+                for answer in zip(requests, sent.stream(updates), strict=True):
+                    room.take(_size(answer))
+                    answered.put(answer)
+
+        def begin(some: Iterator[range]) -> int:
+            started = [threads.submit(send, sequence) for sequence in some]
+            for future in started:
+                future.add_done_callback(answered.put)
+            return len(started)
+
+        # A thread for each, because one that starts again is not to keep the others waiting.
+        threads = ThreadPoolExecutor(n_places, thread_name_prefix="hermes-sequence")
+        try:
+            under_way = begin(islice(coming, n_places))
+            while under_way:
+                item = answered.get()
+                if isinstance(item, Future):
+                    item.result()
+                    under_way += begin(islice(coming, 1)) - 1
+                else:
+                    room.give(_size(item))
+                    yield item
+        finally:
+            room.leave()
+            threads.shutdown()
+
+
+class _Room:
+    """Memory for answers, which several threads take and one gives back.
+
+    Parameters
+    ----------
+    n_bytes
+        How much there is; the last one to take some may take more.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self._free = n_bytes
+        self._is_left = False
+        self._changed = threading.Condition()
+
+    def take(self, n_bytes: int) -> None:
+        """Wait for room, and take it.
+
+        Raises
+        ------
+        CancelledError
+            Nobody waits for the answers any more.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._free > 0 or self._is_left)
+            self._free -= n_bytes
+        self.check()
+
+    def give(self, n_bytes: int) -> None:
+        """Give room back."""
+        with self._changed:
+            self._free += n_bytes
+            self._changed.notify_all()
+
+    def leave(self) -> None:
+        """End every wait: nobody waits for the answers any more."""
+        with self._changed:
+            self._is_left = True
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise CancelledError where nobody waits for the answers any more."""
+        if self._is_left:
+            raise CancelledError
+
+
+def _size(answer: Answer) -> int:
+    return ANSWER_BYTES + sum(array.nbytes for array in answer[1].values())

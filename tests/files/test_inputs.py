@@ -1,0 +1,41 @@
+"""What a dataset can be read as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hermes.aeriel.files import DatasetFacts, InputFacts, check_against_model
+from hermes.errors import DataError
+
+
+def check(given: str, wanted: str, *, cast: bool) -> None:
+    dataset = DatasetFacts(path="x", shape=(5, 3), dtype=np.dtype(given))
+    facts = InputFacts(file=Path("a.h5"), rows=5, datasets={"x": dataset})
+    check_against_model(facts, {"x": ((3,), np.dtype(wanted))}, cast=cast)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("f4", "f4"), (">f4", "f4"), ("f2", "f8"), ("i2", "i4"), ("i2", "f4")]
+)
+def test_what_loses_nothing_is_read(given: str, wanted: str, cast: bool) -> None:
+    check(given, wanted, cast=cast)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("f8", "f4"), (">f8", "f2"), ("i8", "f4")])
+def test_what_is_rounded_has_to_be_asked_for(given: str, wanted: str) -> None:
+    with pytest.raises(DataError, match="or give cast, to round it to float"):
+        check(given, wanted, cast=False)
+    check(given, wanted, cast=True)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("i8", "i4"), ("f8", "i4"), ("c8", "f4"), ("u4", "i4"), ("f4", "i8")]
+)
+def test_what_would_be_another_number_is_refused(given: str, wanted: str, cast: bool) -> None:
+    with pytest.raises(DataError, match=r"export the model for its dtype$"):
+        check(given, wanted, cast=cast)
