@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class RepositoryModel:
     stateful
         Whether the model, or a step of the ensemble, has a sequence batcher; None likewise.
     stamp
-        Changes when a file of the model does (by size or modification time).
+        Changes when a file of the model, or of a step of the ensemble, does (by size or
+        modification time).
     """
 
     inputs: RowInputs | None = None
@@ -66,17 +68,34 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
         raise ModelNotFoundError(
             model=f"{model_name} version {model_version}", where=where, available=available
         )
-    config = _read_config(directory, where)
+    configs = _read_configs(repository, model_name, where)
+    stamp = _stamp(repository, configs)
+    config = configs[model_name]
     if config is None or not config.input:
-        return RepositoryModel(stamp=_stamp(directory))
+        return RepositoryModel(stamp=stamp)
     inputs = {tensor.name: (tuple(tensor.dims), _dtype(tensor)) for tensor in config.input}
-    stateful = _keeps_state(config, repository)
+    stateful = any(
+        one is not None and one.HasField("sequence_batching") for one in configs.values()
+    )
     return RepositoryModel(
         inputs=row_inputs(inputs, batched=config.max_batch_size > 0),
         max_batch_size=most_rows(inputs, config.max_batch_size, stateful=stateful),
         stateful=stateful,
-        stamp=_stamp(directory),
+        stamp=stamp,
     )
+
+
+def _read_configs(repository: Path, model_name: str, where: str) -> dict[str, Any]:
+    """Return the configurations of a model and, for an ensemble, of all its steps, by name."""
+    configs: dict[str, Any] = {}
+    names = [model_name]
+    while names:
+        name = names.pop()
+        if name not in configs:
+            configs[name] = config = _read_config(repository / name, where)
+            if config is not None:
+                names += [step.model_name for step in config.ensemble_scheduling.step]
+    return configs
 
 
 def _read_config(directory: Path, where: str) -> Any:
@@ -92,25 +111,18 @@ def _read_config(directory: Path, where: str) -> Any:
     return config
 
 
-def _keeps_state(config: Any, repository: Path) -> bool:
-    steps = [
-        _read_config(repository / step.model_name, f"the model repository {repository}")
-        for step in config.ensemble_scheduling.step
-    ]
-    return any(one is not None and one.HasField("sequence_batching") for one in (config, *steps))
-
-
 def _dtype(tensor: Any) -> np.dtype[Any]:
     name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
     dtype: np.dtype[Any] = np.dtype(triton_to_np_dtype("BYTES" if name == "STRING" else name))
     return dtype
 
 
-def _stamp(directory: Path) -> str:
+def _stamp(repository: Path, models: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            status = path.stat()
-            facts = f"{path.relative_to(directory)} {status.st_size} {status.st_mtime_ns}\n"
-            digest.update(facts.encode())
+    for model in sorted(models):
+        for path in sorted((repository / model).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                status = path.stat()
+                facts = f"{path.relative_to(repository)} {status.st_size} {status.st_mtime_ns}\n"
+                digest.update(facts.encode())
     return digest.hexdigest()
