@@ -278,6 +278,16 @@ class TestNeed:
         driver.wait(60)
         assert "2 failed" in bench.log()
 
+    def test_what_waits_for_something_it_asked_for_in_vain_needs_no_server(
+        self, bench: Bench, n_workers: int
+    ) -> None:
+        driver = bench.start(bench.command("AskInVain", workers(n_workers)))
+        bench.until_there("beside.started", 90)
+        bench.until(bench.is_clean, CLEAN_S)
+        assert not (bench.directory / "beside.done").exists()
+        driver.wait(60)
+        assert "1 failed" in bench.log()
+
     def test_a_task_that_asks_while_it_runs_gets_a_server(
         self, bench: Bench, scheduler: int | None, n_workers: int
     ) -> None:
@@ -322,6 +332,20 @@ class TestDrivers:
         assert all(lease.is_running for lease in drivers[second.pid])
         second.wait(60)
         assert (bench.directory / "two.done").exists()
+
+    def test_a_consumer_that_another_driver_has_run_needs_no_server(
+        self, bench: Bench, scheduler_port: int
+    ) -> None:
+        plain = bench.command("Plain", "--name=shared", "--seconds=5", scheduler=scheduler_port)
+        first = bench.start(plain)
+        bench.until_there("shared.started")
+        second = bench.start(bench.command("Shared", scheduler=scheduler_port))
+        bench.until_there("slow.started")
+        assert first.wait(60) == 0
+        bench.until(bench.is_clean, CLEAN_S)
+        assert not (bench.directory / "slow.done").exists()
+        second.wait(60)
+        assert ":)" in bench.log()
 
     def test_a_process_that_lives_on_leaves_nothing(self, bench: Bench) -> None:
         notebook = (

@@ -113,6 +113,15 @@ class ServerState:
         """Say that a consumer is done with the server, for now at least."""
         self._lease(driver, consumer).unlink(missing_ok=True)
 
+    def release_waiting(self, driver: ProcessIdentity, consumer: str) -> None:
+        """Say so of a consumer that never will run here, unless it has begun to meanwhile."""
+        path = self._lease(driver, consumer)
+        if path.exists():
+            with self.exclusive():
+                text = _text(path)
+                if text and not Lease(**json.loads(text)).is_running:
+                    path.unlink()
+
     def release_all(self, driver: ProcessIdentity) -> None:
         """Say that a driver has no consumer left."""
         if self.directory.exists():
