@@ -71,6 +71,14 @@ def stub_pid(endpoint: Endpoint) -> int:
     return next(p for p, c in server_processes(id_of(endpoint)).items() if not is_tritonserver(c))
 
 
+def guard_pid(endpoint: Endpoint) -> int | None:
+    for entry in Path("/proc").iterdir():
+        command = _command_line(entry) if entry.name.isdigit() else ""
+        if "hermes.aeriel._guard" in command and id_of(endpoint) in command:
+            return int(entry.name)
+    return None
+
+
 def id_of(endpoint: Endpoint) -> str:
     assert endpoint.server_id is not None
     return endpoint.server_id
@@ -192,6 +200,18 @@ class TestEnd:
         again = bring_up(state, doubler)
         assert again.server_id != endpoint.server_id
         assert doubled(again) == [2, 4]
+        until(lambda: nothing_is_left(endpoint))
+
+    def test_nothing_is_left_when_the_guard_is_killed_and_then_the_supervisor(
+        self, state: ServerState, endpoint: Endpoint
+    ) -> None:
+        guard = guard_pid(endpoint)
+        assert guard is not None
+        os.kill(guard, signal.SIGKILL)
+        until(lambda: guard_pid(endpoint) not in (None, guard))
+        supervisor = state.supervisor()
+        assert supervisor is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
         until(lambda: nothing_is_left(endpoint))
 
     @pytest.mark.parametrize("victim", [server_pid, stub_pid])

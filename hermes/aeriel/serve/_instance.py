@@ -18,7 +18,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from typing_extensions import Self
 
-from hermes.aeriel._guard import start_guard, temporary_path
+from hermes.aeriel._guard import Guard, temporary_path
 from hermes.aeriel._processes import end_server
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import ServerSettings
@@ -68,7 +68,7 @@ class TritonInstance(ABC):
         self._wanted_log_file = log_file
         self._undo = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._keep_log: bool | None = None  # as the server ends
         self._command: list[str] = []
         self._attempts = 0
@@ -98,14 +98,19 @@ class TritonInstance(ABC):
             self._check_log()
             self._check_ports()
             undo.callback(self._remove_log_of_clean_end)
+            credentials = self._settings.credentials
             # Before anything that it would have to remove.
-            self._guard = start_guard(
+            self._guard = Guard(
                 self.server_id,
                 grace_s=self._settings.stop_timeout_s,
                 instance=self._container_name(),
+                directory=None if credentials is None else credentials.directory,
+                endpoint_file=self._settings.endpoint_file,
                 locks=self._settings.locks,
             )
             undo.callback(self._end)
+            if credentials is not None:
+                credentials.write()
             if self._wanted_log_file is None:
                 self.log_file.touch(mode=0o600, exist_ok=False)
             self._open_container()
@@ -125,7 +130,9 @@ class TritonInstance(ABC):
         self.stop()
 
     def is_alive(self) -> bool:
-        """Tell whether the server process runs."""
+        """Tell whether the server process runs; make sure that its guard does."""
+        if self._guard is not None:
+            self._guard.keep()
         return self._process is not None and self._process.poll() is None
 
     def is_ready(self) -> bool:
@@ -312,10 +319,12 @@ class TritonInstance(ABC):
             # Whatever became of the process that was started: it may be a script of the user's.
             self._process.kill()
             self._process.wait()
+        if self._settings.credentials is not None:
+            self._settings.credentials.remove()
         # Not before: whoever is interrupted while stopping a server leaves the rest to the guard.
         if self._guard is not None:
-            self._guard.kill()
-            self._guard.wait()
+            self._guard.dismiss()
+            self._guard = None
 
 
 def _is_ready(endpoint: Endpoint) -> bool:

@@ -97,6 +97,7 @@ class ServerState:
         self._leases = directory / "leases"
         self._lock = directory / "lock"
         self.log_file = directory / "supervisor.log"
+        self.keys_dir = directory / "keys"
 
     def acquire(self, driver: ProcessIdentity, lease: Lease) -> None:
         """Say that a driver has a consumer outstanding."""
