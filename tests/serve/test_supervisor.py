@@ -27,6 +27,7 @@ from hermes.aeriel.serve import Lease, ServerState, ensure_server
 from hermes.aeriel.serve._health import MOST_ERRORS, MOST_MISSES, Finding, Health
 from hermes.aeriel.serve._keep import is_worth_a_restart, restart_pause_s
 from hermes.errors import ServerDiedError, ServerHangsError, SupervisorError
+from tests.helpers import python
 
 CLEAN_S = 10.0
 ME = ProcessIdentity.of(os.getpid())
@@ -77,6 +78,28 @@ def guard_pid(endpoint: Endpoint) -> int | None:
         if "hermes.aeriel._guard" in command and id_of(endpoint) in command:
             return int(entry.name)
     return None
+
+
+def region_of_a_killed_client() -> Path:
+    """Return the file of a client that was killed before its server had mapped it."""
+    program = """
+import time
+from hermes.aeriel.client._memory import Region
+
+class Registry:
+    def register(self, name, size):
+        print(name, flush=True)
+        time.sleep(60)
+
+Region(4096, Registry())
+"""
+    with python(program) as client:
+        assert client.stdout is not None
+        region = SHARED_MEMORY / client.stdout.readline().strip()
+        client.kill()
+        client.wait()
+    assert region.is_file()
+    return region
 
 
 def id_of(endpoint: Endpoint) -> str:
@@ -258,6 +281,20 @@ class TestEnd:
         bring_up(state, doubler)
         assert not dead.directory.exists()
         assert (foreign / "chapter 1").exists()
+
+    @pytest.mark.parametrize("when", ["before", "while"])
+    def test_regions_of_clients_that_were_killed_go_with_a_server(
+        self, state: ServerState, doubler: Path, when: str
+    ) -> None:
+        if when == "before":
+            left = region_of_a_killed_client()
+            bring_up(state, doubler)
+            assert not left.exists()
+        else:
+            endpoint = bring_up(state, doubler)
+            left = region_of_a_killed_client()
+            state.release_all(ME)
+            until(lambda: nothing_is_left(endpoint) and not left.exists())
 
     def test_a_lease_of_an_earlier_process_with_the_same_id_counts_for_nothing(
         self, state: ServerState, endpoint: Endpoint
