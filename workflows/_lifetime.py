@@ -24,7 +24,7 @@ import luigi
 from luigi.configuration import get_config
 from luigi.worker import KeepAliveThread, TaskProcess
 
-from hermes.aeriel._processes import ProcessIdentity
+from hermes.aeriel._processes import ProcessIdentity, stopped_forks
 from hermes.aeriel.serve import Lease, ServerState, state_home
 from workflows._findings import Findings, Results
 
@@ -163,6 +163,7 @@ class Driver:
     def _attend(self) -> None:
         """Give every lease back when Luigi's workers are done, though the process may go on."""
         look_at = time.monotonic() + LOOK_S
+        stopped: set[ProcessIdentity] = set()
         while True:
             with self._lock:
                 states = list(self._states.values())
@@ -177,6 +178,11 @@ class Driver:
                     break
             for state in states:
                 state.wake()
+            # Ctrl-Z stops the driver too: a worker that was stopped alone holds its server for
+            # ever. Seen twice, for Ctrl-Z may have reached the worker only just now.
+            stopped, stopped_before = stopped_forks(), stopped
+            for worker in stopped & stopped_before:
+                worker.wake()
             if time.monotonic() > look_at:
                 for state in states:
                     self._release_complete(state)

@@ -251,6 +251,26 @@ class TestLoss:
         assert ":)" in bench.log(), bench.log()[-5000:]
 
 
+def test_a_stopped_worker_goes_on(bench: Bench) -> None:
+    driver = bench.start(bench.command("Plain", "--seconds=3", workers(2)))
+    bench.until_there("plain.started")
+    [worker] = _group(driver.pid, children_of=driver.pid)
+    os.kill(worker, signal.SIGSTOP)
+    driver.wait(60)
+    assert ":)" in bench.log(), bench.log()[-5000:]
+
+
+def test_a_stopped_driver_stays_so_with_its_workers(bench: Bench) -> None:
+    driver = bench.start(bench.command("Plain", "--seconds=1", workers(2)))
+    bench.until_there("plain.started")
+    os.killpg(driver.pid, signal.SIGSTOP)  # as a terminal does for Ctrl-Z
+    time.sleep(3)
+    assert not (bench.directory / "plain.done").exists()
+    os.killpg(driver.pid, signal.SIGCONT)
+    driver.wait(60)
+    assert ":)" in bench.log(), bench.log()[-5000:]
+
+
 @pytest.mark.parametrize("n_workers", [1, 3])
 class TestNeed:
     def test_the_server_is_gone_while_later_tasks_run(
@@ -405,8 +425,8 @@ class TestDrivers:
         driver.wait(60)
 
 
-def _group(leader: int) -> list[int]:
-    """The living processes of a process group."""
+def _group(leader: int, children_of: int | None = None) -> list[int]:
+    """The living processes of a process group; the children of one of them only."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -414,6 +434,7 @@ def _group(leader: int) -> list[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[2]) == leader and fields[0] != "Z":
+            is_child = children_of in (None, int(fields[1]))
+            if int(fields[2]) == leader and fields[0] != "Z" and is_child:
                 found.append(int(entry.name))
     return found
