@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 from typing_extensions import Self
 
 from hermes.aeriel._guard import Guard, temporary_path
 from hermes.aeriel._processes import end_server
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import ServerSettings
+from hermes.aeriel.serve._health import is_ready
 from hermes.aeriel.serve._ports import Ports, check_free, free_ports
 from hermes.errors import (
     ParameterError,
@@ -36,7 +34,6 @@ from hermes.errors import (
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
-PROBE_TIMEOUT_S = 5.0
 PORT_ATTEMPTS = 5
 _PORT_TAKEN = re.compile(r"already in use", re.IGNORECASE)
 
@@ -148,7 +145,7 @@ class TritonInstance(ABC):
         if not self.is_alive():
             self._start_again_or_raise()
             return False
-        return _is_ready(self.endpoint)
+        return is_ready(self.endpoint)
 
     def wait(self, timeout_s: float = 600.0) -> None:
         """Return when the server is live and its models are ready.
@@ -325,18 +322,3 @@ class TritonInstance(ABC):
         if self._guard is not None:
             self._guard.dismiss()
             self._guard = None
-
-
-def _is_ready(endpoint: Endpoint) -> bool:
-    """Ask the server, and make sure that it is the one that was started."""
-    # The server is on this host: a proxy that the environment names cannot reach it.
-    with endpoint.channel([("grpc.enable_http_proxy", 0)]) as channel:
-        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        try:
-            metadata = stub.ServerMetadata(
-                service_pb2.ServerMetadataRequest(), timeout=PROBE_TIMEOUT_S
-            )
-            answer = stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=PROBE_TIMEOUT_S)
-        except grpc.RpcError:
-            return False
-    return bool(answer.ready and metadata.name == endpoint.server_id)
