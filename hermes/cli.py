@@ -110,16 +110,18 @@ def serve(
             listen=listen,
             insecure=insecure,
             stop_timeout_s=stop_timeout_s,
+            endpoint_file=endpoint_file,
         )
 
-        def server(**gpus: Any) -> AbstractContextManager[TritonInstance]:
-            started = start(**gpus)
+        def server(**options: Any) -> AbstractContextManager[TritonInstance]:
+            started = start(**options)
             return started if monitor is None else _monitored(started, monitor)
 
         if state_dir is not None:
+            state = serving.ServerState(state_dir)
             serving.supervise(
-                serving.ServerState(state_dir),
-                lambda lease: server(gpus=lease),
+                state,
+                lambda lease: server(gpus=lease, keys_dir=state.keys_dir),
                 request,
                 timeout_s=timeout_s,
                 about=serving.Status(

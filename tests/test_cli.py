@@ -139,6 +139,31 @@ def test_server_that_dies_is_a_failure_and_its_endpoint_file_goes(
     assert not file.exists()
 
 
+def test_an_endpoint_file_goes_with_a_command_that_is_killed(empty: Path, tmp_path: Path) -> None:
+    file = tmp_path / "endpoint.json"
+    with started("serve", empty, "--ports=auto", f"--endpoint-file={file}") as process:
+        wait_until(file.exists, 20)
+        server_id = Endpoint.read(file).server_id
+        assert server_id is not None
+        process.kill()
+        wait_until(lambda: not file.exists())
+        wait_until(lambda: remains(server_id) == [])
+
+
+def test_an_endpoint_file_that_is_another_server_s_by_now_stays(
+    empty: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "endpoint.json"
+    with started("serve", empty, "--ports=auto", f"--endpoint-file={file}") as process:
+        wait_until(file.exists, 20)
+        server_id = Endpoint.read(file).server_id
+        assert server_id is not None
+        Endpoint(grpc="localhost:1", server_id="another").write(file)
+        process.kill()
+        wait_until(lambda: remains(server_id) == [])
+        assert file.exists()
+
+
 def test_model_that_does_not_load_is_told_with_its_reason(tmp_path: Path) -> None:
     write_model(tmp_path / "models", "broken", DOES_NOT_LOAD)
     file = tmp_path / "endpoint.json"

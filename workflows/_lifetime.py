@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -24,12 +24,14 @@ import luigi
 from luigi.configuration import get_config
 from luigi.worker import KeepAliveThread, TaskProcess
 
-from hermes.aeriel._processes import ProcessIdentity
-from hermes.aeriel.serve import Lease, ServerState
+from hermes.aeriel._processes import ProcessIdentity, stopped_forks
+from hermes.aeriel.serve import Lease, ServerState, state_home
+from workflows._findings import Findings, Results
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
+LOOK_S = 2.0
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -63,7 +65,9 @@ class Driver:
         self.identity = ProcessIdentity.of(os.getpid())
         self.running: luigi.Task | None = None
         self.is_resumed = False
+        self._consumers: dict[str, luigi.Task] = {}
         self._dependents: defaultdict[str, set[str]] = defaultdict(set)
+        self._findings = Findings()
         self._services: defaultdict[str, dict[str, Service]] = defaultdict(dict)
         self._states: dict[str, ServerState] = {}
         self._lock = threading.Lock()
@@ -72,10 +76,16 @@ class Driver:
     def discover(self, task: luigi.Task, dependency: luigi.Task) -> None:
         """Note that a task that has yet to run needs another."""
         if self.identity.pid != os.getpid():
+            self._findings.close()
             self.__init__()  # type: ignore[misc]  # a fork that drives a pipeline of its own
         self._dependents[dependency.task_id].add(task.task_id)
         if isinstance(dependency, Service):
+            self._consumers[task.task_id] = task
             self._acquire(dependency, task.task_id, is_running=False)
+
+    def find(self, task_id: str, dependencies: Iterable[luigi.Task]) -> None:
+        """Note that a task has found out, while it ran here, that it needs others."""
+        self._findings.add(task_id, [dependency.task_id for dependency in dependencies])
 
     def begin(self, task: luigi.Task) -> None:
         """Note that this process is about to run a task."""
@@ -101,6 +111,8 @@ class Driver:
         task = self.running
         if task is None or task.task_id == service.task_id:
             return False
+        if threading.current_thread() is self._watch:  # it looks at another task than that
+            return False
         if service.state.has_lease(self.identity, task.task_id):
             return True
         self._acquire(service, task.task_id, is_running=True)
@@ -114,14 +126,20 @@ class Driver:
         """Note that a task has failed, so that nothing that depends on it can run."""
         if isinstance(task, Service):
             task.state.release_all(self.identity)
+        self._release(task.task_id)
+        dependents = defaultdict(set, {each: set(of) for each, of in self._dependents.items()})
+        for dependent, dependency in self._findings.read():
+            dependents[dependency].add(dependent)
         lost = {task.task_id}
         reached = [task.task_id]
         while reached:
-            found = self._dependents.get(reached.pop(), set()) - lost
+            found = dependents[reached.pop()] - lost
             lost |= found
             reached += found
-        for consumer in lost:
-            self._release(consumer)
+        # Not those known here alone: another worker's task may have asked for a server as it ran.
+        for state in ServerState.all(state_home()):
+            for consumer in lost:
+                state.release_waiting(self.identity, consumer)
 
     def _acquire(self, service: Service, consumer: str, *, is_running: bool) -> None:
         self._services[consumer][service.task_id] = service
@@ -144,6 +162,8 @@ class Driver:
 
     def _attend(self) -> None:
         """Give every lease back when Luigi's workers are done, though the process may go on."""
+        look_at = time.monotonic() + LOOK_S
+        stopped: set[ProcessIdentity] = set()
         while True:
             with self._lock:
                 states = list(self._states.values())
@@ -151,15 +171,44 @@ class Driver:
                     for state in states:
                         state.release_all(self.identity)
                     self._states, self._watch = {}, None
+                    self._consumers.clear()
                     self._dependents.clear()
+                    self._findings.clear()
                     self._services.clear()
                     break
             for state in states:
                 state.wake()
+            # Ctrl-Z stops the driver too: a worker that was stopped alone holds its server for
+            # ever. Seen twice, for Ctrl-Z may have reached the worker only just now.
+            stopped, stopped_before = stopped_forks(), stopped
+            for worker in stopped & stopped_before:
+                worker.wake()
+            if time.monotonic() > look_at:
+                for state in states:
+                    self._release_complete(state)
+                look_at = time.monotonic() + LOOK_S
             time.sleep(POLL_S)
         for state in states:
             state.wake()
             state.tidy()
+
+    def _release_complete(self, state: ServerState) -> None:
+        """Give back the leases of consumers that another driver has run meanwhile.
+
+        Nobody tells of these: drivers with one scheduler (luigid) share tasks. A server that is at
+        work is needed anyway, and one consumer that is not complete is enough to need it.
+        """
+        if state.is_running():
+            return
+        for lease in state.consumers().get(self.identity, []):
+            consumer = self._consumers.get(lease.consumer)
+            try:
+                if consumer is None or not consumer.complete():
+                    return
+            except Exception:
+                logger.debug("cannot tell whether %s is complete", consumer, exc_info=True)
+                return
+            state.release_waiting(self.identity, lease.consumer)
 
 
 driver = Driver()
@@ -175,9 +224,11 @@ class Run:
     """
 
     def __init__(self, process: TaskProcess) -> None:
+        self._process = process
         self._task = process.task
 
     def __enter__(self) -> None:
+        self._process.result_queue = Results(self._process.result_queue, driver.find)
         try:
             driver.begin(self._task)
         except Exception:

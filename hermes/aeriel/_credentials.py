@@ -6,15 +6,13 @@ import ipaddress
 import os
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import psutil
 
-from hermes.aeriel._guard import temporary_path
 from hermes.aeriel.endpoint import ClientCredentials
 from hermes.errors import MissingExtraError
 
@@ -29,34 +27,44 @@ class ServerCredentials:
 
     Parameters
     ----------
-    certificate, key, root
-        PEM files for tritonserver: its certificate, the key to it, and the authority that a
-        client's certificate has to come from.
+    directory
+        Where the server's files are while it lives, for their owner's eyes only.
     client
         What a client needs.
+    pem
+        What is in the files, by name.
     """
 
-    certificate: Path
-    key: Path
-    root: Path
+    directory: Path
     client: ClientCredentials
+    pem: Mapping[str, str] = field(repr=False)
 
+    @property
+    def certificate(self) -> Path:
+        """The PEM file with the server's certificate."""
+        return self.directory / "server.crt"
 
-@contextmanager
-def temporary_credentials(server_id: str) -> Iterator[ServerCredentials]:
-    """Make credentials for one server, kept for as long as the block lasts.
+    @property
+    def key(self) -> Path:
+        """The PEM file with the key to it."""
+        return self.directory / "server.key"
 
-    Raises
-    ------
-    MissingExtraError
-        The package cryptography is not installed.
-    """
-    directory = temporary_path(server_id, ".tls")
-    directory.mkdir(mode=0o700)
-    try:
-        yield make_credentials(directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    @property
+    def root(self) -> Path:
+        """The PEM file with the authority that a client's certificate has to come from."""
+        return self.directory / "root.crt"
+
+    def write(self) -> None:
+        """Make the files, after having somebody who removes them whatever happens."""
+        self.directory.mkdir(mode=0o700, parents=True)
+        for name, text in self.pem.items():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(self.directory / name, flags, 0o600), "w") as file:
+                file.write(text)
+
+    def remove(self) -> None:
+        """Remove the files."""
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def make_credentials(directory: Path) -> ServerCredentials:
@@ -65,7 +73,7 @@ def make_credentials(directory: Path) -> ServerCredentials:
     Parameters
     ----------
     directory
-        Takes the server's files, for their owner's eyes only.
+        Where the server's files are going to be.
 
     Raises
     ------
@@ -113,16 +121,17 @@ def make_credentials(directory: Path) -> ServerCredentials:
     server_key, client_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     root = certificate("hermes authority", authority_key, is_authority=True)
     return ServerCredentials(
-        certificate=_write(
-            directory / "server.crt", certificate("hermes server", server_key, is_authority=False)
-        ),
-        key=_write(directory / "server.key", pem(server_key)),
-        root=_write(directory / "root.crt", root),
+        directory=directory,
         client=ClientCredentials(
             root=root,
             certificate=certificate("hermes client", client_key, is_authority=False),
             key=pem(client_key),
         ),
+        pem={
+            "server.crt": certificate("hermes server", server_key, is_authority=False),
+            "server.key": pem(server_key),
+            "root.crt": root,
+        },
     )
 
 
@@ -150,10 +159,3 @@ def _addresses() -> list[str]:
         if address.family in (socket.AF_INET, socket.AF_INET6)
     }
     return sorted(found | {"127.0.0.1", "::1"})
-
-
-def _write(path: Path, text: str) -> Path:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    return path

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,23 @@ class ProcessIdentity:
         if state is not None and state.start_ticks == self.start_ticks and state.letter == "T":
             logger.warning("process %d was stopped; it is to go on", self.pid)
             _send(signal.SIGCONT, [self.pid])
+
+
+def stopped_forks() -> set[ProcessIdentity]:
+    """Return the children of this process that somebody stopped, of those that run its program.
+
+    That is, those it forked and that are nothing else by now.
+    """
+    found = set()
+    command = Path("/proc/self/cmdline").read_bytes()
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread, or a child, that has ended
+            for pid in map(int, children.read_text().split()):
+                state = _stat(pid)
+                is_fork = Path(f"/proc/{pid}/cmdline").read_bytes() == command
+                if state is not None and state.letter == "T" and is_fork:
+                    found.add(ProcessIdentity(pid, state.start_ticks))
+    return found
 
 
 def server_processes(server_id: str) -> dict[int, list[str]]:

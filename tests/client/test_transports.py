@@ -17,8 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hermes.aeriel._processes import ProcessIdentity
+from hermes.aeriel._regions import PREFIX, sweep_regions
 from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
-from hermes.aeriel.client._memory import PREFIX, sweep_regions
 from hermes.aeriel.client._wires import HttpWire, PatientGrpcWire
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import signal
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +17,13 @@ import numpy as np
 import pytest
 
 from hermes.aeriel._credentials import make_credentials
+from hermes.aeriel._guard import temporary_files
+from hermes.aeriel._processes import ProcessIdentity
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve import TritonInstance, serve
+from hermes.aeriel.serve import Lease, ServerState, TritonInstance, ensure_server, serve
 from hermes.errors import ParameterError, ServerTimeoutError
-from tests.helpers import DOUBLE, write_model
+from tests.helpers import DOUBLE, python, wait_until, write_model
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (what is tested)
 
@@ -111,26 +110,36 @@ def test_keys_are_for_their_owner_and_go_with_the_server(
 OWNER = """
 import sys, time
 from hermes.aeriel.serve import serve
-with serve(sys.argv[1], listen="0.0.0.0", ports="auto") as instance:
-    print(instance.server_id, flush=True)
+with serve(sys.argv[1], listen="0.0.0.0", ports="auto", keys_dir=sys.argv[2]) as instance:
     time.sleep(60)
 """
 
 
-def test_keys_of_a_killed_owner_go_too(repository: Path, triton_home: Path) -> None:
-    owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(repository)], stdout=subprocess.PIPE, text=True
-    )
-    assert owner.stdout is not None
-    with owner.stdout:
-        server_id = owner.stdout.readline().strip()
-    assert list(Path(tempfile.gettempdir()).glob(f"{server_id}.tls"))
-    os.kill(owner.pid, signal.SIGKILL)
-    owner.wait()
-    deadline = time.monotonic() + 10
-    while list(Path(tempfile.gettempdir()).glob(f"{server_id}.*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+@pytest.mark.parametrize("name", ["server.crt", "server.key", "root.crt"])
+def test_keys_of_an_owner_go_whenever_it_is_killed(
+    repository: Path, triton_home: Path, tmp_path: Path, name: str
+) -> None:
+    with python(OWNER, repository, tmp_path) as owner:
+        wait_until(lambda: list(tmp_path.glob(f"*/{name}")), 20)
+        owner.kill()
+    wait_until(lambda: not list(tmp_path.iterdir()))
+
+
+def test_keys_of_a_supervised_server_are_in_its_state_directory(
+    repository: Path, triton_home: Path, tmp_path: Path
+) -> None:
+    state = ServerState(tmp_path / "states" / "server")
+    me = ProcessIdentity.of(os.getpid())
+    state.acquire(me, Lease(consumer="Consumer"))
+    wanted = [str(repository), "--ports=auto", "--stop-timeout-s=5", f"--listen={EVERYWHERE}"]
+    endpoint = ensure_server(state, wanted, driver=me, timeout_s=90)
+    ask(endpoint)
+    assert endpoint.server_id is not None
+    files = sorted(path.name for path in (state.keys_dir / endpoint.server_id).iterdir())
+    assert files == ["root.crt", "server.crt", "server.key"]
+    assert not [path for path in temporary_files(endpoint.server_id) if path.suffix == ".tls"]
+    state.release_all(me)
+    wait_until(lambda: not state.directory.exists())
 
 
 def test_insecure_has_to_be_said(repository: Path, triton_home: Path) -> None:

@@ -582,6 +582,35 @@ def test_nothing_remains_when_the_owner_dies_of_a_signal(loading: Path, owner: O
         wait_until_nothing_remains(owner, {server})
 
 
+def test_a_guard_that_is_killed_is_replaced(doubler: Path, owner: Owner) -> None:
+    program = """
+import sys, time
+from hermes.aeriel.serve import serve
+with serve(sys.argv[1], ports="auto", stop_timeout_s=5) as instance:
+    print(instance.server_id, flush=True)
+    instance.wait()
+    while instance.is_alive():
+        time.sleep(0.1)
+"""
+    with python(program, doubler, environment=owner.environment) as process:
+        server = line(process)
+        [guard] = guards(owner)
+        os.kill(guard, signal.SIGKILL)
+        wait_until(lambda: guards(owner) not in ([], [guard]))
+        process.kill()
+        process.wait()
+        wait_until_nothing_remains(owner, {server})
+
+
+def guards(owner: Owner) -> list[int]:
+    found = []
+    for pid in owner.processes():
+        with contextlib.suppress(OSError):
+            if "hermes.aeriel._guard" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
+                found.append(pid)
+    return found
+
+
 def test_waiting_obeys_ctrl_c_and_nothing_remains(loading: Path, owner: Owner) -> None:
     with python(OWNER, loading, 5, "wait", environment=owner.environment) as process:
         server = line(process)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -93,6 +94,19 @@ def test_a_local_repository_is_mounted_whatever_its_path() -> None:
     assert flag == "--mount"
     fields = next(csv.reader([value]))
     assert fields == ["type=bind", f"source={path}", "destination=/hermes/models", "ro"]
+
+
+def test_keys_are_mounted_where_they_are() -> None:
+    options = start_options("s3://bucket/models", use_driver=False, keys=Path("/state/a, b/keys"))
+    [flag, value] = options
+    assert flag == "--mount"
+    fields = next(csv.reader([value]))
+    assert fields == [
+        "type=bind",
+        "source=/state/a, b/keys",
+        "destination=/state/a, b/keys",
+        "ro",
+    ]
 
 
 def test_a_remote_repository_is_not_mounted() -> None:
@@ -375,3 +389,22 @@ def test_any_other_failure_is_told_in_the_words_of_the_runtime(
     with pytest.raises(InstanceStartError, match="/nowhere/at/all doesn't exist"):
         refused(doubler, triton_image, name=name)
     assert name not in instances()
+
+
+@pytest.mark.container
+def test_keys_reach_a_server_from_where_no_container_would_look(
+    triton_image: Path, doubler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")  # the working directory is mounted, and /tmp
+    with (
+        tempfile.TemporaryDirectory(dir=Path(__file__).parent) as directory,
+        serve(
+            doubler,
+            triton_image,
+            listen="0.0.0.0",  # noqa: S104 (what asks for keys)
+            keys_dir=directory,
+            ports="auto",
+            wait=True,
+        ) as instance,
+    ):
+        assert list(Path(directory).iterdir()) == [Path(directory, instance.server_id)]

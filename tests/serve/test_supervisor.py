@@ -27,6 +27,7 @@ from hermes.aeriel.serve import Lease, ServerState, ensure_server
 from hermes.aeriel.serve._health import MOST_ERRORS, MOST_MISSES, Finding, Health
 from hermes.aeriel.serve._keep import is_worth_a_restart, restart_pause_s
 from hermes.errors import ServerDiedError, ServerHangsError, SupervisorError
+from tests.helpers import python
 
 CLEAN_S = 10.0
 ME = ProcessIdentity.of(os.getpid())
@@ -69,6 +70,36 @@ def server_pid(endpoint: Endpoint) -> int:
 
 def stub_pid(endpoint: Endpoint) -> int:
     return next(p for p, c in server_processes(id_of(endpoint)).items() if not is_tritonserver(c))
+
+
+def guard_pid(endpoint: Endpoint) -> int | None:
+    for entry in Path("/proc").iterdir():
+        command = _command_line(entry) if entry.name.isdigit() else ""
+        if "hermes.aeriel._guard" in command and id_of(endpoint) in command:
+            return int(entry.name)
+    return None
+
+
+def region_of_a_killed_client() -> Path:
+    """Return the file of a client that was killed before its server had mapped it."""
+    program = """
+import time
+from hermes.aeriel.client._memory import Region
+
+class Registry:
+    def register(self, name, size):
+        print(name, flush=True)
+        time.sleep(60)
+
+Region(4096, Registry())
+"""
+    with python(program) as client:
+        assert client.stdout is not None
+        region = SHARED_MEMORY / client.stdout.readline().strip()
+        client.kill()
+        client.wait()
+    assert region.is_file()
+    return region
 
 
 def id_of(endpoint: Endpoint) -> str:
@@ -212,6 +243,18 @@ class TestEnd:
         assert doubled(again) == [2, 4]
         until(lambda: nothing_is_left(endpoint))
 
+    def test_nothing_is_left_when_the_guard_is_killed_and_then_the_supervisor(
+        self, state: ServerState, endpoint: Endpoint
+    ) -> None:
+        guard = guard_pid(endpoint)
+        assert guard is not None
+        os.kill(guard, signal.SIGKILL)
+        until(lambda: guard_pid(endpoint) not in (None, guard))
+        supervisor = state.supervisor()
+        assert supervisor is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        until(lambda: nothing_is_left(endpoint))
+
     @pytest.mark.parametrize("victim", [server_pid, stub_pid])
     def test_a_frozen_server_ends_in_time_too(
         self, state: ServerState, endpoint: Endpoint, victim: Callable[[Endpoint], int]
@@ -256,6 +299,20 @@ class TestEnd:
         bring_up(state, doubler)
         assert not dead.directory.exists()
         assert (foreign / "chapter 1").exists()
+
+    @pytest.mark.parametrize("when", ["before", "while"])
+    def test_regions_of_clients_that_were_killed_go_with_a_server(
+        self, state: ServerState, doubler: Path, when: str
+    ) -> None:
+        if when == "before":
+            left = region_of_a_killed_client()
+            bring_up(state, doubler)
+            assert not left.exists()
+        else:
+            endpoint = bring_up(state, doubler)
+            left = region_of_a_killed_client()
+            state.release_all(ME)
+            until(lambda: nothing_is_left(endpoint) and not left.exists())
 
     def test_a_lease_of_an_earlier_process_with_the_same_id_counts_for_nothing(
         self, state: ServerState, endpoint: Endpoint

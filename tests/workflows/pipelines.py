@@ -81,6 +81,51 @@ class Dynamic(Plain):
         Path(self.output().path).write_text(str(ask(target.endpoint.grpc)))
 
 
+class Finder(luigi.Task):
+    """Finds out while it runs that it needs a step, which fails."""
+
+    priority = 1
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget("found.done")
+
+    def run(self) -> Any:
+        yield Step(name="bad-found")
+
+
+class Asker(Plain):
+    """A consumer that finds out while it runs that it needs something else; there is no such."""
+
+    priority = 1
+    first = luigi.BoolParameter()
+
+    def requires(self) -> list[luigi.Task]:
+        return [] if self.first else super().requires()
+
+    def run(self) -> Any:
+        if self.first:
+            yield self.clone(TritonServerTask)
+        yield Finder()
+
+
+class AskInVain(ServerParameters, luigi.WrapperTask):
+    """Consumers that cannot go on, and something slow beside them."""
+
+    def requires(self) -> list[luigi.Task]:
+        return [
+            self.clone(Asker, name="asker"),
+            self.clone(Asker, name="first", first=True),
+            self.clone(Beside),
+        ]
+
+
+class Shared(ServerParameters, luigi.WrapperTask):
+    """A consumer that another driver runs, and something slow beside it."""
+
+    def requires(self) -> list[luigi.Task]:
+        return [self.clone(Plain, name="shared"), Step(name="slow", seconds=25)]
+
+
 class Later(ServerParameters, luigi.Task):
     """Something slow that comes after the last consumer, `before`."""
 

@@ -251,6 +251,26 @@ class TestLoss:
         assert ":)" in bench.log(), bench.log()[-5000:]
 
 
+def test_a_stopped_worker_goes_on(bench: Bench) -> None:
+    driver = bench.start(bench.command("Plain", "--seconds=3", workers(2)))
+    bench.until_there("plain.started")
+    [worker] = _group(driver.pid, children_of=driver.pid)
+    os.kill(worker, signal.SIGSTOP)
+    driver.wait(60)
+    assert ":)" in bench.log(), bench.log()[-5000:]
+
+
+def test_a_stopped_driver_stays_so_with_its_workers(bench: Bench) -> None:
+    driver = bench.start(bench.command("Plain", "--seconds=1", workers(2)))
+    bench.until_there("plain.started")
+    os.killpg(driver.pid, signal.SIGSTOP)  # as a terminal does for Ctrl-Z
+    time.sleep(3)
+    assert not (bench.directory / "plain.done").exists()
+    os.killpg(driver.pid, signal.SIGCONT)
+    driver.wait(60)
+    assert ":)" in bench.log(), bench.log()[-5000:]
+
+
 @pytest.mark.parametrize("n_workers", [1, 3])
 class TestNeed:
     def test_the_server_is_gone_while_later_tasks_run(
@@ -277,6 +297,16 @@ class TestNeed:
         assert not (bench.directory / "beside.done").exists()
         driver.wait(60)
         assert "2 failed" in bench.log()
+
+    def test_what_waits_for_something_it_asked_for_in_vain_needs_no_server(
+        self, bench: Bench, n_workers: int
+    ) -> None:
+        driver = bench.start(bench.command("AskInVain", workers(n_workers)))
+        bench.until_there("beside.started", 90)
+        bench.until(bench.is_clean, CLEAN_S)
+        assert not (bench.directory / "beside.done").exists()
+        driver.wait(60)
+        assert "1 failed" in bench.log()
 
     def test_a_task_that_asks_while_it_runs_gets_a_server(
         self, bench: Bench, scheduler: int | None, n_workers: int
@@ -322,6 +352,20 @@ class TestDrivers:
         assert all(lease.is_running for lease in drivers[second.pid])
         second.wait(60)
         assert (bench.directory / "two.done").exists()
+
+    def test_a_consumer_that_another_driver_has_run_needs_no_server(
+        self, bench: Bench, scheduler_port: int
+    ) -> None:
+        plain = bench.command("Plain", "--name=shared", "--seconds=5", scheduler=scheduler_port)
+        first = bench.start(plain)
+        bench.until_there("shared.started")
+        second = bench.start(bench.command("Shared", scheduler=scheduler_port))
+        bench.until_there("slow.started")
+        assert first.wait(60) == 0
+        bench.until(bench.is_clean, CLEAN_S)
+        assert not (bench.directory / "slow.done").exists()
+        second.wait(60)
+        assert ":)" in bench.log()
 
     def test_a_process_that_lives_on_leaves_nothing(self, bench: Bench) -> None:
         notebook = (
@@ -381,8 +425,8 @@ class TestDrivers:
         driver.wait(60)
 
 
-def _group(leader: int) -> list[int]:
-    """The living processes of a process group."""
+def _group(leader: int, children_of: int | None = None) -> list[int]:
+    """The living processes of a process group; the children of one of them only."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -390,6 +434,7 @@ def _group(leader: int) -> list[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[2]) == leader and fields[0] != "Z":
+            is_child = children_of in (None, int(fields[1]))
+            if int(fields[2]) == leader and fields[0] != "Z" and is_child:
                 found.append(int(entry.name))
     return found

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
-import secrets
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel._processes import SHARED_MEMORY, ProcessIdentity
-
-logger = logging.getLogger(__name__)
-
-PREFIX = "hermes-shm-"
+from hermes.aeriel._processes import SHARED_MEMORY
+from hermes.aeriel._regions import new_region_name
 
 
 class Registry(Protocol):
@@ -75,7 +70,7 @@ class Region:
         self._registry.unregister(self.name)
 
     def _open(self) -> None:
-        name = f"{PREFIX}{ProcessIdentity.of(os.getpid())}-{secrets.token_hex(6)}"
+        name = new_region_name()
         path = SHARED_MEMORY / name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -88,25 +83,3 @@ class Region:
             path.unlink(missing_ok=True)
         self.name = name
         self.buffer = np.frombuffer(memory, np.uint8)
-
-
-def sweep_regions() -> list[str]:
-    """Remove what processes left in ``/dev/shm`` that were killed while they made a region.
-
-    Returns
-    -------
-    list of str
-        The names of the regions that were removed.
-    """
-    removed = []
-    for path in SHARED_MEMORY.glob(f"{PREFIX}*"):
-        try:
-            owner = ProcessIdentity.parse(path.name.removeprefix(PREFIX).rpartition("-")[0])
-            if owner.is_alive():
-                continue
-            path.unlink(missing_ok=True)
-        except (ValueError, OSError):  # somebody else's
-            continue
-        logger.info("removed %s, which process %d left", path, owner.pid)
-        removed.append(path.name)
-    return removed

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel._regions import sweep_regions
 from hermes.aeriel.client._connection import is_small_region, is_unknown_region
-from hermes.aeriel.client._memory import Region, sweep_regions
+from hermes.aeriel.client._memory import Region
 from hermes.aeriel.client._messages import InputTensor, Span
 from hermes.aeriel.client._specification import Arrays, TensorSpecification
 from hermes.aeriel.client._transports import (

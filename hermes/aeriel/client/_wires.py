@@ -344,10 +344,14 @@ class HttpCall:
 
     def is_done(self) -> bool:
         """Tell whether the server has answered, or ended the connection."""
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             return True
         poll = select.poll()
-        poll.register(self._connection, select.POLLIN)
+        try:
+            poll.register(connection, select.POLLIN)
+        except ValueError:  # another thread has just found that out, and closed it
+            return True
         if not poll.poll(0):
             return False
         self.cancel()
@@ -355,9 +359,9 @@ class HttpCall:
 
     def cancel(self) -> None:
         """End the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _send(self, connection: socket.socket, encoded: bytes) -> None:
         left = memoryview(encoded)

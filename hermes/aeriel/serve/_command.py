@@ -59,6 +59,8 @@ class ServerSettings:
         cannot do that, is off then, and metrics stay on the loopback address.
     locks
         Descriptors of locked files; the locks last as long as the server, however that ends.
+    endpoint_file
+        Where the caller writes the endpoint; removed at the latest when the caller is gone.
     """
 
     server_id: str
@@ -70,6 +72,7 @@ class ServerSettings:
     stop_timeout_s: float = 30.0
     credentials: ServerCredentials | None = None
     locks: tuple[int, ...] = ()
+    endpoint_file: Path | None = None
 
     @property
     def services(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Whether a server that runs still works: what it answers, and how much of that is enough."""
+"""Whether a server is ready, and still works: what it answers, and how much of it is enough."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ MOST_MISSES = 3
 MOST_ERRORS = 10
 
 _SILENCE = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
+
+
+def is_ready(endpoint: Endpoint) -> bool:
+    """Tell whether a server is live and its models are ready, and is the one that is meant."""
+    # The server is on this host: a proxy that the environment names cannot reach it.
+    with endpoint.channel([("grpc.enable_http_proxy", 0)]) as channel:
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            metadata = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=DEADLINE_S)
+            answer = stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=DEADLINE_S)
+        except grpc.RpcError:
+            return False
+    return bool(answer.ready and metadata.name == endpoint.server_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 from typing_extensions import Self
 
-from hermes.aeriel._guard import start_guard, temporary_path
+from hermes.aeriel._guard import Guard, temporary_path
 from hermes.aeriel._processes import end_server
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import ServerSettings
+from hermes.aeriel.serve._health import is_ready
 from hermes.aeriel.serve._ports import Ports, check_free, free_ports
 from hermes.errors import (
     ParameterError,
@@ -36,7 +34,6 @@ from hermes.errors import (
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
-PROBE_TIMEOUT_S = 5.0
 PORT_ATTEMPTS = 5
 _PORT_TAKEN = re.compile(r"already in use", re.IGNORECASE)
 
@@ -68,7 +65,7 @@ class TritonInstance(ABC):
         self._wanted_log_file = log_file
         self._undo = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._keep_log: bool | None = None  # as the server ends
         self._command: list[str] = []
         self._attempts = 0
@@ -98,14 +95,19 @@ class TritonInstance(ABC):
             self._check_log()
             self._check_ports()
             undo.callback(self._remove_log_of_clean_end)
+            credentials = self._settings.credentials
             # Before anything that it would have to remove.
-            self._guard = start_guard(
+            self._guard = Guard(
                 self.server_id,
                 grace_s=self._settings.stop_timeout_s,
                 instance=self._container_name(),
+                directory=None if credentials is None else credentials.directory,
+                endpoint_file=self._settings.endpoint_file,
                 locks=self._settings.locks,
             )
             undo.callback(self._end)
+            if credentials is not None:
+                credentials.write()
             if self._wanted_log_file is None:
                 self.log_file.touch(mode=0o600, exist_ok=False)
             self._open_container()
@@ -125,7 +127,9 @@ class TritonInstance(ABC):
         self.stop()
 
     def is_alive(self) -> bool:
-        """Tell whether the server process runs."""
+        """Tell whether the server process runs; make sure that its guard does."""
+        if self._guard is not None:
+            self._guard.keep()
         return self._process is not None and self._process.poll() is None
 
     def is_ready(self) -> bool:
@@ -141,7 +145,7 @@ class TritonInstance(ABC):
         if not self.is_alive():
             self._start_again_or_raise()
             return False
-        return _is_ready(self.endpoint)
+        return is_ready(self.endpoint)
 
     def wait(self, timeout_s: float = 600.0) -> None:
         """Return when the server is live and its models are ready.
@@ -312,22 +316,9 @@ class TritonInstance(ABC):
             # Whatever became of the process that was started: it may be a script of the user's.
             self._process.kill()
             self._process.wait()
+        if self._settings.credentials is not None:
+            self._settings.credentials.remove()
         # Not before: whoever is interrupted while stopping a server leaves the rest to the guard.
         if self._guard is not None:
-            self._guard.kill()
-            self._guard.wait()
-
-
-def _is_ready(endpoint: Endpoint) -> bool:
-    """Ask the server, and make sure that it is the one that was started."""
-    # The server is on this host: a proxy that the environment names cannot reach it.
-    with endpoint.channel([("grpc.enable_http_proxy", 0)]) as channel:
-        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        try:
-            metadata = stub.ServerMetadata(
-                service_pb2.ServerMetadataRequest(), timeout=PROBE_TIMEOUT_S
-            )
-            answer = stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=PROBE_TIMEOUT_S)
-        except grpc.RpcError:
-            return False
-    return bool(answer.ready and metadata.name == endpoint.server_id)
+            self._guard.dismiss()
+            self._guard = None

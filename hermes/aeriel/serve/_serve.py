@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from hermes.aeriel._credentials import temporary_credentials
+from hermes.aeriel._credentials import make_credentials
+from hermes.aeriel._guard import temporary_path
 from hermes.aeriel.serve._command import (
     ServerSettings,
     check_model_repository,
@@ -46,6 +47,8 @@ def serve(
     insecure: bool = False,
     environment: Mapping[str, str] | None = None,
     stop_timeout_s: float = 30.0,
+    keys_dir: str | Path | None = None,
+    endpoint_file: str | Path | None = None,
 ) -> Iterator[TritonInstance]:
     """Serve a model repository with Triton while the block lasts.
 
@@ -89,6 +92,12 @@ def serve(
         Variables to set for the server process.
     stop_timeout_s
         Seconds that the server may take to finish its requests when the block ends.
+    keys_dir
+        Takes a directory with the server's keys, if it has any; among the temporary files by
+        default.
+    endpoint_file
+        A file that the caller writes the endpoint to, and removes; if this process is killed, it
+        goes too.
 
     Yields
     ------
@@ -120,6 +129,7 @@ def serve(
             holder = Holder(what=str(model_repository))
             lease = stack.enter_context(hold_gpus(request, holder, gpu_timeout_s))
         is_open = insecure or ipaddress.ip_address(address).is_loopback
+        keys = temporary_path(server_id, ".tls") if keys_dir is None else Path(keys_dir, server_id)
         settings = ServerSettings(
             server_id=server_id,
             model_repository=repository,
@@ -128,8 +138,9 @@ def serve(
             server_args=check_server_args(server_args),
             environment={**(environment or {}), **gpu_environment(lease.gpus)},
             stop_timeout_s=stop_timeout_s,
-            credentials=None if is_open else stack.enter_context(temporary_credentials(server_id)),
+            credentials=None if is_open else make_credentials(keys.absolute()),
             locks=lease.descriptors,
+            endpoint_file=None if endpoint_file is None else Path(endpoint_file).absolute(),
         )
         log = None if log_file is None else Path(log_file).absolute()
         instance: TritonInstance

@@ -106,7 +106,12 @@ class SingularityInstance(TritonInstance):
         return self.name
 
     def _open_container(self) -> None:
-        options = start_options(self._settings.model_repository, use_driver=self._use_driver)
+        credentials = self._settings.credentials
+        options = start_options(
+            self._settings.model_repository,
+            use_driver=self._use_driver,
+            keys=None if credentials is None else credentials.directory,
+        )
         self._pid = start_instance(self._runtime, self.image, self.name, self.server_id, options)
         logger.info("started container instance %s from %s", self.name, self.image)
         self._triton = self._find_triton()
@@ -156,20 +161,29 @@ def has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def start_options(model_repository: str, *, use_driver: bool) -> list[str]:
-    """Return the options of ``instance start`` that let the server see its models and GPUs.
+def start_options(
+    model_repository: str, *, use_driver: bool, keys: Path | None = None
+) -> list[str]:
+    """Return the options of ``instance start`` that let the server see its models, keys and GPUs.
 
     A local repository is always mounted, and always at the same place: whether it would be
-    visible by itself depends on the site's configuration. Remote ones are left to Triton.
+    visible by itself depends on the site's configuration. Remote ones are left to Triton. Keys
+    are mounted where they are.
     """
     options = ["--nv"] if use_driver else []
     if model_repository.startswith("/"):
-        # Of the ways to say this only `--mount`, which is CSV, can say every path.
-        fields = ["type=bind", f"source={model_repository}", f"destination={MODELS}", "ro"]
-        line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(fields)
-        options += ["--mount", line.getvalue()]
+        options += _mount(model_repository, MODELS)
+    if keys is not None:
+        options += _mount(str(keys), str(keys))
     return options
+
+
+def _mount(source: str, destination: str) -> list[str]:
+    # Of the ways to say this only `--mount`, which is CSV, can say every path.
+    fields = ["type=bind", f"source={source}", f"destination={destination}", "ro"]
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(fields)
+    return ["--mount", line.getvalue()]
 
 
 def exec_environment(environ: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -23,9 +22,8 @@ from pathlib import Path
 
 from hermes.aeriel._processes import ProcessIdentity
 from hermes.aeriel.endpoint import Endpoint
-from hermes.errors import ParameterError
+from hermes.aeriel.serve._files import STATE_VARIABLE, entries, make_private, text_of, write_whole
 
-STATE_VARIABLE = "HERMES_STATE_HOME"
 ASKED_S = 5.0
 
 
@@ -97,13 +95,14 @@ class ServerState:
         self._leases = directory / "leases"
         self._lock = directory / "lock"
         self.log_file = directory / "supervisor.log"
+        self.keys_dir = directory / "keys"
 
     def acquire(self, driver: ProcessIdentity, lease: Lease) -> None:
         """Say that a driver has a consumer outstanding."""
         with self.exclusive():
             path = self._lease(driver, lease.consumer)
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, json.dumps(asdict(lease)))
+            write_whole(path, json.dumps(asdict(lease)))
 
     def has_lease(self, driver: ProcessIdentity, consumer: str) -> bool:
         """Tell whether a driver has said so of a consumer."""
@@ -112,6 +111,15 @@ class ServerState:
     def release(self, driver: ProcessIdentity, consumer: str) -> None:
         """Say that a consumer is done with the server, for now at least."""
         self._lease(driver, consumer).unlink(missing_ok=True)
+
+    def release_waiting(self, driver: ProcessIdentity, consumer: str) -> None:
+        """Say so of a consumer that never will run here, unless it has begun to meanwhile."""
+        path = self._lease(driver, consumer)
+        if path.exists():
+            with self.exclusive():
+                text = text_of(path)
+                if text and not Lease(**json.loads(text)).is_running:
+                    path.unlink()
 
     def release_all(self, driver: ProcessIdentity) -> None:
         """Say that a driver has no consumer left."""
@@ -122,10 +130,10 @@ class ServerState:
     def consumers(self) -> dict[ProcessIdentity, list[Lease]]:
         """Return the consumers outstanding by their driver, of drivers that live."""
         found: dict[ProcessIdentity, list[Lease]] = {}
-        for drivers in _entries(self._leases):
+        for drivers in entries(self._leases):
             driver = ProcessIdentity.parse(drivers.name)
             if driver.is_alive():
-                texts = [_text(path) for path in _entries(drivers) if path.name[0] != "."]
+                texts = [text_of(path) for path in entries(drivers) if path.name[0] != "."]
                 found[driver] = [Lease(**json.loads(text)) for text in texts if text]
         return {driver: leases for driver, leases in found.items() if leases}
 
@@ -133,19 +141,19 @@ class ServerState:
         """Tell whether a driver that lives has a consumer outstanding."""
         return any(
             ProcessIdentity.parse(drivers.name).is_alive()
-            and any(path.name[0] != "." for path in _entries(drivers))
-            for drivers in _entries(self._leases)
+            and any(path.name[0] != "." for path in entries(drivers))
+            for drivers in entries(self._leases)
         )
 
     def supervisor(self) -> ProcessIdentity | None:
         """Return the process that keeps the server, if it lives."""
-        text = _text(self._supervisor)
+        text = text_of(self._supervisor)
         identity = ProcessIdentity.parse(text) if text else None
         return identity if identity is not None and identity.is_alive() else None
 
     def wake(self) -> None:
         """Let a supervisor go on that somebody stopped: it cannot keep its server like that."""
-        text = _text(self._supervisor)
+        text = text_of(self._supervisor)
         if text:
             ProcessIdentity.parse(text).wake()
 
@@ -181,11 +189,11 @@ class ServerState:
 
     def tell(self, status: Status) -> None:
         """Say what the server and its supervisor are at."""
-        _write(self._status, json.dumps(asdict(status)))
+        write_whole(self._status, json.dumps(asdict(status)))
 
     def status(self) -> Status | None:
         """Return what the supervisor said of itself last, if it lives."""
-        text = _text(self._status)
+        text = text_of(self._status)
         if self.supervisor() is None or not text:
             return None
         facts = json.loads(text)
@@ -194,11 +202,11 @@ class ServerState:
     def refuse(self) -> None:
         """Say that the server is not to be started again for the drivers that are there now."""
         with self.exclusive():
-            _write(self._refused, "\n".join(map(str, self.consumers())))
+            write_whole(self._refused, "\n".join(map(str, self.consumers())))
 
     def is_refused(self, driver: ProcessIdentity) -> bool:
         """Tell whether somebody stopped the server for good as far as a driver is concerned."""
-        return str(driver) in _text(self._refused).split()
+        return str(driver) in text_of(self._refused).split()
 
     def ask_for_place(self) -> None:
         """Say, again and again, that somebody waits for a GPU that this server has."""
@@ -227,7 +235,7 @@ class ServerState:
 
     def failure(self) -> str:
         """Return what the last supervisor said of its failure, or an empty string."""
-        return _text(self._failure)
+        return text_of(self._failure)
 
     def resign(self) -> None:
         """Say that nobody keeps the server any more; called by who did, when it is gone."""
@@ -249,9 +257,9 @@ class ServerState:
         names = {path.name for path in vars(cls(home)).values()}
         return [
             cls(directory)
-            for directory in _entries(home)
+            for directory in entries(home)
             if (directory / "lock").is_file()
-            and {path.name for path in _entries(directory) if path.name[0] != "."} <= names
+            and {path.name for path in entries(directory) if path.name[0] != "."} <= names
         ]
 
     @contextmanager
@@ -275,41 +283,3 @@ class ServerState:
 
     def _lease(self, driver: ProcessIdentity, consumer: str) -> Path:
         return self._leases / str(driver) / hashlib.sha256(consumer.encode()).hexdigest()[:32]
-
-
-def make_private(directory: Path) -> None:
-    """Make a directory for this user only, with its parents.
-
-    Raises
-    ------
-    ParameterError
-        It belongs to somebody else, who could plant files in it.
-    """
-    for path in (directory.parent, directory):
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            problem = f"{path} is not a directory of this user; set it to one that is"
-            raise ParameterError(STATE_VARIABLE, problem)
-    directory.chmod(0o700)
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that appears whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from hermes.aeriel._processes import ProcessIdentity
+from hermes.aeriel._regions import sweep_regions
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._gpus import GPURequest
 from hermes.aeriel.serve._instance import TritonInstance
@@ -87,6 +88,8 @@ def supervise(
     """
     with stop_signal() as stopped, ExitStack() as undo:
         undo.callback(state.resign)
+        sweep_regions()
+        undo.callback(sweep_regions)  # of clients that were killed meanwhile
         desk = _Desk(state, about, stopped)
         try:
             lease = wait_for_gpus(

@@ -1,0 +1,77 @@
+"""What tasks find out that they need while they run: Luigi's dynamic dependencies."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import luigi
+from luigi.task_register import load_task
+
+logger = logging.getLogger(__name__)
+
+
+class Findings:
+    """Which task found out that it needs which, for a driver and all its workers.
+
+    A worker tells nobody but Luigi, and the next one is forked from the driver, not from it. So
+    they share a file: one without a name, that goes with the last of them.
+    """
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("hermes-findings")
+        fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_APPEND)
+
+    def add(self, task: str, dependencies: Sequence[str]) -> None:
+        """Add what a task needs; ids of tasks have no white space."""
+        os.write(self._file, "".join(f"{task} {each}\n" for each in dependencies).encode())
+
+    def read(self) -> list[tuple[str, str]]:
+        """Return the ids of each task and of one that it needs."""
+        text = os.pread(self._file, os.fstat(self._file).st_size, 0).decode()
+        return [(task, needed) for task, needed in map(str.split, text.splitlines())]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        os.ftruncate(self._file, 0)
+
+    def close(self) -> None:
+        """Leave the file to the others."""
+        os.close(self._file)
+
+
+class Queue(Protocol):
+    """What Luigi hands a result to."""
+
+    def put(self, result: tuple[Any, ...]) -> None: ...
+
+
+class Results:
+    """Luigi's queue of results, read on the way.
+
+    No event tells what a task has yielded; its result does, which is ``(task_id, status,
+    explanation, missing, new_dependencies)`` (Luigi 3.8).
+
+    Parameters
+    ----------
+    queue
+        Luigi's.
+    find
+        Called with the id of the task and what it has yielded.
+    """
+
+    def __init__(self, queue: Queue, find: Callable[[str, list[luigi.Task]], None]) -> None:
+        self._queue = queue
+        self._find = find
+
+    def put(self, result: tuple[Any, ...]) -> None:
+        """Hand a result on."""
+        try:
+            task_id, *_, yielded = result
+            self._find(task_id, [load_task(*names) for names in yielded or ()])
+        except Exception:
+            logger.exception("what %s needs cannot be told", result[0])
+        self._queue.put(result)
