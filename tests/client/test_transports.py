@@ -201,6 +201,19 @@ class TransportTests:
             assert values == [np.float32(n / 1e3) for n in range(9)]
         wait_until(lambda: not registered(there))
 
+    def test_server_outlives_streams_that_are_left(self, there: Endpoint) -> None:
+        # Triton 2.51 dies of gRPC calls that are cancelled as they end.
+        batches = [{"x": np.zeros((8, 4), np.float32)}] * 20
+        for number in range(40):
+            with self.client(there, "echo") as client:
+                for _ in range(10):
+                    stream = client.stream(batches)
+                    for _ in range(1 + number % 4):
+                        next(stream)
+                    stream.close()  # type: ignore[attr-defined]
+        with self.client(there, "echo", retry_for_s=0.0) as client:
+            assert len(list(client.stream(batches))) == 20
+
     def test_client_that_is_closed_while_the_model_runs_is_closed_at_once(
         self, there: Endpoint
     ) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from hermes.aeriel.client._transports import (
     RowBuffers,
     RowLayout,
     dtypes_of,
+    end_when,
     requests_of_a_read,
 )
 from hermes.aeriel.client._wires import Call, HttpWire, PatientGrpcWire, Wire
@@ -35,8 +34,6 @@ from hermes.errors import InferenceError, RequestError
 
 logger = logging.getLogger(__name__)
 
-# How long close() looks for the end of what was given up, before it leaves that to a thread.
-PATIENCE_S = 0.1
 _ALIGNMENT = 64
 _PAGE = 4096
 
@@ -227,11 +224,8 @@ class SharedMemoryTransport:
     def close(self) -> None:
         """Unregister the regions as soon as nothing is in flight in them, then disconnect."""
         self.stop()
-        if self._is_quiet(PATIENCE_S):
-            self._end()
-            return
-        # A server whose regions vanish under its hands may crash: wait for it, in the background.
-        threading.Thread(target=self._end_later, name="hermes-client-end", daemon=True).start()
+        # A server whose regions vanish under its hands may crash.
+        end_when(self._is_quiet, self._end)
 
     def retire(self, slots: Sequence[Slot]) -> None:
         """Unregister the region of these slots, now or when the server has done with it."""
@@ -323,17 +317,8 @@ class SharedMemoryTransport:
             self._misjudged.update(slot.outputs)
             slot.outputs = {}
 
-    def _end_later(self) -> None:
-        self._is_quiet(math.inf)
-        self._end()
-
-    def _is_quiet(self, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while not all(slot.is_free() for slot in [*self._pool, *self._retired]):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
+    def _is_quiet(self) -> bool:
+        return all(slot.is_free() for slot in [*self._pool, *self._retired])
 
     def _end(self) -> None:
         for region in {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,11 +14,20 @@ from numpy.typing import NDArray
 from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._messages import InputTensor, Message, Span, content_of
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
-from hermes.aeriel.client._wires import Call, GrpcWire, HttpWire, Wire
+from hermes.aeriel.client._wires import (
+    PATIENCE_S,
+    Call,
+    GrpcWire,
+    HttpWire,
+    Wire,
+    wait_until,
+)
 from hermes.errors import InferenceError
 
 # HDF5 reads of 1 MiB and more run near the memory's speed, small ones do not.
 READ_BYTES = 1 << 20
+# How long a thread waits, after close(), for the end of what was given up.
+LINGER_S = 600.0
 # Triton's HTTP service refuses requests of more than 64 MiB, unless it is told otherwise.
 HTTP_BYTES = 32 << 20
 Outputs = dict[str, "NDArray[Any]"]
@@ -191,9 +201,9 @@ class InlineTransport:
             self._http.close()
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection as soon as nothing is in flight over gRPC, which that would cancel."""
         self.stop()
-        self.connection.close()
+        end_when(self._grpc.is_quiet, self.connection.close)
 
     def tensor(self, name: str, array: NDArray[Any]) -> InputTensor:
         """Return an input with its content."""
@@ -248,6 +258,19 @@ class _InlineBuffers:
 
     def close(self) -> None:
         self._arrays = {}
+
+
+def end_when(is_quiet: Callable[[], bool], end: Callable[[], None]) -> None:
+    """Call `end` when nothing is under way: now or soon, else in the background."""
+
+    def end_later() -> None:
+        if wait_until(is_quiet, LINGER_S):
+            end()
+
+    if wait_until(is_quiet, PATIENCE_S):
+        end()
+    else:
+        threading.Thread(target=end_later, name="hermes-client-end", daemon=True).start()
 
 
 def dtypes_of(specification: ModelSpecification, layout: RowLayout) -> dict[str, np.dtype[Any]]:
