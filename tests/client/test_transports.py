@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hermes.aeriel._processes import ProcessIdentity
 from hermes.aeriel._regions import PREFIX, sweep_regions
 from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
-from hermes.aeriel.client._wires import HttpWire, PatientGrpcWire
+from hermes.aeriel.client._grpc_wire import PatientGrpcWire
+from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError
 from tests.helpers import ECHO, python, server_pid, some_ports, wait_until, write_model

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from hermes.aeriel.client._connection import Connection, ServerFacts
+from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.client._shared import SharedMemoryTransport
 from hermes.aeriel.client._specification import ModelSpecification
 from hermes.aeriel.client._transports import InlineTransport, Transport
-from hermes.aeriel.client._wires import HttpWire
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import InferenceError, ParameterError
 

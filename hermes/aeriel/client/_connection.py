@@ -14,8 +14,8 @@ import grpc
 import tenacity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from hermes.aeriel.client._grpc_wire import GrpcWire
 from hermes.aeriel.client._specification import ModelSpecification
-from hermes.aeriel.client._wires import GrpcWire
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import (
     InferenceError,

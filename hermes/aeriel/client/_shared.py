@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from hermes.aeriel._regions import sweep_regions
 from hermes.aeriel.client._connection import is_small_region, is_unknown_region
+from hermes.aeriel.client._grpc_wire import PatientGrpcWire
+from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.client._memory import Region
 from hermes.aeriel.client._messages import InputTensor, Span
 from hermes.aeriel.client._specification import Arrays, TensorSpecification
@@ -29,7 +31,7 @@ from hermes.aeriel.client._transports import (
     end_when,
     requests_of_a_read,
 )
-from hermes.aeriel.client._wires import Call, HttpWire, PatientGrpcWire, Wire
+from hermes.aeriel.client._wires import Call, Wire
 from hermes.errors import InferenceError, RequestError
 
 logger = logging.getLogger(__name__)

@@ -12,16 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._connection import Connection
+from hermes.aeriel.client._grpc_wire import GrpcWire
+from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.client._messages import InputTensor, Message, Span, content_of
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
-from hermes.aeriel.client._wires import (
-    PATIENCE_S,
-    Call,
-    GrpcWire,
-    HttpWire,
-    Wire,
-    wait_until,
-)
+from hermes.aeriel.client._wires import PATIENCE_S, Call, Wire, wait_until
 from hermes.errors import InferenceError
 
 # HDF5 reads of 1 MiB and more run near the memory's speed, small ones do not.
