@@ -445,6 +445,15 @@ def test_address_without_a_server_is_an_error_after_the_deadline() -> None:
     assert 0.5 < time.monotonic() - started < 5
 
 
+def test_a_wait_for_a_server_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    address = f"127.0.0.1:{some_ports().grpc}"
+    with pytest.raises(ServerTimeoutError):
+        InferenceClient(address, "echo", retry_for_s=5)
+    assert caplog.messages == [
+        f"the server at {address} does not answer; it is waited for, 5 s at most"
+    ]
+
+
 def test_address_that_never_answers_is_an_error_after_the_deadline() -> None:
     started = time.monotonic()
     with listening() as port, pytest.raises(ServerTimeoutError, match="was not ready after 1 s"):

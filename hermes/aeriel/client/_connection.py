@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import tenacity
@@ -26,7 +27,10 @@ from hermes.errors import (
     ServerTimeoutError,
 )
 
-Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+# How long a server is waited for at first without a word.
+SILENCE_S = 2.0
 
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -148,8 +152,17 @@ class Connection:
         ServerTimeoutError
             No server answers.
         """
+        said = False
+
+        def say(state: tenacity.RetryCallState) -> None:
+            nonlocal said
+            if not said and (state.seconds_since_start or 0.0) > SILENCE_S:
+                said = True
+                message = "the server at %s does not answer; it is waited for, %g s at most"
+                logger.warning(message, self.address, self._retry_for_s)
+
         try:
-            return self.retrying()(self._specification)
+            return self.retrying(say)(self._specification)
         except (RequestError, RequestTimeoutError) as error:
             if _status(error) not in _TRANSIENT:
                 raise
