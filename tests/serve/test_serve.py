@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -219,6 +220,10 @@ def test_server_is_ready_only_when_its_models_are_and_gone_after_the_block(
         assert not instance.is_ready()
         gate.touch()
         instance.wait(60)
+        for address in (instance.endpoint.http, instance.endpoint.metrics):
+            assert address is not None
+            host, _, port = address.partition(":")
+            socket.create_connection((host, int(port))).close()  # Triton opens them last
         assert instance.is_ready()
         process = ProcessIdentity.of(server_pid(instance.server_id))
         assert len(remains(instance.server_id)) > 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,7 +25,10 @@ _SILENCE = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
 
 
 def is_ready(endpoint: Endpoint) -> bool:
-    """Tell whether a server is live and its models are ready, and is the one that is meant."""
+    """Tell whether a server is live and its models are ready, and is the one that is meant.
+
+    Triton opens its HTTP and metrics services after the GRPC service, which says so first.
+    """
     # The server is on this host: a proxy that the environment names cannot reach it.
     with endpoint.channel([("grpc.enable_http_proxy", 0)]) as channel:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -33,7 +37,18 @@ def is_ready(endpoint: Endpoint) -> bool:
             answer = stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=DEADLINE_S)
         except grpc.RpcError:
             return False
-    return bool(answer.ready and metadata.name == endpoint.server_id)
+    if not answer.ready or metadata.name != endpoint.server_id:
+        return False
+    return all(_listens(address) for address in (endpoint.http, endpoint.metrics) if address)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=DEADLINE_S).close()
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
