@@ -248,7 +248,7 @@ def analyze(column, shape, endpoint, options):
     after = os.times()
     if text is None:
         return None
-    rate = float(re.findall(r"throughput: ([\d.]+) infer/sec", text)[-1])
+    rate = float(re.findall(r"throughput: ([\d.e+]+) infer/sec", text)[-1])
     row_bytes = split(shape)[0]
     cpu = (
         after.children_user + after.children_system - before.children_user - before.children_system
