@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from hermes.aeriel.serve import TritonInstance, serve
-from tests.helpers import DOUBLE, write_model
+from tests.helpers import DOUBLE, wait_until, write_model
 from tests.stateful import BATCHING, RUNNING_SUM
 
 
@@ -149,3 +151,18 @@ def test_an_endpoint_file_that_is_none_is_a_line(data: Path) -> None:
     done = infer("e.json", "rows", "series.h5", "--output-dir=out", cwd=data)
     assert done.returncode == 1
     assert "is not an endpoint file" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["rows", "sums"])
+def test_ctrl_c_ends_it_at_once_whatever_the_model_does(
+    server: TritonInstance, tmp_path: Path, model: str
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.full((200, 3), 109, np.float32)  # the model with a state takes 9 s for each
+    command = [sys.executable, "-m", "hermes", "infer", server.endpoint.grpc, model, "a.h5"]
+    with subprocess.Popen([*command, "--output-dir=out", "--rate-hz=5"], cwd=tmp_path) as process:
+        wait_until((tmp_path / "out" / "a.h5.partial").exists, 30)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) != 0
+    assert not (tmp_path / "out" / "a.h5").exists()

@@ -73,7 +73,7 @@ def infer_file(
     Parameters
     ----------
     client
-        A client for the model.
+        A client for the model; closed where that is what it takes to end at once at Ctrl-C.
     request
         The files, and how to read them.
     on_progress

@@ -96,6 +96,9 @@ class SequencePlan:
                 else:
                     room.give(_size(item))
                     yield item
+        except (KeyboardInterrupt, SystemExit):
+            client.close()  # no thread waits for its answer then
+            raise
         finally:
             room.leave()
             threads.shutdown()
