@@ -55,7 +55,7 @@ def open_transport(
         return plain
     try:
         _check_memory(endpoint, server)
-        return SharedMemoryTransport(plain, http)
+        return SharedMemoryTransport(plain, http or _usual_http(endpoint, connection))
     except (_UnavailableError, InferenceError, OSError) as obstacle:
         problem = f"no shared memory with the server at {endpoint.grpc}: {obstacle}"
     if choice == "shm":
@@ -91,6 +91,17 @@ def _http(endpoint: Endpoint, connection: Connection, server: ServerFacts) -> Ht
         message = f"{endpoint.http} does not lead to it"
         raise _UnavailableError(message)
     return wire
+
+
+def _usual_http(endpoint: Endpoint, connection: Connection) -> HttpWire | None:
+    """Return the HTTP service at the port before that of GRPC, as 8000 is before 8001.
+
+    Whether it is that of this server shows when it knows the same shared memory.
+    """
+    host, _, port = endpoint.grpc.rpartition(":")
+    if endpoint.credentials is not None or endpoint.http is not None or not port.isdigit():
+        return None
+    return HttpWire(f"{host}:{int(port) - 1}", connection.error)
 
 
 def _check_memory(endpoint: Endpoint, server: ServerFacts) -> None:
