@@ -23,7 +23,11 @@ from hermes.runtime import find_triton
 VERSION_TIMEOUT_S = 20.0
 _SERVER_ID = re.compile(r"hermes-[0-9a-f]{12}(?=-)")
 # What each extra is for, and a module that it brings.
-EXTRAS = {"report": ("jinja2", "reports as pages"), "demo": ("skl2onnx", "the digits example")}
+EXTRAS = {
+    "report": ("jinja2", "reports as pages"),
+    "tls": ("cryptography", "servers that clients on other hosts reach"),
+    "demo": ("skl2onnx", "the digits example"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

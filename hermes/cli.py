@@ -192,7 +192,7 @@ def infer(
         int, typer.Option(min=0, help="Requests under way at once; 0: what suits.")
     ] = 0,
     transport: Annotated[
-        Literal["auto", "grpc", "shm"],
+        Literal["auto", "grpc", "http", "shm"],
         typer.Option(help="How tensors travel; auto: through shared memory where that works."),
     ] = "auto",
     rate_hz: Annotated[

@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import h5py
 import numpy as np
 import pytest
 
+from hermes.aeriel.client import TransportName
 from hermes.aeriel.serve import TritonInstance, serve
 from tests.helpers import DOUBLE, wait_until, write_model
 from tests.stateful import BATCHING, RUNNING_SUM
@@ -71,12 +73,13 @@ def test_rows_are_sequences_of_a_model_with_a_state(server: TritonInstance, data
         assert file["y"][:, 0].tolist() == [*range(1, 9), *range(1, 9), *range(1, 5)]
 
 
-@pytest.mark.parametrize("transport", ["auto", "grpc", "shm"])
+@pytest.mark.parametrize("transport", get_args(TransportName))
 def test_tensors_travel_as_they_are_told(
     server: TritonInstance, data: Path, transport: str
 ) -> None:
     options = ["--output-dir=out", f"--transport={transport}"]
-    done = infer(server.endpoint.grpc, "rows", "part-1/a.h5", *options, cwd=data)
+    server.endpoint.write(data / "endpoint.json")
+    done = infer("endpoint.json", "rows", "part-1/a.h5", *options, cwd=data)
     assert done.returncode == 0, done.stderr
     with h5py.File(data / "out" / "a.h5") as file:
         assert np.array_equal(file["y"], np.full((20, 3), 2))
