@@ -121,7 +121,7 @@ def serve(
             state = serving.ServerState(state_dir)
             serving.supervise(
                 state,
-                lambda lease: server(gpus=lease, keys_dir=state.keys_dir),
+                lambda lease: server(gpus=lease, state_dir=state_dir),
                 request,
                 timeout_s=timeout_s,
                 about=serving.Status(

@@ -48,6 +48,8 @@ class Guard:
         A directory that goes with the server, if any, beside its temporary files.
     endpoint_file
         A file that this process writes the server's endpoint to, if any.
+    state_dir
+        The state directory of this process, if it is a supervisor.
     locks
         Descriptors of locked files: the locks are to last as long as the server, so the guard
         holds them too.
@@ -61,6 +63,7 @@ class Guard:
         instance: str | None = None,
         directory: Path | None = None,
         endpoint_file: Path | None = None,
+        state_dir: Path | None = None,
         locks: Sequence[int] = (),
     ) -> None:
         self._owner = ProcessIdentity.of(os.getpid())
@@ -71,6 +74,7 @@ class Guard:
             "instance": instance,
             "directory": None if directory is None else str(directory),
             "endpoint_file": None if endpoint_file is None else str(endpoint_file),
+            "state_dir": None if state_dir is None else str(state_dir),
         }
         self._locks = tuple(locks)
         self._start()
@@ -108,6 +112,7 @@ def main(
     instance: str | None,
     directory: str | None,
     endpoint_file: str | None,
+    state_dir: str | None,
 ) -> None:
     """Wait until the owner is gone, then end its server."""
     # Ctrl-C and a batch system's SIGTERM are the owner's business; its end is this process's.
@@ -133,6 +138,11 @@ def main(
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    if state_dir is not None:
+        from hermes.aeriel.serve import ServerState  # noqa: PLC0415 (as above)
+
+        # Its drivers may have left before it, and nobody else looks there until the next server.
+        ServerState(Path(state_dir)).tidy()
 
 
 def temporary_path(server_id: str, suffix: str) -> Path:

@@ -110,7 +110,7 @@ def test_keys_are_for_their_owner_and_go_with_the_server(
 OWNER = """
 import sys, time
 from hermes.aeriel.serve import serve
-with serve(sys.argv[1], listen="0.0.0.0", ports="auto", keys_dir=sys.argv[2]) as instance:
+with serve(sys.argv[1], listen="0.0.0.0", ports="auto", state_dir=sys.argv[2]) as instance:
     time.sleep(60)
 """
 
@@ -119,8 +119,8 @@ with serve(sys.argv[1], listen="0.0.0.0", ports="auto", keys_dir=sys.argv[2]) as
 def test_keys_of_an_owner_go_whenever_it_is_killed(
     repository: Path, triton_home: Path, tmp_path: Path, name: str
 ) -> None:
-    with python(OWNER, repository, tmp_path) as owner:
-        wait_until(lambda: list(tmp_path.glob(f"*/{name}")), 20)
+    with python(OWNER, repository, tmp_path / "state") as owner:
+        wait_until(lambda: list(tmp_path.glob(f"state/keys/*/{name}")), 20)
         owner.kill()
     wait_until(lambda: not list(tmp_path.iterdir()))
 

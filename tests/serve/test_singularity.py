@@ -402,9 +402,11 @@ def test_keys_reach_a_server_from_where_no_container_would_look(
             doubler,
             triton_image,
             listen="0.0.0.0",  # noqa: S104 (what asks for keys)
-            keys_dir=directory,
+            state_dir=directory,
             ports="auto",
             wait=True,
         ) as instance,
     ):
-        assert list(Path(directory).iterdir()) == [Path(directory, instance.server_id)]
+        assert list(Path(directory, "keys").iterdir()) == [
+            Path(directory, "keys", instance.server_id)
+        ]

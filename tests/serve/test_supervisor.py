@@ -243,6 +243,16 @@ class TestEnd:
         assert doubled(again) == [2, 4]
         until(lambda: nothing_is_left(endpoint))
 
+    def test_the_state_goes_with_a_supervisor_that_is_killed_while_it_stops(
+        self, state: ServerState, endpoint: Endpoint
+    ) -> None:
+        supervisor = state.supervisor()
+        assert supervisor is not None
+        state.release_all(ME)
+        until(lambda: state.endpoint() is None)
+        os.kill(supervisor.pid, signal.SIGKILL)
+        until(lambda: nothing_is_left(endpoint) and not state.directory.exists())
+
     def test_nothing_is_left_when_the_guard_is_killed_and_then_the_supervisor(
         self, state: ServerState, endpoint: Endpoint
     ) -> None:

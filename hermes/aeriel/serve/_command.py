@@ -61,6 +61,9 @@ class ServerSettings:
         Descriptors of locked files; the locks last as long as the server, however that ends.
     endpoint_file
         Where the caller writes the endpoint; removed at the latest when the caller is gone.
+    state_dir
+        The caller's state directory, if it is a supervisor; removed when it is gone, unless
+        somebody needs the server.
     """
 
     server_id: str
@@ -73,6 +76,7 @@ class ServerSettings:
     credentials: ServerCredentials | None = None
     locks: tuple[int, ...] = ()
     endpoint_file: Path | None = None
+    state_dir: Path | None = None
 
     @property
     def services(self) -> tuple[str, ...]:

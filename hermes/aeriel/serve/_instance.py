@@ -103,6 +103,7 @@ class TritonInstance(ABC):
                 instance=self._container_name(),
                 directory=None if credentials is None else credentials.directory,
                 endpoint_file=self._settings.endpoint_file,
+                state_dir=self._settings.state_dir,
                 locks=self._settings.locks,
             )
             undo.callback(self._end)

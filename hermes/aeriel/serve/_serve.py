@@ -24,6 +24,7 @@ from hermes.aeriel.serve._leases import GPULease, Holder, hold_gpus
 from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import Ports, check_listen
 from hermes.aeriel.serve._singularity import SingularityInstance
+from hermes.aeriel.serve._state import ServerState
 from hermes.errors import ParameterError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def serve(
     insecure: bool = False,
     environment: Mapping[str, str] | None = None,
     stop_timeout_s: float = 30.0,
-    keys_dir: str | Path | None = None,
+    state_dir: str | Path | None = None,
     endpoint_file: str | Path | None = None,
 ) -> Iterator[TritonInstance]:
     """Serve a model repository with Triton while the block lasts.
@@ -92,9 +93,10 @@ def serve(
         Variables to set for the server process.
     stop_timeout_s
         Seconds that the server may take to finish its requests when the block ends.
-    keys_dir
-        Takes a directory with the server's keys, if it has any; among the temporary files by
-        default.
+    state_dir
+        The state directory of the supervisor that this process is, if it is one. It takes the
+        server's keys, which are among the temporary files otherwise, and is removed when this
+        process is killed and nobody needs the server any more.
     endpoint_file
         A file that the caller writes the endpoint to, and removes; if this process is killed, it
         goes too.
@@ -129,7 +131,8 @@ def serve(
             holder = Holder(what=str(model_repository))
             lease = stack.enter_context(hold_gpus(request, holder, gpu_timeout_s))
         is_open = insecure or ipaddress.ip_address(address).is_loopback
-        keys = temporary_path(server_id, ".tls") if keys_dir is None else Path(keys_dir, server_id)
+        state = None if state_dir is None else ServerState(Path(state_dir).absolute())
+        keys = temporary_path(server_id, ".tls") if state is None else state.keys_dir / server_id
         settings = ServerSettings(
             server_id=server_id,
             model_repository=repository,
@@ -141,6 +144,7 @@ def serve(
             credentials=None if is_open else make_credentials(keys.absolute()),
             locks=lease.descriptors,
             endpoint_file=None if endpoint_file is None else Path(endpoint_file).absolute(),
+            state_dir=None if state is None else state.directory,
         )
         log = None if log_file is None else Path(log_file).absolute()
         instance: TritonInstance
