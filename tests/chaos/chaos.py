@@ -255,7 +255,7 @@ def _suffer(
     if fault == "port taken":
         stack.enter_context(_take_port_of_killed_server(run, driver.pid))
     elif fault == "shared server":
-        os.kill(driver.pid, signal.SIGKILL)
+        driver.kill()  # which it may have ended before
     elif fault != "disk full":
         happened = _hit(run, fault, driver, rng)
     ended = [_ends(process) for process in [*others, driver]]
