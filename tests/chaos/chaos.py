@@ -383,6 +383,8 @@ def main() -> None:
     parser.add_argument("--only", help="a kind of fault, or the beginning of one")
     parser.add_argument("--keep", action="store_true", help="keep the directory of a bad run")
     arguments = parser.parse_args()
+    # Of a command in the background a shell has SIGINT ignored, by its children too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     prepare()
     rng = random.Random(arguments.seed)
     chosen = [f for f in faults(arguments.runs, rng) if f.startswith(arguments.only or "")]
