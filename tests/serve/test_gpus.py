@@ -192,6 +192,11 @@ class TestLease:
         assert "GPU 0 (GPU-0000-a) is held by the server of /some/models (process " in refused
         assert host.take(gpus=[1]) == "[1]"  # those refused hold nothing
 
+    def test_a_holder_who_has_only_just_come_is_named_too(self, host: Host) -> None:
+        signs_late = TAKE.replace("lease.sign", "print(flush=True); time.sleep(0.3); lease.sign")
+        assert line(host.start(signs_late, '{"gpus": [0]}', "60", str(os.getuid()))) == ""
+        assert "is held by the server of /some/models (process " in host.take(gpus=[0])
+
     def test_a_gpu_is_one_under_all_its_names(self, host: Host) -> None:
         assert host.take(gpus=["GPU-0000-a"]) == "['GPU-0000-a']"
         assert host.take(gpus=[0]).startswith("GPUBusyError")

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from hermes.aeriel._processes import ProcessIdentity, server_processes
+from hermes.aeriel._processes import ProcessIdentity, end_server, server_processes
 from hermes.aeriel.serve import Endpoint, LocalInstance, Ports, TritonInstance, serve
 from hermes.errors import (
     ParameterError,
@@ -535,9 +535,11 @@ class Owner:
 def owner(tmp_path: Path) -> Iterator[Owner]:
     made = Owner(tmp_path)
     yield made
-    # Those of a test that failed; none is left otherwise.
+    # What a test that failed has left, guards included; nothing otherwise.
     for pid in made.processes():
         os.kill(pid, signal.SIGKILL)
+    for server in made.servers():
+        end_server(server, grace_s=0)
 
 
 def line(process: subprocess.Popen[str]) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -309,6 +310,24 @@ class TestEnd:
         bring_up(state, doubler)
         assert not dead.directory.exists()
         assert (foreign / "chapter 1").exists()
+
+    def test_a_server_keeps_nobody_waiting_while_it_looks_at_another(
+        self, state: ServerState, doubler: Path
+    ) -> None:
+        def take() -> None:
+            with state.exclusive():
+                taken.set()
+
+        taken = threading.Event()
+        other = ServerState(state.directory.parent / "other")
+        starting = threading.Thread(target=bring_up, args=[state, doubler])
+        with other.exclusive():  # one that starts at the same time, and may look at this one
+            starting.start()
+            time.sleep(0.5)
+            threading.Thread(target=take).start()
+            assert taken.wait(5)
+        starting.join()
+        other.tidy()
 
     @pytest.mark.parametrize("when", ["before", "while"])
     def test_regions_of_clients_that_were_killed_go_with_a_server(

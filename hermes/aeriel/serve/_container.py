@@ -16,8 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +45,6 @@ _BAD_IMAGE = re.compile(
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """A running instance: its first process, and its log files. No process: there is none."""
-
-    pid: int | None = None
-    logs: tuple[Path, ...] = ()
-
-    def remove_empty_logs(self) -> None:
-        """Remove the runtime's logs, which are empty: the server has its own."""
-        for log in self.logs:
-            if log.exists() and log.stat().st_size == 0:
-                log.unlink(missing_ok=True)
-
-
 class Instance(Client.instance):  # type: ignore[misc] # spython has no types
     """spython's instance, with the command that is here and the words of its failures."""
 
@@ -86,13 +71,10 @@ class Instance(Client.instance):  # type: ignore[misc] # spython has no types
         message = result["message"]
         return message if isinstance(message, str) else "".join(message)
 
-    def find(self) -> Listed:
-        """Return what the runtime knows of the running instance of this name."""
+    def find(self) -> int | None:
+        """Return the id of the running instance's first process, if the runtime knows one."""
         found = self._list(self.name, quiet=True, return_json=True)
-        if not isinstance(found, dict):
-            return Listed()
-        logs = tuple(Path(found[key]) for key in ("logErrPath", "logOutPath") if found.get(key))
-        return Listed(pid=found["pid"], logs=logs)
+        return int(found["pid"]) if isinstance(found, dict) else None
 
 
 def find_runtime(image: str) -> str:
@@ -131,12 +113,12 @@ def start_instance(runtime: str, image: str, name: str, server_id: str, options:
     """
     instance = Instance(runtime, name, image)
     with _hold_name(name):
-        if instance.find().pid is not None:
+        if instance.find() is not None:
             raise InstanceExistsError(name)
         failure = instance.start(options, {**os.environ, _MARK: server_id})
         if failure is not None:
             raise start_error(image, name, failure)
-        pid = instance.find().pid
+        pid = instance.find()
     if pid is None:
         raise InstanceStartError(image=image, output="it was started and has ended at once")
     own = _marked_processes(server_id)
@@ -167,23 +149,26 @@ def stop_instance(name: str, server_id: str | None = None, pid: int | None = Non
     """
     instance = Instance(find_runtime(name), name)
     if server_id is None:
-        server_id, pid = name, instance.find().pid
+        server_id, pid = name, instance.find()
     started_at = time.monotonic()
+    was_quiet = False  # one look may miss a process: for a moment, one that becomes another program
     while True:
         marked = _marked_processes(server_id)
         listed = instance.find()
-        if listed.pid is not None and listed.pid in {pid, *marked}:
+        if listed is not None and listed in {pid, *marked}:
             instance.stop(timeout=STOP_GRACE_S)
-            listed.remove_empty_logs()
-        elif not marked:
+        elif not marked and was_quiet:
+            if listed is None:
+                _remove_empty_logs(name)
             return
-        else:
+        elif marked:
             # It is being started, maybe downloaded: the command can be stopped, and what it
             # has started by then ends, or shows up in the list. But for one whose place there
             # another one took: Apptainer can be made to start two of one name at once.
-            is_lost = listed.pid is not None or time.monotonic() > started_at + LOST_S
+            is_lost = listed is not None or time.monotonic() > started_at + LOST_S
             for process in marked:
                 _end_start(process, signal.SIGKILL if is_lost else signal.SIGTERM)
+        was_quiet = not marked
         if time.monotonic() > started_at + STOP_TIMEOUT_S:
             raise ServerStopError(server_id=server_id, remaining=(f"container instance {name}",))
         time.sleep(POLL_S)
@@ -214,6 +199,21 @@ def runtime_words(output: str) -> str:
     """Return what a runtime said, without colours and remarks."""
     lines = _COLOUR.sub("", output).splitlines()
     return "\n".join(line for line in lines if line and not line.startswith(("INFO:", "WARNING:")))
+
+
+def _remove_empty_logs(name: str) -> None:
+    """Remove the runtime's logs of an instance, which are empty: the server has its own.
+
+    The runtime tells where they are of an instance that runs only, but makes them before that.
+    """
+    for runtime in ("apptainer", "singularity"):
+        named = os.environ.get(f"{runtime.upper()}_CONFIGDIR")
+        home = Path(named) if named else Path.home() / f".{runtime}"
+        logs = home / "instances" / "logs" / socket.gethostname()
+        for log in [*logs.glob(f"*/{name}.err"), *logs.glob(f"*/{name}.out")]:
+            with suppress(FileNotFoundError):  # somebody else stops it too
+                if log.stat().st_size == 0:
+                    log.unlink()
 
 
 def _marked_processes(server_id: str) -> set[int]:

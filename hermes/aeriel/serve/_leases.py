@@ -25,6 +25,7 @@ from hermes.errors import GPUBusyError, ParameterError
 DIRECTORY_VARIABLE = "HERMES_GPU_LEASES"
 DEFAULT_DIRECTORY = Path("/tmp/hermes-gpus")  # noqa: S108 (whatever TMPDIR says: it is shared)
 POLL_S = 0.3
+SIGN_S = 0.5
 _NOTE_BYTES = 4096
 
 
@@ -188,7 +189,7 @@ def _lock(
         path = _directory(environ) / gpu.uuid.replace("/", "_")
         lock = _try_lock(path)
         if lock is None:
-            holders[str(gpu)] = _note(path) or "somebody"
+            holders[str(gpu)] = _holder(path) or "somebody"
         else:
             locks[gpu.uuid] = lock
     return locks, holders
@@ -257,6 +258,14 @@ def _directory(environ: Mapping[str, str]) -> Path:
         problem = f"{directory} is not a directory with mode 1777; remove it, or name another"
         raise ParameterError(DIRECTORY_VARIABLE, problem)
     return directory
+
+
+def _holder(path: Path) -> Holder | None:
+    """Return who says to hold a GPU that is locked; who has just locked it may be about to."""
+    deadline = time.monotonic() + SIGN_S
+    while (holder := _note(path)) is None and time.monotonic() < deadline:
+        time.sleep(SIGN_S / 20)
+    return holder
 
 
 def _note(path: Path) -> Holder | None:

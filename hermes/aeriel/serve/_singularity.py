@@ -96,7 +96,7 @@ class SingularityInstance(TritonInstance):
         self._runtime = find_runtime(image)
         self.image = find_image(image, os.environ, Path.cwd())
         check_image(self.image)
-        if Instance(self._runtime, self.name).find().pid is not None:
+        if Instance(self._runtime, self.name).find() is not None:
             raise InstanceExistsError(self.name)
         self._use_driver = (gpus is None or len(gpus) > 0) and has_nvidia_driver()
         self._pid: int | None = None

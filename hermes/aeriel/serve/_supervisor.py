@@ -241,6 +241,8 @@ def ensure_server(
                 log_file=state.log_file,
                 log_tail=log_tail(state.log_file),
             )
+        if state.supervisor() is None:
+            _tidy_others(state)  # without this one's lock: another may do the same with its own
         with state.exclusive():
             if state.is_refused(driver):
                 raise SupervisorError(
@@ -255,13 +257,17 @@ def ensure_server(
                         reason="its supervisor ended without a word",
                         log_tail=log_tail(state.log_file),
                     )
-                for other in ServerState.all(state.directory.parent):
-                    if other.directory != state.directory:
-                        other.tidy()  # what those left behind who were killed
                 start_supervisor(state, arguments)
                 attempts += 1
         time.sleep(POLL_S)
     return endpoint
+
+
+def _tidy_others(state: ServerState) -> None:
+    """Remove what those left behind who were killed."""
+    for other in ServerState.all(state.directory.parent):
+        if other.directory != state.directory:
+            other.tidy()
 
 
 def stop_supervisor(state: ServerState, *, timeout_s: float) -> None:
