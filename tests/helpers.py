@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hermes.aeriel._processes import is_tritonserver, server_processes
-from hermes.aeriel.serve import Ports
+from hermes.aeriel.serve import Ports, TritonInstance
 from hermes.aeriel.serve._ports import free_ports
 
 Tensors = Mapping[str, tuple[str, Sequence[int]]]
@@ -91,6 +93,13 @@ def write_model(
             )
     (directory / "config.pbtxt").write_text("\n".join(lines))
     return repository
+
+
+def kill_server(instance: TritonInstance) -> None:
+    """Kill a server, and have what it leaves removed."""
+    os.kill(server_pid(str(instance.endpoint.server_id)), signal.SIGKILL)
+    wait_until(lambda: not instance.is_alive())
+    instance.stop()
 
 
 def remains(server_id: str) -> list[object]:

@@ -52,6 +52,16 @@ def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@contextmanager
+def served(repository: Path, file: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run ``hermes serve``; yield the process and, from its endpoint file, the server's id."""
+    with started("serve", repository, "--ports=auto", f"--endpoint-file={file}") as process:
+        wait_until(file.exists, 20)
+        server_id = Endpoint.read(file).server_id
+        assert server_id is not None
+        yield process, server_id
+
+
 def failed(*arguments: object) -> str:
     """Return what ``hermes`` says when it fails: one message, and no traceback."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -128,10 +138,7 @@ def test_server_that_dies_is_a_failure_and_its_endpoint_file_goes(
     empty: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "endpoint.json"
-    with started("serve", empty, "--ports=auto", f"--endpoint-file={file}") as process:
-        wait_until(file.exists, 20)
-        server_id = Endpoint.read(file).server_id
-        assert server_id is not None
+    with served(empty, file) as (process, server_id):
         os.kill(server_pid(server_id), signal.SIGKILL)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
@@ -141,10 +148,7 @@ def test_server_that_dies_is_a_failure_and_its_endpoint_file_goes(
 
 def test_an_endpoint_file_goes_with_a_command_that_is_killed(empty: Path, tmp_path: Path) -> None:
     file = tmp_path / "endpoint.json"
-    with started("serve", empty, "--ports=auto", f"--endpoint-file={file}") as process:
-        wait_until(file.exists, 20)
-        server_id = Endpoint.read(file).server_id
-        assert server_id is not None
+    with served(empty, file) as (process, server_id):
         process.kill()
         wait_until(lambda: not file.exists())
         wait_until(lambda: remains(server_id) == [])
@@ -154,10 +158,7 @@ def test_an_endpoint_file_that_is_another_server_s_by_now_stays(
     empty: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "endpoint.json"
-    with started("serve", empty, "--ports=auto", f"--endpoint-file={file}") as process:
-        wait_until(file.exists, 20)
-        server_id = Endpoint.read(file).server_id
-        assert server_id is not None
+    with served(empty, file) as (process, server_id):
         Endpoint(grpc="localhost:1", server_id="another").write(file)
         process.kill()
         wait_until(lambda: remains(server_id) == [])

@@ -80,9 +80,12 @@ class Guard:
         self._start()
 
     def keep(self) -> None:
-        """Start another one if somebody has killed it."""
-        is_forked = os.getpid() != self._owner.pid  # a child cannot tell, and need not
-        if not is_forked and self._process.poll() is not None:
+        """Start another one if somebody has killed it, and wake it if somebody has stopped it."""
+        if os.getpid() != self._owner.pid:  # a child cannot tell, and need not
+            return
+        if self._process.poll() is None:
+            ProcessIdentity.of(self._process.pid).wake()
+        else:
             logger.warning("the guard of %s has died; it gets another", self._charge["server_id"])
             self._start()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from hermes.aeriel.client import Endpoint, InferenceClient
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError, RequestTimeoutError
-from tests.helpers import ECHO, server_pid, some_ports, wait_until, write_model
+from tests.helpers import ECHO, kill_server, some_ports, wait_until, write_model
 from tests.stateful import BATCHING, RUNNING_SUM, write_ensemble, write_implicit_model
 
 
@@ -183,10 +181,7 @@ class TestRestart:
             with ThreadPoolExecutor() as pool:
                 done = [pool.submit(collect, some) for some in seen]
                 wait_until(lambda: all(len(some) >= 60 for some in seen))
-                assert first.endpoint.server_id is not None
-                os.kill(server_pid(first.endpoint.server_id), signal.SIGKILL)
-                wait_until(lambda: not first.is_alive())
-                first.stop()
+                kill_server(first)
                 with serve(repository, image, ports=ports, wait=True, log_file=log):
                     for each in done:
                         each.result()

@@ -23,7 +23,7 @@ from hermes.aeriel.client._grpc_wire import PatientGrpcWire
 from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError
-from tests.helpers import ECHO, python, server_pid, some_ports, wait_until, write_model
+from tests.helpers import ECHO, kill_server, python, some_ports, wait_until, write_model
 
 SHARED_MEMORY = Path("/dev/shm")
 ME = ProcessIdentity.of(os.getpid())
@@ -278,10 +278,7 @@ class TransportTests:
                     for stream, some in zip(streams, answers, strict=True)
                 ]
                 wait_until(lambda: all(len(some) >= 50 for some in answers))
-                assert first.endpoint.server_id is not None
-                os.kill(server_pid(first.endpoint.server_id), signal.SIGKILL)
-                wait_until(lambda: not first.is_alive())
-                first.stop()
+                kill_server(first)
                 with serve(repository, image, ports=ports, wait=True, log_file=log):
                     for each in done:
                         each.result()

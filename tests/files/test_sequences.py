@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 import tracemalloc
@@ -21,7 +19,7 @@ from hermes.aeriel.client import ClientStatistics, InferenceClient
 from hermes.aeriel.files import Cut, Request, infer_file
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import ParameterError, RequestError
-from tests.helpers import ECHO, server_pid, some_ports, wait_until, write_model
+from tests.helpers import ECHO, kill_server, some_ports, write_model
 from tests.stateful import BATCHING, RUNNING_SUM, write_ensemble, write_implicit_model
 
 # The sum of all rows so far, of updates with several of them.
@@ -288,9 +286,7 @@ def test_a_server_that_was_killed_is_no_gap(
 
         def kill_once(done: int, _: int) -> None:
             if done >= 20 and first.is_alive():
-                os.kill(server_pid(str(first.endpoint.server_id)), signal.SIGKILL)
-                wait_until(lambda: not first.is_alive())
-                first.stop()
+                kill_server(first)
                 servers.enter_context(serve(repository, **options))
 
         statistics = infer(first, "sum", directory, kill_once, rows_per_sequence=40)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
@@ -589,8 +590,7 @@ def test_nothing_remains_when_the_owner_dies_of_a_signal(loading: Path, owner: O
         wait_until_nothing_remains(owner, {server})
 
 
-def test_a_guard_that_is_killed_is_replaced(doubler: Path, owner: Owner) -> None:
-    program = """
+WATCHING_OWNER = """
 import sys, time
 from hermes.aeriel.serve import serve
 with serve(sys.argv[1], ports="auto", stop_timeout_s=5) as instance:
@@ -599,11 +599,26 @@ with serve(sys.argv[1], ports="auto", stop_timeout_s=5) as instance:
     while instance.is_alive():
         time.sleep(0.1)
 """
-    with python(program, doubler, environment=owner.environment) as process:
+
+
+def test_a_guard_that_is_killed_is_replaced(doubler: Path, owner: Owner) -> None:
+    with python(WATCHING_OWNER, doubler, environment=owner.environment) as process:
         server = line(process)
         [guard] = guards(owner)
         os.kill(guard, signal.SIGKILL)
         wait_until(lambda: guards(owner) not in ([], [guard]))
+        process.kill()
+        process.wait()
+        wait_until_nothing_remains(owner, {server})
+
+
+def test_a_guard_that_is_stopped_is_woken(doubler: Path, owner: Owner) -> None:
+    with python(WATCHING_OWNER, doubler, environment=owner.environment) as process:
+        server = line(process)
+        [guard] = guards(owner)
+        os.kill(guard, signal.SIGSTOP)
+        time.sleep(0.5)
+        wait_until(lambda: psutil.Process(guard).status() != psutil.STATUS_STOPPED)
         process.kill()
         process.wait()
         wait_until_nothing_remains(owner, {server})
