@@ -31,6 +31,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_implicit_model(models, "implicit")
     write_ensemble(models, "ensemble", "sum")
     write_ensemble(models, "implicit_ensemble", "implicit")
+    write_ensemble(models, "ensemble_of_an_ensemble", "ensemble")
     return models
 
 
@@ -53,7 +54,9 @@ def sums(numbers: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("transport", ["auto", "http", "grpc"])
-@pytest.mark.parametrize("model", ["sum", "implicit", "ensemble", "implicit_ensemble"])
+@pytest.mark.parametrize(
+    "model", ["sum", "implicit", "ensemble", "implicit_ensemble", "ensemble_of_an_ensemble"]
+)
 def test_each_update_is_answered_once_in_order(
     model: str, transport: Any, endpoint: Endpoint
 ) -> None:

@@ -7,7 +7,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,17 +210,17 @@ class Connection:
         asked: dict[str, Any] = {"name": self._model_name, "version": self._model_version}
         metadata = self._call(self._stub.ModelMetadata, service_pb2.ModelMetadataRequest(**asked))
         config = self._call(self._stub.ModelConfig, service_pb2.ModelConfigRequest(**asked))
-        steps = [
-            self._call(
-                self._stub.ModelConfig,
-                service_pb2.ModelConfigRequest(
-                    name=step.model_name,
-                    version="" if step.model_version < 0 else str(step.model_version),
-                ),
-            ).config
-            for step in config.config.ensemble_scheduling.step
-        ]
+        steps = list(self._steps(config.config))
         return ModelSpecification.from_server(metadata, config.config, steps)
+
+    def _steps(self, config: Any) -> Iterator[Any]:
+        """Yield the configurations of an ensemble's steps, and of theirs."""
+        for step in config.ensemble_scheduling.step:
+            version = "" if step.model_version < 0 else str(step.model_version)
+            request = service_pb2.ModelConfigRequest(name=step.model_name, version=version)
+            found = self._call(self._stub.ModelConfig, request).config
+            yield found
+            yield from self._steps(found)
 
     def _ready(self) -> bool:
         request = service_pb2.ModelReadyRequest(name=self._model_name, version=self._model_version)

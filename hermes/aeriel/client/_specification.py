@@ -93,7 +93,7 @@ class ModelSpecification:
         metadata, config
             The answers.
         steps
-            The configurations of the steps, for an ensemble.
+            The configurations of the steps, for an ensemble, and of theirs.
         """
         places = [_sequence_places(one) for one in (config, *steps) if _keeps_state(one)]
         batched = config.max_batch_size > 0
