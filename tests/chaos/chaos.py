@@ -60,7 +60,7 @@ class TritonPythonModel:
         ]
 """
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
-VICTIMS = ("driver", "worker", "supervisor", "server", "stub")
+VICTIMS = ("driver", "worker", "supervisor", "guard", "server", "stub")
 OTHER_FAULTS = ("disk full", "port taken", "shared server")
 # How long a stopped process stays so: longer than it takes to be found out.
 STOPPED_S = 12.0
@@ -142,6 +142,7 @@ class Run:
             "driver": lambda pid, _: pid == driver,
             "worker": lambda pid, command: pid != driver and command == found.get(driver),
             "supervisor": lambda _, command: any(a.startswith("--state-dir=") for a in command),
+            "guard": lambda _, command: "hermes.aeriel._guard" in " ".join(command),
             "server": lambda _, command: Path(command[0]).name == "tritonserver",
             "stub": lambda _, command: Path(command[0]).name == "triton_python_backend_stub",
         }
