@@ -97,8 +97,9 @@ sequence_batching {
 }
 """
 IN_A_PROCESS = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
+from _column import peak_memory_mb
 from hermes.aeriel.client import Endpoint, InferenceClient
 from hermes.aeriel.files import Request, infer_file
 grpc, http, model, file, output = sys.argv[1:]
@@ -106,8 +107,7 @@ with InferenceClient(Endpoint(grpc=grpc, http=http), model) as client:
     request = Request(input_file=Path(file), output_file=Path(output), input_map={},
                       batch_size=0, fingerprint="", provenance={})
     done = infer_file(client, request, lambda *_: None)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"peak_memory_mb": peak, "rows": done.rows, "seconds": done.seconds}))
+print(json.dumps({"peak_memory_mb": peak_memory_mb(), "rows": done.rows, "seconds": done.seconds}))
 """
 
 
@@ -287,7 +287,7 @@ def measure_memory(size_gb, models, data, endpoint):
     command = [sys.executable, "-c", IN_A_PROCESS, endpoint.grpc, endpoint.http, shape,
                file, data / "predictions.h5"]  # fmt: skip
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=True
+        [str(part) for part in command], capture_output=True, text=True, check=True, cwd=HERE
     )
     took = time.perf_counter() - started
     return {"input_gb": size_gb, "shape": shape, "wall_s": took, **json.loads(done.stdout)}

@@ -188,7 +188,6 @@ class TestRestart:
                 with serve(repository, image, ports=ports, wait=True, log_file=log):
                     for each in done:
                         each.result()
-                    client.close()  # for which a Triton that stops would wait
             assert client.transport == transport
             assert client.statistics.retries >= 2  # each sequence was in the middle of it
         assert seen == [sums(numbers)] * 2

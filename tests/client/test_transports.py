@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,6 @@ class TransportTests:
                 with serve(repository, image, ports=ports, wait=True, log_file=log):
                     for each in done:
                         each.result()
-                    client.close()  # for which a Triton that stops would wait
                 assert client.statistics.retries >= 2  # each stream was in the middle of it
         for whole in answers:
             np.testing.assert_array_equal(np.concatenate(whole), table)
@@ -376,6 +376,19 @@ def test_http_service_of_another_server_is_not_taken(
         with InferenceClient(mixed, "echo", transport="shm") as client:
             assert isinstance(client._transport._wire, PatientGrpcWire)  # type: ignore[attr-defined]
             assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
+
+
+@pytest.mark.parametrize("transport", ["shm", "http", "grpc"])
+def test_a_client_that_does_nothing_does_not_keep_a_server_from_stopping(
+    transport: Any, repository: Path, triton_home: Path
+) -> None:
+    with ExitStack() as later:
+        # Less than the half minute for which Triton waits for a connection.
+        with serve(repository, ports="auto", wait=True, stop_timeout_s=20) as instance:
+            client = InferenceClient(instance.endpoint, "echo", transport=transport)
+            later.enter_context(client)
+            client.infer({"x": np.zeros((1, 4), np.float32)}).result()
+        assert instance.exit_code == 0
 
 
 def test_unknown_transport_is_refused(endpoint: Endpoint) -> None:

@@ -20,6 +20,8 @@ from hermes.aeriel.client._wires import STEP_S, Errors, check
 from hermes.errors import InferenceError
 
 _RECEIVE_BYTES = 1 << 16
+# A Triton that is told to stop waits for the end of every connection, for half a minute.
+IDLE_S = 0.5
 _STATUS = {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
@@ -33,6 +35,8 @@ _STATUS = {
 class HttpWire:
     """Requests over kept connections to Triton's HTTP service.
 
+    One that has not been used for `IDLE_S` seconds is ended.
+
     Parameters
     ----------
     address
@@ -45,7 +49,10 @@ class HttpWire:
         self.address = address
         self.error = error
         self.closing = threading.Event()
-        self._idle: deque[socket.socket] = deque()
+        # Connections that nobody uses, and since when: those used last are at the right.
+        self._idle: deque[tuple[float, socket.socket]] = deque()
+        self._watch: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def leads_to(self, name: str) -> bool:
         """Tell whether a server of this name answers."""
@@ -69,30 +76,47 @@ class HttpWire:
 
     def take(self) -> socket.socket:
         """Return a connection that nobody uses."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            host, _, port = self.address.rpartition(":")
-            connection = socket.create_connection((host.strip("[]"), int(port)), timeout=STEP_S)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()[1]
+        host, _, port = self.address.rpartition(":")
+        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=STEP_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def give(self, connection: socket.socket) -> None:
         """Keep a connection for the next request."""
-        if self.closing.is_set():
-            connection.close()
-        else:
-            self._idle.append(connection)
+        with self._lock:
+            if self.closing.is_set():
+                connection.close()
+                return
+            self._idle.append((time.monotonic(), connection))
+            if self._watch is None:
+                self._watch = threading.Thread(
+                    target=self._end_unused, name="hermes-http", daemon=True
+                )
+                self._watch.start()
 
     def forget_idle(self) -> None:
         """End the connections that nobody uses: the server that they led to may be gone."""
-        while self._idle:
-            self._idle.pop().close()
+        with self._lock:
+            while self._idle:
+                self._idle.pop()[1].close()
 
     def close(self) -> None:
         """End every wait."""
         self.closing.set()
         self.forget_idle()
+
+    def _end_unused(self) -> None:
+        while True:
+            self.closing.wait(IDLE_S)
+            with self._lock:
+                while self._idle and self._idle[0][0] < time.monotonic() - IDLE_S:
+                    self._idle.popleft()[1].close()
+                if not self._idle:
+                    self._watch = None
+                    return
 
     def _get(self, path: str) -> Any:
         """Return an answer in JSON; None where there is none."""
