@@ -22,9 +22,10 @@ validate: $(VENV)/.demo $(DEMO)/.made $(if $(IMAGE),,triton)
 	@$(BIN)/python -c 'import json, sys; r = json.load(open(sys.argv[1] + "/report.json")); \
 	    print("accuracy %.4f; the report is %s/report.html" % (r["metrics"]["accuracy"], sys.argv[1]))' $(RESULTS)
 
-# Every test, with real servers and, where it can be installed, a real container.
+# Every test, with real servers and, where it can be installed, a real container. Most of the time
+# goes into waiting for servers, so several files of tests are run at once.
 test: $(VENV)/.dev triton
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 # What has to pass before a change lands: format, lint, types, tests.
 check: $(VENV)/.dev

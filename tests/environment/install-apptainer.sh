@@ -26,25 +26,28 @@ match_capabilities() {
         if (( permitted >> i & 1 )); then list+=,CAP_${names[i]}; fi
     done
     if (( permitted == (1 << ${#names[@]}) - 1 )); then return; fi
-    apptainer config global --set "root default capabilities" file
     apptainer -q -s capability add --user root "${list#,}" 2>/dev/null
+    apptainer config global --set "root default capabilities" file
 }
 
 both_work() { apptainer --version && singularity --version; } >/dev/null 2>&1
 
+# One at a time, the looking included: an Apptainer that is just being installed works before it is
+# set up. The lock is this script itself, so that no lock file stays behind.
+exec 9<"${BASH_SOURCE[0]}"
+flock 9
 if both_work; then
-    if [ "$(id -u)" = 0 ]; then match_capabilities; fi
+    # Not again: somebody may be reading the settings just now.
+    if [ "$(id -u)" = 0 ] &&
+        [ "$(apptainer config global --get "root default capabilities")" != file ]; then
+        match_capabilities
+    fi
     echo "already here: $(apptainer --version)"
     exit 0
 fi
 [ "$(id -u)" = 0 ] || die "installing Apptainer needs root; ask an administrator, or load its module"
 command -v apt-get >/dev/null || die "this script knows only Debian; install Apptainer by other means"
 [ "$(dpkg --print-architecture)" = amd64 ] || die "this script knows only amd64"
-
-# One at a time: the lock is this script itself, so that no lock file stays behind.
-exec 9<"${BASH_SOURCE[0]}"
-flock 9
-if both_work; then echo "already here: $(apptainer --version)"; exit 0; fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
