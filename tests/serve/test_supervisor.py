@@ -183,16 +183,14 @@ class TestRestart(RestartTests):
     def test_a_server_that_is_killed_time_and_again_is_given_up(
         self, state: ServerState, endpoint: Endpoint
     ) -> None:
-        killed = set()
         deadline = time.monotonic() + 120
         while state.supervisor() is not None:
             assert time.monotonic() < deadline
             for pid, command in server_processes(id_of(endpoint)).items():
                 if is_tritonserver(command):
                     os.kill(pid, signal.SIGKILL)
-                    killed.add(pid)
             time.sleep(0.2)
-        assert len(killed) == 6
+        assert "restart 5 of 5" in state.log_file.read_text()
         assert "ended with exit code -9" in state.failure()
         for log in temporary_files(id_of(endpoint)):  # kept, because the error names it
             log.unlink()
