@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from hermes.aeriel._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve import Ports, TritonInstance
-from hermes.aeriel.serve._ports import free_ports
+from hermes.aeriel.serve._ports import check_free
+from hermes.errors import PortInUseError
 
 Tensors = Mapping[str, tuple[str, Sequence[int]]]
 
@@ -133,8 +135,15 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
 
 
 def some_ports() -> Ports:
-    """Return ports that were free a moment ago."""
-    return free_ports("127.0.0.1")
+    """Return free ports that nobody gets who asks for any: a server can come back to them."""
+    while True:
+        # Linux hands out those from 32768 on (ip(7), ip_local_port_range).
+        grpc, http, metrics = random.sample(range(10_000, 32_768), 3)
+        ports = Ports(grpc=grpc, http=http, metrics=metrics)
+        with contextlib.suppress(PortInUseError):
+            for service, port in vars(ports).items():
+                check_free("127.0.0.1", port, service)
+            return ports
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ import pytest
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.monitor import COLUMNS, ServerMonitor
 from hermes.aeriel.serve import Endpoint, TritonInstance, serve
-from hermes.aeriel.serve._ports import free_ports
 from hermes.errors import OutputError, ParameterError, RequestError
+from tests.helpers import some_ports
 
 Row = dict[str, str]
 
@@ -159,7 +159,7 @@ class TestServer:
         self, repository: Path, tmp_path: Path
     ) -> None:
         path = tmp_path / "server.csv"
-        ports = free_ports("127.0.0.1")
+        ports = some_ports()
         address = Endpoint(grpc=f"127.0.0.1:{ports.grpc}", metrics=f"127.0.0.1:{ports.metrics}")
         with ServerMonitor(address, path, interval_s=0.1):
             wait_for(path, lambda rows: rows[-1:] != [] and rows[-1]["state"] == "unreachable")
