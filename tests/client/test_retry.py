@@ -67,6 +67,16 @@ def test_stream_has_a_deadline_for_the_whole(transport: Any, endpoint: Endpoint)
         assert 0.8 < time.monotonic() - started < 4
 
 
+@pytest.mark.parametrize("transport", ["shm", "http", "grpc"])
+def test_deadline_holds_for_answers_that_come_soon(transport: Any, endpoint: Endpoint) -> None:
+    with InferenceClient(endpoint, "sleeps", transport=transport) as client:
+        started = time.monotonic()
+        with pytest.raises(RequestTimeoutError, match="within 1 s"):
+            for _ in client.stream((batch(0.01) for _ in range(1000)), deadline_s=1.0):
+                pass
+        assert 0.8 < time.monotonic() - started < 4
+
+
 def test_rate_is_limited(endpoint: Endpoint) -> None:
     with InferenceClient(endpoint, "sleeps", rate_hz=20) as client:
         started = time.monotonic()

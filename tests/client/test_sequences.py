@@ -114,6 +114,20 @@ def test_sequence_that_is_left_frees_its_place_on_the_server(
         assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("transport", ["auto", "http", "grpc"])
+def test_sequence_that_takes_too_long_ends_and_frees_its_place(
+    transport: Any, endpoint: Endpoint
+) -> None:
+    with InferenceClient(endpoint, "patient", transport=transport) as client:
+        started = time.monotonic()
+        for _ in range(6):
+            with client.sequence() as sequence:
+                stream = sequence.stream(map(update, itertools.count()), deadline_s=0.5)
+                with pytest.raises(RequestTimeoutError, match=r"within 0\.5 s"):
+                    values(stream)
+        assert time.monotonic() - started < 13
+
+
 def test_sequence_that_is_left_while_the_model_runs_is_left_at_once(endpoint: Endpoint) -> None:
     with InferenceClient(endpoint, "sum") as client, client.sequence() as sequence:
         stream = sequence.stream([update(1), update(103), update(1)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -313,18 +312,18 @@ class InferenceClient:
 
     def _stream(self, parcels: Iterator[Parcel], deadline_s: float) -> Iterator[Outputs]:
         """Yield lent outputs."""
-        deadline = time.monotonic() + deadline_s
         window: deque[Exchange] = deque()
-        try:
-            for parcel in parcels:
-                window.append(self._exchanges.start(parcel, deadline))
-                if len(window) == self.max_in_flight:
+        with self._exchanges.within(deadline_s) as deadline:
+            try:
+                for parcel in parcels:
+                    window.append(self._exchanges.start(parcel, deadline))
+                    if len(window) == self.max_in_flight:
+                        yield from self._next(window, deadline)
+                while window:
                     yield from self._next(window, deadline)
-            while window:
-                yield from self._next(window, deadline)
-        finally:
-            for exchange in window:
-                self._exchanges.drop(exchange)
+            finally:
+                for exchange in window:
+                    self._exchanges.drop(exchange)
 
     def _next(self, window: deque[Exchange], deadline: float) -> Iterator[Outputs]:
         yield self._exchanges.finish(window[0], deadline)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from hermes.aeriel.client._specification import Arrays, ModelSpecification
 from hermes.aeriel.client._statistics import Recorder
 from hermes.aeriel.client._transports import NO_PARAMETERS, Outputs, Parameters, Parcel, Transport
 from hermes.aeriel.client._wires import Call
-from hermes.errors import InferenceError
+from hermes.errors import InferenceError, RequestTimeoutError
 
 
 @dataclass(eq=False)
@@ -48,9 +50,27 @@ class Exchanges:
         """
         return self.transport.pack(arrays, self.specification.check(arrays), parameters)
 
+    @contextlib.contextmanager
+    def within(self, deadline_s: float) -> Iterator[float]:
+        """Give the deadline of several requests; an error that comes of it tells of it."""
+        deadline = time.monotonic() + deadline_s
+        try:
+            yield deadline
+        except RequestTimeoutError as error:
+            if time.monotonic() >= deadline:
+                error.timeout_s = deadline_s
+            raise
+
     def start(self, parcel: Parcel, deadline: float = math.inf) -> Exchange:
-        """Send a request."""
+        """Send a request.
+
+        Raises
+        ------
+        RequestError, RequestTimeoutError
+            It was not sent: the client was closed, or the deadline is over.
+        """
         self.pace.wait(deadline)
+        self._check(deadline)
         started = self.recorder.start()
         return Exchange(parcel, started, self._send(parcel, deadline))
 
@@ -62,8 +82,9 @@ class Exchanges:
         Raises
         ------
         RequestError, RequestTimeoutError
-            The last attempt's failure.
+            The last attempt's failure, or the deadline is over.
         """
+        self._check(deadline)
         try:
             outputs = self._received(exchange)
         except InferenceError as error:
@@ -88,6 +109,11 @@ class Exchanges:
     def drop(self, exchange: Exchange) -> None:
         """Let go of a request, and of its outputs."""
         self.transport.drop(exchange.parcel, exchange.call)
+
+    def _check(self, deadline: float) -> None:
+        # The wire would not find out: it looks when it waits for long, and answers may come soon.
+        if time.monotonic() >= deadline:
+            raise self.connection.error("DEADLINE_EXCEEDED", "")
 
     def _again(self, exchange: Exchange, error: InferenceError, deadline: float) -> Outputs:
         failures = [error]

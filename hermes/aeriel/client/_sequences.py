@@ -90,13 +90,13 @@ class Sequence:
         InputError, RequestError, RequestTimeoutError
             An update failed, or the sequence was lost and cannot be restarted.
         """
-        stream = self._stream(_source(updates), time.monotonic() + deadline_s)
+        stream = self._stream(_source(updates), deadline_s)
         # A stream that was left in the middle ends with the block at the latest.
         self._stack.callback(stream.close)
         return stream
 
     def _stream(
-        self, source: Callable[[], Iterable[Arrays]], deadline: float
+        self, source: Callable[[], Iterable[Arrays]], deadline_s: float
     ) -> Generator[Outputs, None, None]:
         seen = to_skip = 0
         run: Generator[Outputs, None, None] | None = None
@@ -115,7 +115,7 @@ class Sequence:
                 run = None
                 raise
 
-        with self._place(deadline):
+        with self._exchanges.within(deadline_s) as deadline, self._place(deadline):
             try:
                 while (outputs := self._advance_or_restart(advance, source, deadline)) is not None:
                     seen += 1
@@ -170,10 +170,10 @@ class Sequence:
             if exchange is not None:
                 blank.clear()  # it has ended
                 yield owned(self._finish(exchange, deadline))
-        except (RequestError, RequestTimeoutError):
-            raise  # the server ends what it hears no more of
-        except BaseException:
-            if blank and not exchanges.connection.is_closing:
+        except BaseException as error:
+            # What failed there the server ends itself, as it hears no more of it.
+            is_lost = isinstance(error, RequestError | RequestTimeoutError) and exchange is not None
+            if blank and not is_lost and not exchanges.connection.is_closing:
                 self._end(sequence_id, blank)
             raise
         finally:
