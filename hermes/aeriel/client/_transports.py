@@ -21,6 +21,8 @@ from hermes.errors import InferenceError
 
 # HDF5 reads of 1 MiB and more run near the memory's speed, small ones do not.
 READ_BYTES = 1 << 20
+# Of small rows that cannot be batched, a read has fewer: each request has a place of its own.
+READ_REQUESTS = 1024
 # How long a thread waits, after close(), for the end of what was given up.
 LINGER_S = 600.0
 # Triton's HTTP service takes long over large requests: at 16 MiB it is half as fast as GRPC. It
@@ -279,4 +281,5 @@ def requests_of_a_read(layout: RowLayout, dtypes: Mapping[str, np.dtype[Any]]) -
     row_bytes = sum(
         dtypes[name].itemsize * math.prod(shape) for name, shape in layout.shapes.items()
     )
-    return max(1, -(-READ_BYTES // max(1, row_bytes * layout.rows_per_request)))
+    requests = -(-READ_BYTES // max(1, row_bytes * layout.rows_per_request))
+    return max(1, min(requests, READ_REQUESTS))
