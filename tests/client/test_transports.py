@@ -6,11 +6,13 @@ import dataclasses
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from hermes.aeriel._regions import PREFIX, sweep_regions
 from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
 from hermes.aeriel.client._grpc_wire import PatientGrpcWire
 from hermes.aeriel.client._http_wire import HttpWire
+from hermes.aeriel.client._transports import requests_of_a_read
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError
 from tests.helpers import ECHO, kill_server, python, some_ports, wait_until, write_model
@@ -308,7 +311,51 @@ class TestHttp(TransportTests):
             self.client(Endpoint(grpc=there.grpc), "echo")
 
 
-class TestSharedMemory(TransportTests):
+class SharedMemoryTests(TransportTests):
+    """What holds for shared memory, whatever the requests travel by."""
+
+    def test_region_that_is_in_use_is_unregistered_later(self, there: Endpoint) -> None:
+        import tritonclient.grpc as triton
+
+        with triton.InferenceServerClient(there.grpc) as other:
+            with self.client(there, "slow", max_in_flight=1) as client:
+                client.infer({"x": np.full((1, 1), 1.5, np.float32)}).result()
+                [region] = registered(there)
+                # As a request whose answer has come, and which has not yet let go of its regions:
+                # the client knows nothing of it.
+                held = triton.InferInput("x", (1, 1), "FP32")
+                held.set_shared_memory(region, 4)
+                answers: SimpleQueue[Any] = SimpleQueue()
+                other.async_infer(
+                    "slow", [held], lambda result, error: answers.put((result, error))
+                )
+                time.sleep(0.2)
+                started = time.monotonic()
+            assert time.monotonic() - started < 1
+            assert registered(there) == {region}
+            result, error = answers.get(timeout=10)
+            assert error is None
+            assert result.as_numpy("y").item() == 1.5
+            wait_until(lambda: not registered(there), 2)
+
+    def test_streams_that_are_left_keep_no_region(self, there: Endpoint) -> None:
+        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+            arrays["x"][...] = 0.2
+
+        layout = RowLayout(shapes={"x": (1,)}, rows_per_request=1)
+        with self.client(there, "slow", max_in_flight=2) as client:
+            for _ in range(3):
+                stream = client.stream_rows(read, range(9), layout)
+                next(stream)
+                stream.close()  # type: ignore[attr-defined]
+            list(client.stream_rows(read, range(9), layout))
+            assert len(registered(there)) <= 1
+            suspended = client.stream_rows(read, range(9), layout)
+            next(suspended)
+        wait_until(lambda: not registered(there))
+
+
+class TestSharedMemory(SharedMemoryTests):
     transport = "auto"
     travels_by = "shm"
 
@@ -317,7 +364,7 @@ class TestSharedMemory(TransportTests):
             assert isinstance(client._transport._wire, HttpWire)  # type: ignore[attr-defined]
 
 
-class TestSharedMemoryWithoutHttp(TransportTests):
+class TestSharedMemoryWithoutHttp(SharedMemoryTests):
     transport = "shm"
     travels_by = "shm"
     with_http = False
@@ -389,6 +436,33 @@ def test_a_client_that_does_nothing_does_not_keep_a_server_from_stopping(
             later.enter_context(client)
             client.infer({"x": np.zeros((1, 4), np.float32)}).result()
         assert instance.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "rows_per_request", "requests"),
+    [((1,), 1, 1024), ((1,), 1 << 16, 4), ((512, 512), 1, 1), ((1024, 1024), 4, 1)],
+)
+def test_a_read_is_large_but_not_of_very_many_requests(
+    row: tuple[int, ...], rows_per_request: int, requests: int
+) -> None:
+    layout = RowLayout(shapes={"x": row}, rows_per_request=rows_per_request)
+    assert requests_of_a_read(layout, {"x": np.dtype(np.float32)}) == requests
+
+
+def test_what_is_sent_as_the_client_closes_ends(endpoint: Endpoint) -> None:
+    with endpoint.channel([]) as channel:
+        wire = PatientGrpcWire(
+            channel,
+            lambda *_: RequestError(
+                model="echo", address=endpoint.grpc, status="INTERNAL", reason="the answer"
+            ),
+        )
+        wire.send(b"", 10).is_done()
+        wait_until(wire.is_quiet)
+        wire.close()
+        call = wire.send(b"", 10)
+        wait_until(call.is_done)
+        wait_until(lambda: not [t for t in threading.enumerate() if t.name == "hermes-grpc"])
 
 
 def test_unknown_transport_is_refused(endpoint: Endpoint) -> None:

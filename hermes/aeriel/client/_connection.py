@@ -48,6 +48,9 @@ _TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
 _LOST_SEQUENCE = "must specify the START flag"
 # What it says of a region that it never knew, or forgot when it was started again.
 _UNKNOWN_REGION = "Unable to find shared memory region"
+# What Triton 2.50 and 2.51 say of a region while a request holds it, which a request may still do
+# for a moment when its answer has come.
+_REGION_IN_USE = "it is currently in use"
 # What it says of an output that is larger than the model's configuration has it.
 _SMALL_REGION = "bytes to hold the results"
 
@@ -196,13 +199,17 @@ class Connection:
         )
         self._call(self._stub.SystemSharedMemoryRegister, request)
 
-    def unregister(self, name: str) -> None:
-        """Let the server forget a region, where it still has it."""
+    def unregister(self, name: str) -> bool:
+        """Let the server forget a region; tell whether it need not be asked again."""
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
         try:
             self._stub.SystemSharedMemoryUnregister(request, timeout=min(self._timeout_s, 2.0))
-        except (grpc.RpcError, ValueError):  # it forgot the region with everything else
-            return
+        except grpc.RpcError as error:
+            is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return not is_late and _REGION_IN_USE not in (error.details() or "")
+        except ValueError:  # the channel is closed
+            return True
+        return True
 
     def _specification(self) -> ModelSpecification:
         if not self._ready():

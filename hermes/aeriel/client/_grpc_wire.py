@@ -54,7 +54,6 @@ class PatientGrpcWire:
         self._infer = channel.unary_unary(_INFER, response_deserializer=_ANSWER)
         self._handed_over: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
-        self._threads: list[threading.Thread] = []
         self._under_way: set[CarriedCall | LoneCall] = set()
 
     def encode(self, message: Message) -> bytes:
@@ -73,9 +72,7 @@ class PatientGrpcWire:
         self._handed_over.put(work)
         if not self._idle.acquire(blocking=False):
             # A daemon: a server that does not answer is no reason for the process to stay.
-            thread = threading.Thread(target=self._work, name="hermes-grpc", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            threading.Thread(target=self._work, name="hermes-grpc", daemon=True).start()
 
     def ended(self, call: CarriedCall | LoneCall) -> None:
         """Note that a call is over."""
@@ -88,7 +85,7 @@ class PatientGrpcWire:
     def close(self) -> None:
         """End every wait."""
         self.closing.set()
-        for _ in self._threads:
+        while self._idle.acquire(blocking=False):
             self._handed_over.put(None)
 
     def _work(self) -> None:
@@ -96,6 +93,9 @@ class PatientGrpcWire:
             work()
             del work  # and the request with it
             self._idle.release()
+            # Unless it is already counted on.
+            if self.closing.is_set() and self._idle.acquire(blocking=False):
+                return
 
 
 class GrpcWire(PatientGrpcWire):

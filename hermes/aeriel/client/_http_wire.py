@@ -140,6 +140,7 @@ class HttpCall:
         self._deadline = time.monotonic() + timeout_s
         self._connection: socket.socket | None = None
         self._failure: InferenceError | None = None
+        self._is_waited_for = False
         try:
             self._connection = wire.take()
             self._send(self._connection, encoded)
@@ -152,6 +153,7 @@ class HttpCall:
         """Wait for the answer."""
         if self._failure is not None or self._connection is None:
             raise self._failure or self._wire.error("CANCELLED", "the request was cancelled")
+        self._is_waited_for = True
         try:
             status, fields, body = self._receive(self._connection)
         except InferenceError:  # of which one is an OSError too
@@ -160,6 +162,8 @@ class HttpCall:
             raise self._broken(error) from error
         except (ValueError, KeyError) as error:
             raise self._broken(f"no HTTP answer of Triton's: {error}") from error
+        finally:
+            self._is_waited_for = False
         connection, self._connection = self._connection, None
         self._wire.give(connection)
         if status != 200:
@@ -173,6 +177,8 @@ class HttpCall:
         connection = self._connection
         if connection is None:
             return True
+        if self._is_waited_for:
+            return False  # who waits will know
         poll = select.poll()
         try:
             poll.register(connection, select.POLLIN)

@@ -19,8 +19,8 @@ class Registry(Protocol):
     def register(self, name: str, size: int) -> None:
         """Let the server map the file ``/dev/shm/NAME`` and know it by its name."""
 
-    def unregister(self, name: str) -> None:
-        """Let the server forget a region, where it still has it."""
+    def unregister(self, name: str) -> bool:
+        """Let the server forget a region; tell whether it need not be asked again."""
 
 
 class Region:
@@ -65,9 +65,12 @@ class Region:
         self._open()
         self.buffer[:] = before
 
-    def close(self) -> None:
-        """Let the server forget the region; nothing may be in flight in it."""
-        self._registry.unregister(self.name)
+    def close(self) -> bool:
+        """Let the server forget the region; tell whether it need not be asked again.
+
+        Nothing may be in flight in it.
+        """
+        return self._registry.unregister(self.name)
 
     def _open(self) -> None:
         name = new_region_name()

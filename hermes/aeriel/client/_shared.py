@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,8 +56,8 @@ class Slot:
         The offset and the size of each output that has a place.
     is_pooled
         Whether it is for requests with arrays, rather than for a stream of rows.
-    given_up
-        Calls that nobody waits for any longer. Until they are done the server may write outputs.
+    calls
+        What was sent from here and not answered. Until it is done the server may write outputs.
     key, encoded
         The request sent last, and what it was made from.
     """
@@ -64,15 +66,21 @@ class Slot:
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, tuple[int, int]] = field(default_factory=dict)
     is_pooled: bool = False
-    given_up: list[Call] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     key: Any = None
     encoded: Any = None
 
     def is_free(self) -> bool:
         """Tell whether the server has done with everything that was sent from here."""
-        if self.given_up:
-            self.given_up = [call for call in self.given_up if not call.is_done()]
-        return not self.given_up
+        self.settle()
+        return not self.calls
+
+    def settle(self) -> None:
+        """Forget the calls that are done, and their answers with them."""
+        for call in list(self.calls):
+            if call.is_done():
+                with contextlib.suppress(ValueError):  # another thread has found it too
+                    self.calls.remove(call)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -132,10 +140,11 @@ class SharedMemoryTransport:
             name: self._specification.outputs[name]
             for name in plain.outputs or self._specification.outputs
         }
-        # Slots of requests with arrays, those of them that are free, and slots of ended streams.
-        self._pool: list[Slot] = []
-        self._free: deque[Slot] = deque()
-        self._retired: list[Slot] = []
+        self._free: deque[Slot] = deque()  # of requests with arrays
+        self._slots: dict[Region, Sequence[Slot]] = {}  # of every region in use
+        # Regions that are to be unregistered, and the slots that may still be written to.
+        self._retired: list[tuple[Region, Sequence[Slot]]] = []
+        self._retiring = threading.Lock()
         self._misjudged: set[str] = set()
         sweep_regions()
         probe = Region(_PAGE, self._connection)
@@ -143,7 +152,8 @@ class SharedMemoryTransport:
             if http is not None and http.knows_region(probe.name):
                 self._wire = http
         finally:
-            probe.close()
+            self.keep(probe, ())
+            self.retire(probe)
 
     def pack(self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS) -> Parcel:
         """Return a request whose tensors lie in a slot of shared memory."""
@@ -185,7 +195,9 @@ class SharedMemoryTransport:
         slot = parcel.slot
         parcel.memory = slot.region.buffer
         parcel.placed = slot.outputs if slot.is_free() else {}
-        return self._wire.send(self._encoded(parcel, slot), timeout_s)
+        call = self._wire.send(self._encoded(parcel, slot), timeout_s)
+        slot.calls.append(call)
+        return call
 
     def receive(self, parcel: Parcel, call: Call) -> Outputs:
         """Return the outputs, those in shared memory as views of it."""
@@ -195,9 +207,9 @@ class SharedMemoryTransport:
         try:
             answer = call.answer()
         except InferenceError as error:
-            self._give_up(slot, call)
             self._repair(slot, error)
             raise
+        slot.settle()
         outputs = {}
         for name, tensor in answer.items():
             if name in parcel.placed:
@@ -208,15 +220,11 @@ class SharedMemoryTransport:
         return outputs
 
     def drop(self, parcel: Parcel, call: Call | None = None) -> None:
-        """Free the slot; one that the server may still use is remembered."""
+        """Free the slot, which remembers a call that is not done."""
         if not isinstance(parcel, PlacedParcel):
             self._plain.drop(parcel, call)
-            return
-        slot = parcel.slot
-        if call is not None:
-            self._give_up(slot, call)
-        if slot.is_pooled:
-            self._free.append(slot)
+        elif parcel.slot.is_pooled:
+            self._free.append(parcel.slot)
 
     def stop(self) -> None:
         """End every wait."""
@@ -226,19 +234,26 @@ class SharedMemoryTransport:
     def close(self) -> None:
         """Unregister the regions as soon as nothing is in flight in them, then disconnect."""
         self.stop()
-        # A server whose regions vanish under its hands may crash.
-        end_when(self._is_quiet, self._end)
-
-    def retire(self, slots: Sequence[Slot]) -> None:
-        """Unregister the region of these slots, now or when the server has done with it."""
-        if all(slot.is_free() for slot in slots):
-            slots[0].region.close()
-        else:
-            self._retired += slots
+        with self._retiring:
+            self._retired += self._slots.items()
+            self._slots.clear()
+        end_when(self._unregister, self._plain.close)
 
     def region(self, size: int) -> Region:
         """Return a new region of the server's."""
         return Region(size, self._connection)
+
+    def keep(self, region: Region, slots: Sequence[Slot]) -> None:
+        """Know the slots of a region until it is retired, when the client ends at the latest."""
+        self._slots[region] = slots
+
+    def retire(self, region: Region) -> None:
+        """Unregister a region, now or when the server has done with it."""
+        with self._retiring:
+            if (slots := self._slots.pop(region, None)) is None:
+                return  # the client was closed
+            self._retired.append((region, slots))
+        self._unregister()
 
     def output_sizes(self, rows: int) -> dict[str, int]:
         """Return the bytes of each output for so many rows, where that is known."""
@@ -263,10 +278,9 @@ class SharedMemoryTransport:
         if slot is None or slot.region.size < size:
             region = self.region(-(-size // _PAGE) * _PAGE)
             if slot is not None:
-                self._pool.remove(slot)
-                self.retire([slot])
+                self.retire(slot.region)
             slot = Slot(region=region, is_pooled=True)
-            self._pool.append(slot)
+            self.keep(region, [slot])
         slot.inputs = {name: places[name] for name in inputs}
         slot.outputs = {name: (places[_output(name)], n) for name, n in outputs.items()}
         return slot
@@ -303,10 +317,6 @@ class SharedMemoryTransport:
     def _size(self, name: str, shape: Sequence[int]) -> int:
         return self._specification.inputs[name].dtype.itemsize * math.prod(shape)
 
-    def _give_up(self, slot: Slot, call: Call) -> None:
-        if call not in slot.given_up and not call.is_done():
-            slot.given_up.append(call)
-
     def _repair(self, slot: Slot, error: InferenceError) -> None:
         """Do what lets the next attempt succeed."""
         if is_unknown_region(error):
@@ -319,17 +329,18 @@ class SharedMemoryTransport:
             self._misjudged.update(slot.outputs)
             slot.outputs = {}
 
-    def _is_quiet(self) -> bool:
-        return all(slot.is_free() for slot in [*self._pool, *self._retired])
-
-    def _end(self) -> None:
-        for region in {
-            id(slot.region): slot.region for slot in [*self._pool, *self._retired]
-        }.values():
-            region.close()
-        self._pool.clear()
-        self._retired.clear()
-        self._plain.close()
+    def _unregister(self) -> bool:
+        """Unregister the retired regions that the server has done with; tell whether all are."""
+        with self._retiring:
+            for retired in list(self._retired):
+                region, slots = retired
+                # A server whose regions vanish under its hands may crash.
+                if not all(slot.is_free() for slot in slots):
+                    continue
+                if not region.close():
+                    return False
+                self._retired.remove(retired)
+            return not self._retired
 
 
 class _RingBuffers:
@@ -372,6 +383,7 @@ class _RingBuffers:
             )
             for index in range(slots)
         ]
+        transport.keep(self._region, self._slots)
         self._next = 0
         self._inline: dict[str, NDArray[Any]] = {}
 
@@ -411,7 +423,7 @@ class _RingBuffers:
             )
 
     def close(self) -> None:
-        self._transport.retire(self._slots)
+        self._transport.retire(self._region)
 
 
 def view(
