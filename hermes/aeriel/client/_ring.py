@@ -1,0 +1,120 @@
+"""Rows that are read straight into shared memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.aeriel.client._slots import (
+    PlacedParcel,
+    Regions,
+    Slot,
+    aligned,
+    output_place,
+    places_of,
+    view,
+)
+from hermes.aeriel.client._transports import Parcel, RowLayout, requests_of_a_read
+
+
+class RingBuffers:
+    """A ring of slots in one region; the inputs of successive slots lie behind each other.
+
+    Parameters
+    ----------
+    regions
+        What gives the region.
+    layout, dtypes
+        How the rows become requests, and the dtype of each input.
+    outputs
+        The bytes of each output of a request that has a place in the region.
+    max_in_flight
+        How many requests may be away at a time.
+    """
+
+    def __init__(
+        self,
+        regions: Regions,
+        layout: RowLayout,
+        dtypes: Mapping[str, np.dtype[Any]],
+        outputs: Mapping[str, int],
+        max_in_flight: int,
+    ) -> None:
+        self._regions = regions
+        self._layout = layout
+        self._dtypes = dtypes
+        per_read = requests_of_a_read(layout, self._dtypes)
+        self.block_rows = per_read * layout.rows_per_request
+        # One block is read into while the requests of the others are away.
+        self._blocks = 1 + -(-max_in_flight // per_read)
+        slots = self._blocks * per_read
+        self._rows = self._blocks * self.block_rows
+        inputs = {
+            name: layout.rows_per_request * dtype.itemsize * math.prod(layout.shapes[name])
+            for name, dtype in self._dtypes.items()
+            if dtype.kind != "O" and 0 not in layout.shapes[name]
+        }
+        places, size = places_of(
+            {
+                **{name: slots * n for name, n in inputs.items()},
+                **{output_place(name): slots * aligned(n) for name, n in outputs.items()},
+            }
+        )
+        self._region = regions.open(size)
+        self._places = places
+        self._slots = [
+            Slot(
+                region=self._region,
+                inputs={name: places[name] + index * n for name, n in inputs.items()},
+                outputs={
+                    name: (places[output_place(name)] + index * aligned(n), n)
+                    for name, n in outputs.items()
+                },
+            )
+            for index in range(slots)
+        ]
+        regions.keep(self._slots)
+        self._next = 0
+        self._inline: dict[str, NDArray[Any]] = {}
+
+    def lend(self, rows: int) -> dict[str, NDArray[Any]]:
+        first = self._next * self.block_rows
+        lent = {}
+        for name, dtype in self._dtypes.items():
+            shape = self._layout.shapes[name]
+            if name not in self._places:
+                lent[name] = self._inline[name] = np.empty((rows, *shape), dtype)
+                continue
+            offset = self._places[name] + first * dtype.itemsize * math.prod(shape)
+            lent[name] = view(self._region.buffer, offset, (rows, *shape), dtype)
+        return lent
+
+    def parcels(self, rows: int) -> Iterator[Parcel]:
+        layout = self._layout
+        per_request = layout.rows_per_request
+        slot_number = self._next * (self.block_rows // per_request)
+        self._next = (self._next + 1) % self._blocks
+        row_bytes = sum(
+            dtype.itemsize * math.prod(layout.shapes[name]) for name, dtype in self._dtypes.items()
+        )
+        for begin in range(0, rows, per_request):
+            n_rows = min(per_request, rows - begin)
+            axis = (n_rows,) if layout.with_row_axis else ()
+            inline = {name: array[begin : begin + n_rows] for name, array in self._inline.items()}
+            if not layout.with_row_axis:
+                inline = {name: array[0] for name, array in inline.items()}
+            slot = self._slots[slot_number + begin // per_request]
+            yield PlacedParcel(
+                rows=n_rows,
+                n_bytes=n_rows * row_bytes,
+                slot=slot,
+                shapes={name: (*axis, *layout.shapes[name]) for name in slot.inputs},
+                inline=inline,
+            )
+
+    def close(self) -> None:
+        self._regions.retire(self._region)

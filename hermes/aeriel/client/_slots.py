@@ -1,0 +1,176 @@
+"""Places for the tensors of requests, in regions of shared memory that are let go of in time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.aeriel.client._memory import Region, Registry
+from hermes.aeriel.client._specification import Arrays
+from hermes.aeriel.client._transports import Parameters, Parcel
+from hermes.aeriel.client._wires import Call
+
+_ALIGNMENT = 64
+_PAGE = 4096
+
+
+@dataclass(eq=False)
+class Slot:
+    """Where the tensors of one request lie in a region.
+
+    Parameters
+    ----------
+    region
+        The region.
+    inputs
+        The offset of each input.
+    outputs
+        The offset and the size of each output that has a place.
+    is_pooled
+        Whether it is for requests with arrays, rather than for a stream of rows.
+    calls
+        What was sent from here and not answered. Until it is done the server may write outputs.
+    key, encoded
+        The request sent last, and what it was made from.
+    """
+
+    region: Region
+    inputs: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, tuple[int, int]] = field(default_factory=dict)
+    is_pooled: bool = False
+    calls: list[Call] = field(default_factory=list)
+    key: Any = None
+    encoded: Any = None
+
+    def is_free(self) -> bool:
+        """Tell whether the server has done with everything that was sent from here."""
+        self.settle()
+        return not self.calls
+
+    def settle(self) -> None:
+        """Forget the calls that are done, and their answers with them."""
+        for call in list(self.calls):
+            if call.is_done():
+                with contextlib.suppress(ValueError):  # another thread has found it too
+                    self.calls.remove(call)
+
+
+@dataclass(eq=False, kw_only=True)
+class PlacedParcel(Parcel):
+    """A request whose tensors lie in a slot.
+
+    Parameters
+    ----------
+    slot
+        The slot.
+    shapes
+        The shape of each input in it.
+    inline
+        The inputs that cannot lie there.
+    parameters
+        What else the server is to know.
+    memory, placed
+        The memory of the slot's region when the request was sent, and the offsets of the outputs
+        that are to be put there.
+    """
+
+    slot: Slot
+    shapes: Mapping[str, tuple[int, ...]]
+    inline: Arrays = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)
+    memory: Any = None
+    placed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class Regions:
+    """The regions of one client, which are unregistered when the server has done with them.
+
+    Parameters
+    ----------
+    registry
+        The server.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._slots: dict[Region, Sequence[Slot]] = {}  # of every region in use
+        # Regions that are to be unregistered, and the slots that may still be written to.
+        self._retired: list[tuple[Region, Sequence[Slot]]] = []
+        self._lock = threading.Lock()
+
+    def open(self, size: int) -> Region:
+        """Return a new region of so many bytes at least.
+
+        Raises
+        ------
+        OSError
+            There is not so much shared memory.
+        InferenceError
+            The server refuses it.
+        """
+        region = Region(-(-size // _PAGE) * _PAGE, self._registry)
+        self._slots[region] = ()
+        return region
+
+    def keep(self, slots: Sequence[Slot]) -> None:
+        """Know the slots of a region, which stays until all of them are free."""
+        self._slots[slots[0].region] = slots
+
+    def retire(self, region: Region) -> None:
+        """Unregister a region, now or when the server has done with it."""
+        with self._lock:
+            if (slots := self._slots.pop(region, None)) is None:
+                return  # it has been, with all of them
+            self._retired.append((region, slots))
+        self.unregister()
+
+    def retire_all(self) -> None:
+        """Have every region unregistered by what calls `unregister` next."""
+        with self._lock:
+            self._retired += self._slots.items()
+            self._slots.clear()
+
+    def unregister(self) -> bool:
+        """Unregister the retired regions that the server has done with; tell whether all are."""
+        with self._lock:
+            for retired in list(self._retired):
+                region, slots = retired
+                # A server whose regions vanish under its hands may crash.
+                if not all(slot.is_free() for slot in slots):
+                    continue
+                if not region.close():
+                    return False
+                self._retired.remove(retired)
+            return not self._retired
+
+
+def view(
+    memory: NDArray[Any], offset: int, shape: Sequence[int], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return a piece of a region's memory as an array."""
+    return np.ndarray(tuple(shape), dtype, memory, offset)
+
+
+def places_of(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Return an offset for each piece of memory, and the size of them all."""
+    places = {}
+    end = 0
+    for name, size in sizes.items():
+        places[name] = end
+        end += aligned(size)
+    return places, max(end, 1)
+
+
+def aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def output_place(name: str) -> str:
+    """Return the name of an output among the places: an input may have the same."""
+    return f"output {name}"
