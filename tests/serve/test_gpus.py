@@ -48,7 +48,8 @@ from hermes.aeriel.serve import serve
 wanted = json.loads(sys.argv[2])
 with serve(sys.argv[1], ports="auto", wait=True, stop_timeout_s=5, **wanted) as instance:
     print(instance.server_id, flush=True)
-    time.sleep(60)
+    while True:
+        time.sleep(0.1)  # one long sleep would not end for a signal that came just before it
 """
 
 
