@@ -172,9 +172,14 @@ class GPUBusyError(ServerError):
     holders: tuple[str, ...]
     states: tuple[str, ...] = ()
 
+    @property
+    def held_by(self) -> str:
+        """Who has them, in one text."""
+        return "; ".join(self.holders)
+
     def __str__(self) -> str:
         return (
-            f"wanted {self.wanted}, but {'; '.join(self.holders)}. Wait for it (gpu_timeout_s), "
+            f"wanted {self.wanted}, but {self.held_by}. Wait for it (gpu_timeout_s), "
             "ask for others, or end what holds it: hermes ps, hermes stop"
         )
 

@@ -457,7 +457,7 @@ def test_what_is_sent_as_the_client_closes_ends(endpoint: Endpoint) -> None:
                 model="echo", address=endpoint.grpc, status="INTERNAL", reason="the answer"
             ),
         )
-        wire.send(b"", 10).is_done()
+        wire.send(b"", 10)
         wait_until(wire.is_quiet)
         wire.close()
         call = wire.send(b"", 10)

@@ -52,7 +52,6 @@ class RingBuffers:
         # One block is read into while the requests of the others are away.
         self._blocks = 1 + -(-max_in_flight // per_read)
         slots = self._blocks * per_read
-        self._rows = self._blocks * self.block_rows
         inputs = {
             name: layout.rows_per_request * dtype.itemsize * math.prod(layout.shapes[name])
             for name, dtype in self._dtypes.items()

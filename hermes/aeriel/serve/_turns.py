@@ -90,8 +90,8 @@ def wait_for_gpus(
             )
         except GPUBusyError as error:
             busy = error
-        if "; ".join(busy.holders) != told:
-            told = "; ".join(busy.holders)
+        if busy.held_by != told:
+            told = busy.held_by
             logger.info("waiting: %s", told)
             tell(told)
         related = [other for text in busy.states if (other := _related(state, text)) is not None]
