@@ -238,7 +238,7 @@ def ps(
 ) -> None:
     """List the servers that pipelines of this user share on this host."""
     from hermes import _machine  # noqa: PLC0415 (as above)
-    from hermes.aeriel.serve import state_home  # noqa: PLC0415
+    from hermes.aeriel.serve import state_home  # noqa: PLC0415 (as above)
 
     servers = _machine.list_servers(state_home())
     if as_json:
@@ -261,7 +261,7 @@ def stop(
     A pipeline that is started later brings up a server of its own.
     """
     from hermes import _machine  # noqa: PLC0415 (as above)
-    from hermes.aeriel.serve import ServerState, state_home, stop_supervisor  # noqa: PLC0415
+    from hermes.aeriel.serve import ServerState, state_home, stop_supervisor  # noqa: PLC0415 (as above)
 
     with _errors_as_text():
         running = [state for state in ServerState.all(state_home()) if state.supervisor()]
@@ -295,7 +295,7 @@ def install_triton(
 
     It goes to HERMES_TRITON_HOME, by default to the user's cache, and touches nothing else.
     """
-    from hermes.runtime import install_triton as install  # noqa: PLC0415
+    from hermes.runtime import install_triton as install  # noqa: PLC0415 (as above)
 
     with _errors_as_text():
         triton = install(packages=with_ or (), report=typer.echo)
@@ -352,7 +352,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _ports(text: str) -> Any:
-    from hermes.aeriel.serve import Ports  # noqa: PLC0415
+    from hermes.aeriel.serve import Ports  # noqa: PLC0415 (as above)
 
     if text == "auto":
         return text

@@ -89,8 +89,8 @@ def _with(key: str, files: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str,
 def _svg(name: str, title: str, draw: Callable[[Figure, Any], None], data: Any) -> Any:
     import matplotlib as mpl  # noqa: PLC0415 (an extra)
     from markupsafe import Markup, escape  # noqa: PLC0415 (comes with jinja2)
-    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415 (as above)
+    from matplotlib.figure import Figure  # noqa: PLC0415 (as above)
 
     file = StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):

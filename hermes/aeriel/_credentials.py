@@ -82,9 +82,9 @@ def make_credentials(directory: Path) -> ServerCredentials:
     """
     try:
         from cryptography import x509  # noqa: PLC0415 (an extra)
-        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-        from cryptography.x509.oid import NameOID  # noqa: PLC0415
+        from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415 (as above)
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 (as above)
+        from cryptography.x509.oid import NameOID  # noqa: PLC0415 (as above)
     except ImportError as error:
         raise MissingExtraError(package="cryptography", extra="tls") from error
 

@@ -170,7 +170,7 @@ class InlineTransport:
         wire = self._grpc if self._http is None or n_bytes > HTTP_BYTES else self._http
         return InlineParcel(rows=rows, n_bytes=n_bytes, wire=wire, encoded=wire.encode(message))
 
-    def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:  # noqa: ARG002
+    def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:  # noqa: ARG002 (Transport has it)
         """Return memory of this process: a request is copied when it is packed."""
         return _InlineBuffers(self, layout)
 
@@ -179,7 +179,7 @@ class InlineTransport:
         assert isinstance(parcel, InlineParcel)  # noqa: S101 (for the type checker: its own)
         return parcel.wire.send(parcel.encoded, timeout_s)
 
-    def receive(self, parcel: Parcel, call: Call) -> Outputs:  # noqa: ARG002
+    def receive(self, parcel: Parcel, call: Call) -> Outputs:  # noqa: ARG002 (Transport has it)
         """Return the outputs."""
         try:
             return {name: tensor.array() for name, tensor in call.answer().items()}
@@ -187,7 +187,7 @@ class InlineTransport:
             call.cancel()
             raise
 
-    def drop(self, parcel: Parcel, call: Call | None = None) -> None:  # noqa: ARG002
+    def drop(self, parcel: Parcel, call: Call | None = None) -> None:  # noqa: ARG002 (Transport has it)
         """Cancel the request, if it is still away."""
         if call is not None:
             call.cancel()

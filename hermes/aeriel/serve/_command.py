@@ -92,7 +92,7 @@ class ServerSettings:
 
     def endpoint(self, ports: Ports) -> Endpoint:
         """Return where a client finds the server: on this host, or with credentials on others."""
-        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104 (what it listens at, only compared)
         is_wide = self.credentials is not None and here != self.listen
         hosts = {
             "grpc": reachable_name() if is_wide else here,

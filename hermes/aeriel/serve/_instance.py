@@ -230,7 +230,7 @@ class TritonInstance(ABC):
     def _open_container(self) -> None:  # noqa: B027 (only a container's instance has one)
         """Start what the server runs in."""
 
-    def _close_container(self) -> None:  # noqa: B027
+    def _close_container(self) -> None:  # noqa: B027 (as above)
         """End what the server ran in."""
 
     def _check_log(self) -> None:
