@@ -25,6 +25,7 @@ from hermes.aeriel.serve import Lease, ServerState, TritonInstance, ensure_serve
 from hermes.errors import ParameterError, ServerTimeoutError
 from tests.helpers import DOUBLE, python, wait_until, write_model
 
+NOBODY = 65534
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (what is tested)
 
 
@@ -140,6 +141,22 @@ def test_keys_of_a_supervised_server_are_in_its_state_directory(
     assert not [path for path in temporary_files(endpoint.server_id) if path.suffix == ".tls"]
     state.release_all(me)
     wait_until(lambda: not state.directory.exists())
+
+
+def test_an_endpoint_that_another_user_planted_is_not_believed(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can play another user")
+    me = ProcessIdentity.of(os.getpid())
+    state = ServerState(tmp_path / "states" / "server")
+    state.acquire(me, Lease(consumer="Consumer"))
+    state.appoint(me)
+    state.publish(Endpoint(grpc="127.0.0.1:1"))
+    assert state.endpoint() is not None
+    os.chown(state.directory, NOBODY, NOBODY)
+    assert state.supervisor() is None
+    assert state.endpoint() is None
+    with pytest.raises(ParameterError, match="is not a directory of this user"):
+        state.acquire(me, Lease(consumer="Another"))
 
 
 def test_insecure_has_to_be_said(repository: Path, triton_home: Path) -> None:

@@ -21,11 +21,19 @@ def make_private(directory: Path) -> None:
     """
     for path in (directory.parent, directory):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        if not is_own(path):
             problem = f"{path} is not a directory of this user; set it to one that is"
             raise ParameterError(STATE_VARIABLE, problem)
     directory.chmod(0o700)
+
+
+def is_own(directory: Path) -> bool:
+    """Tell whether a directory is there and belongs to this user."""
+    try:
+        status = directory.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
 
 
 def entries(directory: Path) -> list[Path]:

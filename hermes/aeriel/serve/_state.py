@@ -22,7 +22,14 @@ from pathlib import Path
 
 from hermes.aeriel._processes import ProcessIdentity
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve._files import STATE_VARIABLE, entries, make_private, text_of, write_whole
+from hermes.aeriel.serve._files import (
+    STATE_VARIABLE,
+    entries,
+    is_own,
+    make_private,
+    text_of,
+    write_whole,
+)
 
 ASKED_S = 5.0
 
@@ -146,8 +153,11 @@ class ServerState:
         )
 
     def supervisor(self) -> ProcessIdentity | None:
-        """Return the process that keeps the server, if it lives."""
-        text = text_of(self._supervisor)
+        """Return the process that keeps the server, if it lives.
+
+        What somebody else has put there is not believed.
+        """
+        text = text_of(self._supervisor) if is_own(self.directory) else ""
         identity = ProcessIdentity.parse(text) if text else None
         return identity if identity is not None and identity.is_alive() else None
 
