@@ -45,7 +45,7 @@ _DETACH = """
 import os, sys
 pid = os.fork()
 if pid:
-    print(pid)
+    os.write(1, b"%d" % pid)  # print() keeps it in a buffer, which os._exit() drops
     os._exit(0)
 os.setsid()
 os.dup2(2, 1)  # whoever reads the line above waits until nobody can write another
