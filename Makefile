@@ -1,5 +1,5 @@
 # Everything runs in an environment of its own, .venv, made when it is first needed.
-# PYTHON chooses the interpreter (3.10 to 3.13), IMAGE an image to serve the demo from.
+# PYTHON chooses the interpreter (3.11 to 3.13), IMAGE an image to serve the demo from.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
-from typing_extensions import Self
 
 INTERVAL_S = 1.0
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def build_report(
         "confusion_matrix": metrics and metrics.confusion_matrix,
         "curves": metrics and metrics.curves,
     }
-    when = (created or datetime.now(timezone.utc)).astimezone(timezone.utc)
+    when = (created or datetime.now(UTC)).astimezone(UTC)
     report = {
         "schema": SCHEMA,
         "title": title,

@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -88,7 +88,7 @@ def make_credentials(directory: Path) -> ServerCredentials:
     except ImportError as error:
         raise MissingExtraError(package="cryptography", extra="tls") from error
 
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hermes authority")])
 

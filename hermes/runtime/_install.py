@@ -32,7 +32,7 @@ PYTRITON = "0.7.0"
 # With numpy 2 every output of the wheel's Python backend is empty, silently. numpy 1 has no
 # wheels for Python 3.13.
 NUMPY = "numpy<2"
-PYTHONS = ("3.12", "3.11", "3.10")
+PYTHONS = ("3.12", "3.11")
 ABOUT_PYTHON = """
 import json, sys, sysconfig
 folders = [sysconfig.get_config_var(name) for name in ("LIBDIR", "LIBPL")]

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def instance(repository: Path) -> Iterator[TritonInstance]:
 class TestTable:
     def test_counts_what_the_models_do(self, instance: TritonInstance, tmp_path: Path) -> None:
         path = tmp_path / "new" / "server.csv"
-        before = datetime.now(timezone.utc) - timedelta(seconds=1)
+        before = datetime.now(UTC) - timedelta(seconds=1)
         with ServerMonitor(instance.endpoint, path, interval_s=0.1):
             first = {row["name"]: row for row in wait_for(path, lambda rows: len(rows) >= 4)[:4]}
             ask(instance.endpoint, "double", 5)
@@ -91,7 +91,7 @@ class TestTable:
         times = [datetime.fromisoformat(row["time"]) for row in rows]
         assert before < times[0]
         assert times == sorted(times)
-        assert times[-1] < datetime.now(timezone.utc) + timedelta(seconds=1)
+        assert times[-1] < datetime.now(UTC) + timedelta(seconds=1)
 
     def test_shows_an_ensemble_by_its_members(
         self, instance: TritonInstance, tmp_path: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from workflows._monitor_plot import MAX_MODELS, MAX_POINTS, summarise
 from workflows._page import render_report
 from workflows._report import build_report
 
-BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:

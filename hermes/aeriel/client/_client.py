@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from hermes.aeriel.client._choice import TransportName, open_transport
 from hermes.aeriel.client._connection import Connection

@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tenacity
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from hermes.aeriel.client._connection import is_unknown_region
 from hermes.aeriel.client._exchange import Exchange, Exchanges, owned

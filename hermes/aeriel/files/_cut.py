@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
-from typing_extensions import Self
 
 from hermes.aeriel.client import Windows
 from hermes.errors import DataError, ParameterError

@@ -8,7 +8,7 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def infer_file(
     OutputError
         The predictions cannot be written.
     """
-    started = datetime.now(timezone.utc)
+    started = datetime.now(UTC)
     model = client.specification
     facts = inspect(
         request.input_file,
@@ -127,7 +127,7 @@ def infer_file(
             {
                 **request.provenance,
                 "started": started.isoformat(timespec="milliseconds"),
-                "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "host": socket.gethostname(),
                 "user": getpass.getuser(),
                 "server_version": client.server_version,

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from typing_extensions import Self
 
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
 from hermes.aeriel.files._cut import Cut

@@ -11,11 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.monitor._probe import Probe
@@ -143,7 +142,7 @@ class ServerMonitor:
             self._ending.wait(due - now)
 
     def _sample(self) -> None:
-        when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        when = datetime.now(UTC).isoformat(timespec="milliseconds")
         if self._where() != self._probe.endpoint:
             self._probe.close()
             self._probe = Probe(self._where(), self._timeout_s)

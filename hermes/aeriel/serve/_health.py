@@ -6,11 +6,10 @@ import socket
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from typing_extensions import Self
 
 from hermes.aeriel._processes import ailing_processes
 from hermes.aeriel.endpoint import Endpoint

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from hermes.aeriel._guard import Guard, temporary_path
 from hermes.aeriel._processes import end_server
