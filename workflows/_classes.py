@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from workflows._pairs import Floats, Integers, Pair, Rows
-
-Form: TypeAlias = Literal["labels", "probabilities", "logits"]
+from workflows._scores import Form, Scores, form_of, note_of, scan_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +21,21 @@ class Classes:
     note: str | None = None
 
 
-def scan_classes(pair: Pair) -> Classes:
+def scan_classes(pair: Pair, scores: Scores = "auto") -> Classes:
     """Return the form of the predictions and the number of classes, after reading all of them.
+
+    Parameters
+    ----------
+    pair
+        Predictions and targets.
+    scores
+        What the predictions are; ``"auto"`` finds out, or refuses to guess.
 
     Raises
     ------
     DataError
-        When the arrays do not make sense, or a metric wants more than labels.
+        When the arrays do not make sense, `scores` is not true of the predictions, ``"auto"``
+        does not fit them, or a metric wants more than labels.
     """
     shape, target_shape = pair.predictions.shape, pair.targets.shape
     if len(shape) > 2:
@@ -38,14 +45,11 @@ def scan_classes(pair: Pair) -> Classes:
         wanted = "labels (rows,) or (rows, 1), or one-hot (rows, classes)"
         raise pair.error(pair.targets, f"given shape {target_shape}, wanted {wanted}")
     one_column = _is_one_column(shape)
-    if one_column and pair.predictions.dtype.kind in "biu":
-        for metric in pair.metrics:
-            if metric.needs != "labels":
-                raise pair.error(
-                    pair.predictions,
-                    f"{metric.name} needs scores, given {pair.predictions.dtype} labels of shape "
-                    f"{shape}",
-                )
+    if one_column and scores == "auto" and pair.predictions.dtype.kind in "biu":
+        return _scan_labels(pair)
+    scan = scan_scores(pair)
+    form = form_of(pair, scan, scores)
+    if form == "labels":
         return _scan_labels(pair)
     n_classes = 2 if one_column else shape[1]
     if target_shape[1:] not in ((), (1,), (n_classes,)):
@@ -54,24 +58,7 @@ def scan_classes(pair: Pair) -> Classes:
             f"given shape {target_shape}, wanted labels (rows,) or (rows, 1), or one-hot "
             f"(rows, {n_classes}) as there are {n_classes} classes",
         )
-    # Half precision sums to 1 only roughly.
-    tolerance = 1e-2 if pair.predictions.dtype.itemsize <= 2 else 1e-3
-    note = None
-    for start, predictions, _ in pair.chunks():
-        pair.check_finite(pair.predictions, predictions, start)
-        scores = predictions.reshape(len(predictions), -1).astype(np.float64)
-        outside = (scores.min(axis=1) < 0) | (scores.max(axis=1) > 1)
-        sums = scores.sum(axis=1)
-        off = outside if one_column else outside | (np.abs(sums - 1) > tolerance)
-        if note is None and off.any():
-            row = int(off.argmax())
-            why = "has a value outside [0, 1]" if outside[row] else f"sums to {sums[row]:.4g}"
-            how = "the sigmoid" if one_column else "softmax"
-            note = (
-                f"The predictions were taken as logits and normalised with {how}: "
-                f"row {start + row} {why}."
-            )
-    return Classes(form="logits" if note else "probabilities", n_classes=n_classes, note=note)
+    return Classes(form=form, n_classes=n_classes, note=note_of(scan, form, scores))
 
 
 def labels_of(
@@ -95,40 +82,50 @@ def labels_of(
         hot: Integers = chunk.argmax(axis=1)
         return hot
     flat = chunk.reshape(-1)
-    last = np.iinfo(np.int64).max if n_classes is None else n_classes - 1
-    bad = ~((flat >= 0) & (flat <= last) & (flat == np.floor(flat)))
+    values = flat.astype(np.float64) if flat.dtype.kind == "f" else flat
+    # The limit is a power of two where there is no other: as a float, 2**63 - 1 is 2**63.
+    bad = ~((values >= 0) & (values < (1 << 63 if n_classes is None else n_classes)))
+    if values.dtype.kind == "f":
+        bad |= values != np.floor(values)
     if bad.any():
         row = int(bad.argmax())
-        wanted = "not negative" if n_classes is None else f"from 0 to {last}"
+        wanted = "not negative" if n_classes is None else f"from 0 to {n_classes - 1}"
+        if n_classes and array is pair.targets and _is_one_column(pair.predictions.shape):
+            wanted += ", as the predictions are one score per row, that of class 1"
         raise pair.error(
             array, f"row {start + row} has the label {flat[row]}, wanted an integer {wanted}"
         )
     return flat.astype(np.int64)
 
 
-def scores_of(chunk: npt.NDArray[Any], form: Form) -> Floats:
+def columns_of(chunk: npt.NDArray[Any], form: Form) -> npt.NDArray[Any]:
     """Return probabilities or logits, one column per class, of a chunk of predictions."""
-    scores = chunk.reshape(len(chunk), -1).astype(np.float64)
+    scores = chunk.reshape(len(chunk), -1)
     if scores.shape[1] == 1:
+        scores = scores.astype(np.float64)
         other = 1 - scores if form == "probabilities" else np.zeros_like(scores)
         scores = np.concatenate([other, scores], axis=1)
     return scores
 
 
-def log_probabilities(scores: Floats, form: Form) -> Floats:
-    """Return the logarithms of the probabilities, of scores with a column per class."""
-    if form == "probabilities":
-        # As scikit-learn does: a probability of 0 costs much, but not infinitely much.
-        tiny = np.finfo(np.float64).eps
-        probabilities: Floats = scores / scores.sum(axis=1, keepdims=True)
-        clipped: Floats = np.log(np.clip(probabilities, tiny, 1 - tiny))
-        return clipped
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
+def softmax(logits: npt.NDArray[Any]) -> Floats:
+    """Return probabilities, as float64, of logits with a column per class."""
+    exponentials = logits.astype(np.float64)
+    exponentials -= exponentials.max(axis=1, keepdims=True)
+    np.exp(exponentials, out=exponentials)
+    exponentials /= exponentials.sum(axis=1, keepdims=True)
+    return exponentials
 
 
 def _scan_labels(pair: Pair) -> Classes:
+    for metric in pair.metrics:
+        if metric.needs != "labels":
+            raise pair.error(
+                pair.predictions,
+                f"{metric.name} needs scores, given {pair.predictions.dtype} labels of shape "
+                f"{pair.predictions.shape}; give scores=probabilities or scores=logits "
+                "if these are scores",
+            )
     one_hot = not _is_one_column(pair.targets.shape)
     n_classes = pair.targets.shape[1] if one_hot else 2
     for start, predictions, targets in pair.chunks():

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hermes.errors import ParameterError
-from workflows._classes import Classes, labels_of, log_probabilities, scan_classes, scores_of
-from workflows._pairs import N_BINS, Floats, Integers, Metric, Needs, Pair
+from workflows._classes import Classes, columns_of, labels_of, scan_classes, softmax
+from workflows._pairs import N_BINS, Integers, Metric, Needs, Pair
 from workflows._ranking import Rankings, gather_rankings
+from workflows._scores import Scores, precision
 
 MAX_CONFUSION_CLASSES = 1000
 TOP_K_NAME = re.compile(r"top_([1-9][0-9]*)_accuracy")
@@ -40,21 +42,29 @@ class ClassTotals:
             pairs = np.bincount(labels * n_classes + predicted, minlength=n_classes**2)
             self.confusion += pairs.reshape(n_classes, n_classes)
 
-    def add_scores(self, scores: Floats, labels: Integers) -> None:
-        """Add rows with probabilities or logits, a column per class."""
-        n_classes = self.classes.n_classes
+    def add_scores(self, chunk: npt.NDArray[Any], labels: Integers) -> None:
+        """Add rows with probabilities or logits, a column per class or that of class 1."""
+        form, n_classes = self.classes.form, self.classes.n_classes
+        scores = columns_of(chunk, form)
         predicted = scores.argmax(axis=1)
         self.add_labels(predicted, labels)
-        own = np.take_along_axis(scores, labels[:, None], axis=1)
-        ahead = (scores == own) & (np.arange(n_classes) < labels[:, None])
-        rank = np.count_nonzero((scores > own) | ahead, axis=1)
-        self.ranks += np.bincount(rank, minlength=n_classes)
-        logs = log_probabilities(scores, self.classes.form)
-        self.log_loss -= float(np.take_along_axis(logs, labels[:, None], axis=1).sum())
+        if self.ranks.size:
+            own = np.take_along_axis(scores, labels[:, None], axis=1)
+            # As scikit-learn does: of equal scores of several classes the higher class is first.
+            classes, label = np.arange(n_classes), labels[:, None]
+            ahead = classes < label if n_classes == 2 else classes > label
+            rank = np.count_nonzero((scores > own) | ((scores == own) & ahead), axis=1)
+            self.ranks += np.bincount(rank, minlength=n_classes)
+        probabilities = softmax(scores) if form == "logits" else scores
+        rows = np.arange(len(labels))
+        # As scikit-learn does: no probability is nearer to 0 or 1 than the dtype's precision.
+        eps = precision(probabilities.dtype if form == "logits" else chunk.dtype)
+        true = np.clip(probabilities[rows, labels].astype(np.float64), eps, 1 - eps)
+        self.log_loss -= float(np.log(true).sum())
         # Two classes: by target, the score of class 1. More: right and wrong, the highest score.
         group = labels if n_classes == 2 else (predicted != labels).astype(np.int64)
-        score = np.exp(logs[:, 1] if n_classes == 2 else logs.max(axis=1))
-        bins = np.minimum((score * N_BINS).astype(np.int64), N_BINS - 1)
+        shown = probabilities[:, 1] if n_classes == 2 else probabilities[rows, predicted]
+        bins = np.minimum((shown.astype(np.float64) * N_BINS).astype(np.int64), N_BINS - 1)
         self.histograms += np.bincount(group * N_BINS + bins, minlength=2 * N_BINS).reshape(2, -1)
 
     def parts(self) -> dict[str, Any]:
@@ -85,7 +95,7 @@ class ClassTotals:
         return parts
 
 
-def gather_classes(pair: Pair) -> ClassTotals:
+def gather_classes(pair: Pair, *, scores: Scores) -> ClassTotals:
     """Return the totals that the metrics of a pair want.
 
     Raises
@@ -97,12 +107,13 @@ def gather_classes(pair: Pair) -> ClassTotals:
     MissingExtraError
         When a metric needs scikit-learn and it is not installed.
     """
-    classes = scan_classes(pair)
+    classes = scan_classes(pair, scores)
     n_classes = classes.n_classes
     names = [metric.name for metric in pair.metrics]
     for name in names:
         if (match := TOP_K_NAME.fullmatch(name)) and int(match[1]) > n_classes:
             raise ParameterError("metrics", f"{name} of only {n_classes} classes")
+    wants_ranks = any(TOP_K_NAME.fullmatch(name) for name in names)
     wants_confusion = "confusion_matrix" in names
     if wants_confusion and n_classes > MAX_CONFUSION_CLASSES:
         raise ParameterError(
@@ -111,7 +122,7 @@ def gather_classes(pair: Pair) -> ClassTotals:
         )
     totals = ClassTotals(
         classes=classes,
-        ranks=np.zeros(n_classes if classes.form != "labels" else 0, np.int64),
+        ranks=np.zeros(n_classes if wants_ranks else 0, np.int64),
         confusion=np.zeros((n_classes, n_classes), np.int64) if wants_confusion else None,
         histograms=np.zeros((2, N_BINS), np.int64),
     )
@@ -121,7 +132,7 @@ def gather_classes(pair: Pair) -> ClassTotals:
             predicted = labels_of(pair, pair.predictions, predictions, start, n_classes)
             totals.add_labels(predicted, labels)
         else:
-            totals.add_scores(scores_of(predictions, classes.form), labels)
+            totals.add_scores(predictions, labels)
     if any(metric.needs == "all scores" for metric in pair.metrics):
         totals.rankings = gather_rankings(pair, classes)
     return totals

@@ -16,6 +16,7 @@ from workflows._pairs import Kind, Metric, Pair, Rows
 from workflows._ranking import sklearn_metrics
 from workflows._reference import ReferenceTotals, gather_reference
 from workflows._regression import RegressionTotals, gather_residuals
+from workflows._scores import check_scores
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -113,6 +114,7 @@ def compute_metrics(
     predictions: Rows,
     targets: Rows,
     *,
+    scores: str = "auto",
     top_k: Sequence[int] = (5,),
     rtol: float = 1e-5,
     atol: float = 1e-8,
@@ -125,17 +127,23 @@ def compute_metrics(
     and of as many classes as fit in 256 MiB, besides what sorting one class takes (about 100 bytes
     a row).
 
+    Every number is that of scikit-learn's function for the whole arrays as float64, whatever the
+    size of the chunks, but for the order of summation.
+
     Classification takes, as predictions, scores of shape (rows, classes); one score of class 1
-    per row, shape (rows,) or (rows, 1); or integer labels of these shapes. Scores are
-    probabilities when all lie in [0, 1] and, with a column per class, every row sums to 1.
-    Otherwise they are logits, which softmax (or the sigmoid, for one score) turns into
-    probabilities, and a note says so. Targets are labels from 0, shape (rows,) or (rows, 1), or
-    one-hot, shape (rows, classes). Of equal scores the lower class wins. More than two classes
-    give the unweighted mean over classes, one against the rest, of the ROC AUC and the average
-    precision.
+    per row, shape (rows,) or (rows, 1); or labels of these shapes: integers, or whole numbers that
+    are not only 0 and 1. Scores are probabilities or logits, as `scores` says. Logits become
+    probabilities, as float64, by softmax (or the sigmoid, for one score). Targets are labels from
+    0, shape (rows,) or (rows, 1), or one-hot, shape (rows, classes).
+
+    The accuracy takes the lower class of equal scores, as ``numpy.argmax`` does. ``top_k_accuracy``
+    takes the higher of more than two, as scikit-learn does. ``log_loss`` clips probabilities by
+    the precision of their dtype. Probabilities that do not sum to 1 are used as they are, and a
+    note says so. More than two classes give the unweighted mean over classes, one against the
+    rest, of the ROC AUC and the average precision (``average="macro"``, ``multi_class="ovr"``).
 
     Regression and ``reference`` take arrays of one shape, (rows,) and (rows, 1) being the same.
-    R2 is the unweighted mean over the columns, as in scikit-learn.
+    R2 is the unweighted mean over the columns.
 
     Parameters
     ----------
@@ -143,6 +151,11 @@ def compute_metrics(
         Metrics, as `parse_metrics` takes them.
     predictions, targets
         Arrays with rows along their first axis.
+    scores
+        What the scores of classes are: ``"probabilities"``, ``"logits"``, or ``"auto"``. The
+        last takes them for probabilities where all lie in [0, 1] and, with a column per class,
+        every row sums to 1 within 1/32; for logits, with a note, where most rows have a value
+        outside [0, 1]; and refuses anything between the two.
     top_k
         The k, from 1, that ``top_k_accuracy`` stands for.
     rtol, atol
@@ -154,7 +167,8 @@ def compute_metrics(
     Raises
     ------
     ParameterError
-        For an unknown metric, a k that the classes do not allow, or a negative tolerance.
+        For an unknown metric, a k that the classes do not allow, a negative tolerance, or an
+        unknown word for `scores`.
     DataError
         For predictions or targets that a metric cannot be computed from.
     MissingExtraError
@@ -166,7 +180,7 @@ def compute_metrics(
         if not 0 <= value < math.inf:
             raise ParameterError(parameter, f"given {value}, wanted a number that is not negative")
     gatherers: tuple[tuple[Kind, Callable[[Pair], _Totals]], ...] = (
-        ("classification", gather_classes),
+        ("classification", partial(gather_classes, scores=check_scores(scores))),
         ("regression", gather_residuals),
         ("reference", partial(gather_reference, rtol=rtol, atol=atol)),
     )

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes.errors import MissingExtraError
-from workflows._classes import Classes, Form, labels_of, log_probabilities, scores_of
+from workflows._classes import Classes, columns_of, labels_of, softmax
 from workflows._pairs import Floats, Integers, Pair
+from workflows._scores import Form
 
 SCORES_AT_ONCE = 1 << 25
 MAX_CURVE_POINTS = 500
@@ -81,17 +82,16 @@ def sklearn_metrics() -> Any:
     return sklearn.metrics
 
 
-def _ranking(chunk: npt.NDArray[Any], form: Form) -> Floats:
+def _ranking(chunk: npt.NDArray[Any], form: Form) -> npt.NDArray[Any]:
     """Return scores, one column per class, in the order of the probabilities."""
-    scores = scores_of(chunk, form)
+    scores = columns_of(chunk, form)
     if form == "probabilities":
         return scores
     if scores.shape[1] == 2:
         # The log-odds keep apart what softmax rounds to 1.
-        odds = scores[:, 1] - scores[:, 0]
+        odds = scores[:, 1].astype(np.float64) - scores[:, 0]
         return np.stack([-odds, odds], axis=1)
-    probabilities: Floats = np.exp(log_probabilities(scores, form))
-    return probabilities
+    return softmax(scores)
 
 
 def _check_present(pair: Pair, labels: Integers, n_classes: int) -> None:

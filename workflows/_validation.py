@@ -21,6 +21,7 @@ from workflows._merge import INDEX, TARGET
 from workflows._metrics import MetricsResult, compute_metrics, parse_metrics, scalar_names
 from workflows._metrics import check_extra as check_metrics_extra
 from workflows._page import check_extra as check_page_extra
+from workflows._scores import check_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,11 @@ def check_writable(directory: Path) -> None:
 
 
 def choose_metrics(
-    metrics: Sequence[str], required: Sequence[str], target: DatasetFacts | None
+    metrics: Sequence[str],
+    required: Sequence[str],
+    target: DatasetFacts | None,
+    *,
+    scores: str = "auto",
 ) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
     """Return the metrics to compute and the requirements on them.
 
@@ -81,6 +86,8 @@ def choose_metrics(
         Requirements such as ``accuracy >= 0.95``.
     target
         The dataset with the targets, where there is one.
+    scores
+        What scores of classes are, as `compute_metrics` takes it; it is only checked here.
 
     Raises
     ------
@@ -89,6 +96,7 @@ def choose_metrics(
     MissingExtraError
         Something for the report is not installed.
     """
+    check_scores(scores)
     gates = tuple(parse_gate(text) for text in required)
     check_page_extra()
     if target is None:
@@ -105,7 +113,13 @@ def choose_metrics(
 
 
 def measure(
-    merged_file: Path, metrics: Sequence[str], *, output_name: str, rtol: float, atol: float
+    merged_file: Path,
+    metrics: Sequence[str],
+    *,
+    output_name: str,
+    scores: str,
+    rtol: float,
+    atol: float,
 ) -> MetricsResult:
     """Return the metrics of an output in a merged file against the targets beside it.
 
@@ -118,7 +132,9 @@ def measure(
     """
     with h5py.File(merged_file, "r") as merged:
         predictions = merged[_output_name(list(merged), output_name)]
-        return compute_metrics(metrics, predictions, merged[TARGET], rtol=rtol, atol=atol)
+        return compute_metrics(
+            metrics, predictions, merged[TARGET], scores=scores, rtol=rtol, atol=atol
+        )
 
 
 def throughput(done: Sequence[FilePredictions]) -> dict[str, Any]:

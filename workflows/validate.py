@@ -205,6 +205,9 @@ class Validate(ValidationParameters, luigi.Task):
         Requirements such as ``accuracy >= 0.95``.
     output_name : str
         The output to compare with the target, for a model with several.
+    scores : str
+        What scores of classes are: ``probabilities``, ``logits``, or ``auto``, which finds out or
+        refuses to guess.
     rtol, atol : float
         The tolerance of the metric ``reference``: ``|p - t| <= atol + rtol * |t|``.
     title : str
@@ -214,6 +217,7 @@ class Validate(ValidationParameters, luigi.Task):
     metrics = TextList(default=(), description="metrics to compute, as a JSON list")
     require = TextList(default=(), description="requirements, such as 'accuracy >= 0.95'")
     output_name = luigi.Parameter(default="", description="output to compare with the target")
+    scores = luigi.Parameter(default="auto", description="auto, probabilities or logits")
     rtol = Number(default=1e-5, description="relative tolerance of the metric reference")
     atol = Number(default=1e-8, description="absolute tolerance of the metric reference")
     title = luigi.Parameter(default="", significant=False, description="headline of the report")
@@ -249,6 +253,7 @@ class Validate(ValidationParameters, luigi.Task):
             metrics=self.metrics,
             require=self.require,
             output_name=self.output_name,
+            scores=self.scores,
             tolerance=[self.rtol, self.atol],
         )
 
@@ -264,7 +269,7 @@ class Validate(ValidationParameters, luigi.Task):
         MissingExtraError
             Something for the report is not installed.
         """
-        return choose_metrics(self.metrics, self.require, target)
+        return choose_metrics(self.metrics, self.require, target, scores=self.scores)
 
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
@@ -275,7 +280,12 @@ class Validate(ValidationParameters, luigi.Task):
         outcomes: tuple[GateResult, ...] = ()
         if names:
             result = measure(
-                merged_file, names, output_name=self.output_name, rtol=self.rtol, atol=self.atol
+                merged_file,
+                names,
+                output_name=self.output_name,
+                scores=self.scores,
+                rtol=self.rtol,
+                atol=self.atol,
             )
             outcomes = evaluate_gates(gates, result.scalars)
         report = self._report(merge_task, merged_file, result, outcomes)

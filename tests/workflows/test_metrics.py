@@ -122,19 +122,112 @@ def test_one_score_per_row_is_the_score_of_class_1(shape: tuple[int, ...], as_lo
     assert bool(result.notes) is as_logits
 
 
-def test_the_note_says_which_row_is_no_probability() -> None:
-    scores = np.array([[0.5, 0.5], [0.5, 0.9], [0.1, 0.9]])
-    result = compute_metrics(["log_loss"], scores, np.array([0, 1, 1]), chunk_rows=1)
-    assert list(result.notes) == [
-        ("The predictions were taken as logits and normalised with softmax: row 1 sums to 1.4.")
-    ]
-    result = compute_metrics(["log_loss"], scores[:, 1] * 2, np.array([0, 1, 1]))
-    assert list(result.notes) == [
-        (
-            "The predictions were taken as logits and normalised with the sigmoid: "
-            "row 1 has a value outside [0, 1]."
+def test_one_row_does_not_turn_probabilities_into_logits() -> None:
+    logits, labels = class_data(1000, 3)
+    probabilities = softmax(logits).astype(np.float32)
+    probabilities[5] *= 1.0012
+    for scores in ("auto", "probabilities"):
+        result = compute_metrics(["log_loss"], probabilities, labels, scores=scores, chunk_rows=7)
+        with pytest.warns(UserWarning, match="do not sum to one"):
+            expected = sklearn_metrics.log_loss(labels, probabilities)
+        assert result.scalars["log_loss"] == pytest.approx(expected, rel=1e-6)
+        (note,) = result.notes
+        assert note.startswith(
+            "1 of 1000 rows of probabilities do not sum to 1 (row 5 sums to 1.00"
         )
-    ]
+        assert note.endswith("They were taken as they are, as scikit-learn takes them.")
+
+
+@pytest.mark.parametrize(
+    ("n_odd", "odd", "message"),
+    [
+        (
+            1,
+            [0.5, 0.9],
+            "given scores of which 1 of 4 rows are no probabilities (row 1 sums to 1.4)",
+        ),
+        (
+            1,
+            [-0.5, 1.5],
+            "1 of 4 rows are no probabilities (row 1 has the value -0.5), and too few",
+        ),
+        (
+            2,
+            [-0.5, 1.5],
+            "2 of 4 rows are no probabilities (row 1 has the value -0.5), and too few",
+        ),
+        (3, [0.5, 0.9], "3 of 4 rows are no probabilities (row 1 sums to 1.4), and too few"),
+    ],
+)
+def test_scores_that_may_be_either_are_refused(n_odd: int, odd: list[float], message: str) -> None:
+    scores = np.array([[0.5, 0.5]] + [odd] * n_odd + [[0.1, 0.9]] * (3 - n_odd))
+    labels = np.array([0, 1, 1, 0])
+    with pytest.raises(DataError) as caught:
+        compute_metrics(["log_loss"], scores, labels, chunk_rows=1)
+    assert message in str(caught.value)
+    assert "give scores=probabilities or scores=logits" in str(caught.value)
+    assert not compute_metrics(["log_loss"], scores, labels, scores="logits").notes
+
+
+def test_one_score_of_class_1_outside_0_and_1_is_refused() -> None:
+    with pytest.raises(DataError, match=r"1 of 3 rows .* \(row 1 has the value 1.5\)"):
+        compute_metrics(["accuracy"], np.array([0.5, 1.5, 0.5]), np.array([0, 1, 1]))
+
+
+def test_a_note_says_that_most_rows_are_no_probabilities() -> None:
+    scores = np.array([[0.5, 0.5], [0.5, 1.9], [-0.1, 0.9]])
+    for columns, how in ((scores, "softmax"), (scores[:, 1:] * 2, "the sigmoid")):
+        result = compute_metrics(["log_loss"], columns, np.array([0, 1, 1]), chunk_rows=1)
+        assert list(result.notes) == [
+            (
+                f"The predictions were taken as logits and normalised with {how}: "
+                "2 of 3 rows have a value outside [0, 1]."
+            )
+        ]
+
+
+def test_probabilities_outside_0_and_1_are_refused() -> None:
+    scores = np.array([[0.5, 0.5], [-0.25, 1.25]])
+    with pytest.raises(DataError, match=r"row 1 has the value -0.25, wanted .*give scores=logits"):
+        compute_metrics(["accuracy"], scores, np.array([0, 1]), scores="probabilities")
+    with pytest.raises(ParameterError, match="scores: given 'logit', wanted one of auto, prob"):
+        compute_metrics(["accuracy"], scores, np.array([0, 1]), scores="logit")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_saturated_probabilities_cost_what_they_cost_in_scikit_learn(dtype: type) -> None:
+    labels = np.array([0, 1, 2, 0, 1])
+    saturated: Any = np.eye(3, dtype=dtype)[[0, 1, 1, 2, 1]]
+    result = compute_metrics(["log_loss"], saturated, labels, chunk_rows=2)
+    expected = sklearn_metrics.log_loss(labels, saturated)
+    assert result.scalars["log_loss"] == pytest.approx(expected, rel=2 * float(np.finfo(dtype).eps))
+
+
+def test_saturated_logits_cost_what_their_softmax_costs_in_scikit_learn() -> None:
+    logits = np.array([[500, 0, 0], [0, 500, 1], [3, 1, 2]], np.float32)
+    labels = np.array([1, 1, 2])
+    expected = sklearn_metrics.log_loss(labels, softmax(logits.astype(np.float64)), labels=range(3))
+    result = compute_metrics(["log_loss"], logits, labels)
+    assert result.scalars["log_loss"] == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_whole_numbers_of_a_float_dtype_are_labels(dtype: type) -> None:
+    labels = np.array([0, 2, 1, 2])
+    # In two of them the predictions alone might be probabilities.
+    for predicted in ([0, 2, 2, 2], [0, 1, 1, 0], [1, 1, 1, 1]):
+        predictions: Any = np.array(predicted, dtype)
+        result = compute_metrics(["accuracy", "confusion_matrix"], predictions, labels)
+        assert result.scalars["accuracy"] == sklearn_metrics.accuracy_score(labels, predicted)
+        hot = compute_metrics(["accuracy"], predictions[:, None], np.eye(4)[labels], chunk_rows=1)
+        assert hot.scalars == result.scalars
+        with pytest.raises(DataError, match=r"the predictions: log_loss: log_loss needs scores"):
+            compute_metrics(["log_loss"], predictions, labels)
+
+
+def test_labels_beside_scores_of_class_1_say_what_is_wrong() -> None:
+    with pytest.raises(DataError, match="wanted an integer from 0 to 1, as the predictions are on"):
+        compute_metrics(["accuracy"], np.array([0.5, 0.25]), np.array([0, 2]))
 
 
 def test_half_precision_probabilities_are_probabilities() -> None:
@@ -146,7 +239,8 @@ def test_saturated_logits_keep_their_order() -> None:
     logits = np.array([40.0, 41.0, 42.0, 43.0])
     labels = np.array([0, 0, 1, 1])
     for scores in (logits, np.stack([np.zeros(4), logits], axis=1)):
-        assert compute_metrics(["roc_auc"], scores, labels).scalars == {"roc_auc": 1.0}
+        result = compute_metrics(["roc_auc"], scores, labels, scores="logits")
+        assert result.scalars == {"roc_auc": 1.0}
 
 
 def test_a_probability_of_0_for_the_true_class_costs_a_finite_log_loss() -> None:
@@ -158,14 +252,25 @@ def test_a_probability_of_0_for_the_true_class_costs_a_finite_log_loss() -> None
     )
 
 
-def test_equal_scores_go_to_the_lower_class() -> None:
+def test_equal_scores_go_where_argmax_and_scikit_learn_send_them() -> None:
     scores = np.full((3, 3), 1 / 3)
-    result = compute_metrics(
-        ["accuracy", "top_1_accuracy", "top_2_accuracy", "top_3_accuracy"],
-        scores,
-        np.array([0, 1, 2]),
-    )
-    assert list(result.scalars.values()) == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
+    labels = np.array([0, 1, 1])
+    names = ["accuracy", "top_1_accuracy", "top_2_accuracy", "top_3_accuracy"]
+    result = compute_metrics(names, scores, labels)
+    assert result.scalars == {
+        "accuracy": sklearn_metrics.accuracy_score(labels, scores.argmax(axis=1)),
+        "top_1_accuracy": sklearn_metrics.top_k_accuracy_score(
+            labels, scores, k=1, labels=range(3)
+        ),
+        "top_2_accuracy": sklearn_metrics.top_k_accuracy_score(
+            labels, scores, k=2, labels=range(3)
+        ),
+        "top_3_accuracy": 1,
+    }
+    half = np.full(3, 0.5)
+    expected = sklearn_metrics.top_k_accuracy_score([0, 1, 1], half, k=1)
+    result = compute_metrics(["accuracy", "top_1_accuracy"], half, labels)
+    assert list(result.scalars.values()) == [expected, expected]
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
