@@ -1,9 +1,9 @@
 """Luigi tasks for inference with Triton."""
 
-from workflows._settings import NEEDED, apply_settings
+from workflows import _settings
 from workflows.inference import InferenceTask
 from workflows.server import EndpointTarget, TritonServerTask
 
 __all__ = ["EndpointTarget", "InferenceTask", "TritonServerTask"]
 
-apply_settings(NEEDED)
+_settings.apply_settings(_settings.NEEDED)
