@@ -1,69 +1,82 @@
 # Everything runs in an environment of its own, .venv, made when it is first needed.
 # PYTHON chooses the interpreter (3.11 to 3.13), IMAGE an image to serve the demo from.
+#
+# Make cannot name a file with a space in its path, and a clone may lie in such a directory. So
+# paths are the shell's variables, in quotes, and recipes look at what there is already.
 
-PYTHON ?= python3
-VENV ?= .venv
-BIN := $(abspath $(VENV))/bin
-DEMO ?= demo
-RESULTS := $(DEMO)/results
+export PYTHON ?= python3
+export VENV ?= .venv
+export DEMO ?= demo
 
-.PHONY: validate test check chaos benchmark format clean
-.DELETE_ON_ERROR:
+.PHONY: validate test test-root check chaos benchmark format clean triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
-validate: $(VENV)/.demo $(DEMO)/.made $(if $(IMAGE),,triton)
-	$(BIN)/luigi --module workflows.validate Validate \
-	    --model-repository $(DEMO)/models --model-name digits \
-	    --inputs '$(DEMO)/data/*.h5' --target label \
+validate: install-demo $(if $(IMAGE),,triton)
+	@test "$$DEMO/.made" -nt examples/digits.py || \
+	    { "$$VENV/bin/python" examples/digits.py "$$DEMO" && touch "$$DEMO/.made"; }
+	"$$VENV/bin/luigi" --module workflows.validate Validate \
+	    --model-repository "$$DEMO/models" --model-name digits \
+	    --inputs "$$DEMO/data/*.h5" --target label \
 	    --metrics '["accuracy", "top_3_accuracy", "log_loss", "roc_auc", "confusion_matrix"]' \
 	    --require 'accuracy >= 0.95' \
-	    --output-dir $(RESULTS) $(if $(IMAGE),--image '$(IMAGE)') \
+	    --output-dir "$$DEMO/results" $${IMAGE:+--image "$$IMAGE"} \
 	    --workers 3 --local-scheduler
-	@$(BIN)/python -c 'import json, sys; r = json.load(open(sys.argv[1] + "/report.json")); \
-	    print("accuracy %.4f; the report is %s/report.html" % (r["metrics"]["accuracy"], sys.argv[1]))' $(RESULTS)
+	@"$$VENV/bin/python" -c 'import json, sys; r = json.load(open(sys.argv[1] + "/report.json")); \
+	    print("accuracy %.4f; the report is %s/report.html" % (r["metrics"]["accuracy"], sys.argv[1]))' \
+	    "$$DEMO/results"
 
-# Every test, with real servers and, where it can be installed, a real container. Most of the time
-# goes into waiting for servers, so several files of tests are run at once.
-test: $(VENV)/.dev triton
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+# Every test, with real servers and, where Apptainer is installed, a real container. Most of the
+# time goes into waiting for servers, so several files of tests are run at once.
+test: install-dev triton
+	"$$VENV/bin/python" -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+
+# What only root can try: other users, mounts, namespaces.
+test-root: install-dev triton
+	"$$VENV/bin/python" -m pytest tests/root $(ARGS)
 
 # What has to pass before a change lands: format, lint, types, tests.
-check: $(VENV)/.dev
-	$(BIN)/ruff format --check
-	$(BIN)/ruff check
-	$(BIN)/mypy
+check: install-dev
+	"$$VENV/bin/ruff" format --check
+	"$$VENV/bin/ruff" check
+	"$$VENV/bin/mypy"
 	$(MAKE) test
 
 # A real pipeline, again and again, with a fault at a random moment; see tests/chaos/chaos.py.
-chaos: $(VENV)/.dev triton
-	$(BIN)/python -m tests.chaos.chaos --keep $(if $(IMAGE),--image '$(abspath $(IMAGE))') $(ARGS)
+chaos: install-dev triton
+	"$$VENV/bin/python" -m tests.chaos.chaos --keep $${IMAGE:+--image "$$(realpath "$$IMAGE")"} $(ARGS)
 
 # This client beside others and beside perf_analyzer; see benchmarks/client.py --help.
-benchmark: $(VENV)/.dev triton
-	$(BIN)/python benchmarks/client.py --memory-gb 50 --output benchmark.json $(ARGS)
+benchmark: install-dev triton
+	"$$VENV/bin/python" benchmarks/client.py --memory-gb 50 --output benchmark.json $(ARGS)
 
-format: $(VENV)/.dev
-	$(BIN)/ruff format
-	$(BIN)/ruff check --fix
+format: install-dev
+	"$$VENV/bin/ruff" format
+	"$$VENV/bin/ruff" check --fix
 
-.PHONY: triton
-triton: $(VENV)/.demo
-	$(BIN)/hermes install-triton
+triton: install-demo
+	"$$VENV/bin/hermes" install-triton
 
-$(DEMO)/.made: examples/digits.py | $(VENV)/.demo
-	$(BIN)/python examples/digits.py $(DEMO)
-	@touch $@
+# The environment with an extra of the package. The stamp is written last: whatever stopped an
+# earlier call, the next one does all of it.
+PYTHON_FITS = 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+define install
+	@if [ ! -e "$$VENV/.$(1)" ] && [ ! -e "$$VENV/.demo" ]; then \
+	    "$$PYTHON" -c $(PYTHON_FITS) 2>/dev/null || { \
+	        echo "hermes needs Python 3.11, 3.12 or 3.13, and $$PYTHON is none of them;" \
+	            "name one that is: make PYTHON=python3.12" >&2; exit 1; }; \
+	    "$$PYTHON" -m venv "$$VENV" || exit; \
+	fi; \
+	[ "$$VENV/.$(1)" -nt setup.cfg ] && [ "$$VENV/.$(1)" -nt pyproject.toml ] || { \
+	    echo "installing hermes and what it needs into $$VENV: a minute or two"; \
+	    "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+	        --editable '.[$(1)]' && touch "$$VENV/.demo" "$$VENV/.$(1)"; }
+endef
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+install-demo:
+	$(call install,demo)
 
-$(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
-	@touch $@
-
-$(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $(VENV)/.demo $@
+install-dev:
+	$(call install,dev)
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf "$$VENV" "$$DEMO" build dist *.egg-info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -95,6 +96,16 @@ def write_model(
             )
     (directory / "config.pbtxt").write_text("\n".join(lines))
     return repository
+
+
+def write_program(path: Path, program: str) -> None:
+    """Write a Python program that is called by its path, wherever this Python lies."""
+    source = path.with_suffix(".py")
+    source.write_text(program)
+    # Not this Python in a `#!` line: there the kernel ends its path at the first blank.
+    command = shlex.join([sys.executable, str(source)])
+    path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    path.chmod(0o755)
 
 
 def kill_server(instance: TritonInstance) -> None:

@@ -25,15 +25,15 @@ class LocalTriton:
         The executable.
     source
         Where it was found, in words.
-    arguments
-        Flags that this Triton needs, before any others.
+    backend_directory
+        Where its backends are, if that is not where it looks by itself.
     environment
         Variables to set on top of the caller's environment.
     """
 
     binary: Path
     source: str
-    arguments: tuple[str, ...] = ()
+    backend_directory: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -86,7 +86,7 @@ def local_triton(installation: _layout.Installation, environ: Mapping[str, str])
     return LocalTriton(
         binary=installation.binary,
         source=f"hermes install-triton, {installation.directory}",
-        arguments=(f"--backend-directory={installation.backend_directory}",),
+        backend_directory=installation.backend_directory,
         environment=installation.environment(environ),
     )
 

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -76,20 +75,20 @@ def install_triton(
     InstallError
         A step failed; the error has its output.
     ParameterError
-        A package is an option of pip rather than a requirement, or `home` has characters that
-        Triton cannot live with.
+        A package is an option of pip rather than a requirement, or `home` contains a colon or
+        a semicolon.
     """
     for package in packages:
         if not package or package.startswith("-"):
             raise ParameterError("packages", f"{package!r} is not a requirement for pip")
     # Without symbolic links: directories are compared with those of running processes.
     home = (home or _layout.triton_home(os.environ)).expanduser().resolve()
-    if shlex.quote(str(home)) != str(home):
-        # python_backend/src/stub_launcher.cc: bash -c "exec STUB MODEL_PATH …", without quotes.
+    # Both separate directories in LD_LIBRARY_PATH, see ld.so(8).
+    if separators := set(str(home)) & {":", ";"}:
         raise ParameterError(
             "home",
-            f"Triton hands paths in {home} to a shell, unquoted; choose a directory without "
-            f"spaces and the like, for instance with {_layout.HOME_VARIABLE}",
+            f"{home} contains {' and '.join(sorted(separators))}, which no directory in "
+            f"LD_LIBRARY_PATH may; name another directory with {_layout.HOME_VARIABLE}",
         )
     installation = _layout.current(home)
     if installation is None or not _is_complete(installation, packages):

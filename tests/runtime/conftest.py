@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.runtime import LocalTriton, install_triton
+from tests.helpers import write_program
 
 # A fresh `torch` for Python 3.11 is this one where its file lies on the disk.
 TORCH = os.environ.get("HERMES_TEST_TORCH", "torch")
@@ -136,6 +136,5 @@ def system_triton(tmp_path: Path) -> LocalTriton:
     """An executable called tritonserver, somewhere."""
     binary = tmp_path / "a system" / "tritonserver"
     binary.parent.mkdir()
-    binary.write_text(f"#!{sys.executable}\n")
-    binary.chmod(0o755)
+    write_program(binary, "")
     return LocalTriton(binary=binary, source="the PATH")

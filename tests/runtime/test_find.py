@@ -80,8 +80,9 @@ def test_installed_one_puts_itself_before_what_the_user_has(triton_home: Path) -
     assert Path(found.environment["PYTHONPATH"]).is_relative_to(directory)
     assert found.environment["LD_LIBRARY_PATH"].endswith(":/home/me/lib")
     assert found.environment["PYTHONHOME"] == ""
-    assert len(found.arguments) == 1
-    assert Path(found.arguments[0].removeprefix("--backend-directory=")).is_dir()
+    assert found.backend_directory is not None
+    assert found.backend_directory.is_relative_to(directory)
+    assert found.backend_directory.is_dir()
 
 
 def test_installed_one_imports_its_own_numpy_from_any_environment(

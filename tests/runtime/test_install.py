@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from hermes.errors import InstallError, ParameterError, TritonNotFoundError
 from hermes.runtime import _install, find_triton, install_triton
+from tests.helpers import DOUBLE, write_model
+from tests.runtime.conftest import Serve
 
 INSTALL = "import pathlib, sys; from hermes.runtime import install_triton; "
 INSTALL += "install_triton(pathlib.Path(sys.argv[1]), sys.argv[2:], report=print)"
@@ -102,14 +108,30 @@ def test_options_of_pip_are_refused(tmp_path: Path) -> None:
         install_triton(tmp_path, packages=["--target=/"])
 
 
-@pytest.mark.parametrize("name", ["with a space", "with;semicolon", "with'quote"])
-def test_home_that_triton_would_hand_to_a_shell_unquoted_is_refused(
-    tmp_path: Path, name: str
-) -> None:
-    with pytest.raises(ParameterError, match="shell"):
+@pytest.mark.parametrize("name", ["with:colon", "with;semicolon"])
+def test_home_that_a_list_of_directories_cannot_hold_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="LD_LIBRARY_PATH"):
         install_triton(tmp_path / name)
 
     assert directories(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["with a space", "with(parentheses)", "with'quote"])
+def test_home_with_characters_of_a_shell_serves(
+    name: str, triton_home: Path, tmp_path: Path, serve_models: Serve, infer: Callable[..., Any]
+) -> None:
+    installed = (triton_home / "current").resolve()
+    home = tmp_path / name
+    # What an installation there would be: it never looks where its files really are.
+    shutil.copytree(installed, home / installed.name, symlinks=True, copy_function=os.symlink)
+    (home / "current").symlink_to(installed.name)
+    write_model(tmp_path / "models", "double", DOUBLE)
+
+    assert install_triton(home).binary.is_relative_to(home)
+    with serve_models(home, tmp_path / "models") as client:
+        answer = infer(client, "double", x=np.array([[3]], np.float32))
+
+    assert answer["y"] == 6
 
 
 def test_killed_install_is_not_taken_for_one_and_the_next_removes_it(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from tests.helpers import (
     some_ports,
     wait_until,
     write_model,
+    write_program,
 )
 
 pytestmark = pytest.mark.usefixtures("triton_home")
@@ -361,19 +362,22 @@ class Wrapper:
 
     def write(self, program: str) -> None:
         triton = find_triton()
-        self.path.write_text(
-            f"#!{sys.executable}\n"
+        # As LocalInstance does it: Triton hands the path of its backends to a shell as it is.
+        backends = self.directory / "backends"
+        backends.symlink_to(triton.backend_directory or "/opt/tritonserver/backends")
+        command = [str(triton.binary), f"--backend-directory={backends}"]
+        write_program(
+            self.path,
             "import os, signal, socket, subprocess, sys, time\n"
             "from pathlib import Path\n"
             f"here = Path({str(self.directory)!r})\n"
-            f"command = [{str(triton.binary)!r}, *{triton.arguments!r}, *sys.argv[1:]]\n"
+            f"command = [*{command!r}, *sys.argv[1:]]\n"
             f"environment = {{**os.environ, **{dict(triton.environment)!r}}}\n"
             "[port] = [int(a.split('=')[1]) for a in command if a.startswith('--grpc-port=')]\n"
             "def real():\n"
             "    os.execve(command[0], command, environment)\n"
-            f"{program}\n"
+            f"{program}\n",
         )
-        self.path.chmod(0o755)
 
 
 @pytest.fixture

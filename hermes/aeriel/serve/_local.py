@@ -27,29 +27,39 @@ class LocalInstance(TritonInstance):
         self._triton: LocalTriton = find_triton()
 
     def _open_container(self) -> None:
-        # The Python backend starts its stub through a shell and does not quote the model's path:
-        # a blank in it would be the end of the path, a semicolon the start of a command.
-        if self._link is not None:
-            self._link.symlink_to(self._settings.model_repository)
+        for path, link in self._links.items():
+            link.symlink_to(path)
 
     def _close_container(self) -> None:
-        if self._link is not None:
-            self._link.unlink(missing_ok=True)
+        for link in self._links.values():
+            link.unlink(missing_ok=True)
 
     @property
-    def _link(self) -> Path | None:
-        """A name for the model repository that a shell takes as it is, where one is needed."""
-        repository = self._settings.model_repository
-        if shlex.quote(repository) == repository or not repository.startswith("/"):
-            return None
-        return temporary_path(self.server_id, ".models")
+    def _links(self) -> dict[str, Path]:
+        """Links for the paths that a shell does not take as they are, by path.
+
+        The Python backend starts its stub through a shell and quotes neither the stub's path nor
+        the model's: a blank in it would be the end of the path, a semicolon the start of a command.
+        """
+        paths = {
+            ".models": self._settings.model_repository,
+            ".backends": str(self._triton.backend_directory or ""),
+        }
+        return {
+            path: temporary_path(self.server_id, suffix)
+            for suffix, path in paths.items()
+            if path.startswith("/") and shlex.quote(path) != path
+        }
 
     def _server_command(self) -> list[str]:
-        repository = None if self._link is None else str(self._link)
+        links = self._links
+        repository, backends = self._settings.model_repository, self._triton.backend_directory
+        command = [str(self._triton.binary)]
+        if backends is not None:
+            command.append(f"--backend-directory={links.get(str(backends), backends)}")
         return [
-            str(self._triton.binary),
-            *self._triton.arguments,
-            *self._settings.arguments(self._ports, repository),
+            *command,
+            *self._settings.arguments(self._ports, str(links.get(repository, repository))),
         ]
 
     def _server_environment(self) -> Mapping[str, str]:
