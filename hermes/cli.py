@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -331,13 +331,13 @@ def _gpus(text: str | None) -> tuple[int | str, ...] | None:
 def _endpoint(text: str) -> Endpoint:
     from hermes.aeriel.endpoint import Endpoint  # noqa: PLC0415 (it loads gRPC)
 
-    path = Path(text)
-    if not path.is_file():
-        return Endpoint(grpc=text)
+    with suppress(FileNotFoundError):
+        return Endpoint.read(Path(text))
     try:
-        return Endpoint.read(path)
-    except (ValueError, TypeError) as error:
-        raise ParameterError("server", f"{path} is not an endpoint file: {error}") from error
+        return Endpoint(grpc=text)
+    except ParameterError:
+        problem = f"there is no file {text!r}, and a server is named by host:port or unix:PATH"
+        raise ParameterError("server", problem) from None
 
 
 def _texts(text: str) -> tuple[str, ...]:

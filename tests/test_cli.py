@@ -82,7 +82,7 @@ def test_server_runs_until_the_signal_and_its_endpoint_file_as_long(
     number: signal.Signals, empty: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "endpoint.json"
-    Endpoint(grpc="of a server that was killed").write(file)
+    Endpoint(grpc="of-a-server-that-was-killed:1").write(file)
     options = ["--ports=auto", "--gpus=0,GPU-1a", f"--endpoint-file={file}"]
     with started("serve", empty, *options) as process:
         assert process.stdout is not None
@@ -245,3 +245,9 @@ def test_installation_that_cannot_be_is_told(
     message = failed("install-triton", *arguments)
     assert message.startswith(f"hermes: {told}")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("server", ["missing.json", "localhost", "http://localhost:8000"])
+def test_a_server_that_is_neither_file_nor_address_is_told_at_once(server: str) -> None:
+    told = failed("infer", server, "model", "x.h5", "--output-dir=out")
+    assert f"there is no file '{server}', and a server is named by host:port" in told

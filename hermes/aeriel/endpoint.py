@@ -6,11 +6,14 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
+
+from hermes.aeriel._addresses import is_address, is_loopback
+from hermes.errors import ParameterError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +40,21 @@ class Endpoint:
     Parameters
     ----------
     grpc
-        ``host:port`` of the GRPC service.
+        ``host:port`` of the GRPC service, or ``unix:PATH`` of its socket: a gRPC target. (To the
+        path that it was given Triton adds ``:PORT``; that is a part of it.)
     http, metrics
-        ``host:port`` of the HTTP and of the metrics service, or None where it is off.
+        ``host:port`` or ``unix:PATH`` of the HTTP and of the metrics service, or None where it is
+        off.
     server_id
         What the server calls itself (``--id``), so that a reader can tell it from another
         server that listens at the same address later. None where it is not known.
     credentials
         What a client needs where the server asks for mutual TLS; None for plain text.
+
+    Raises
+    ------
+    ParameterError
+        An address has another form.
     """
 
     grpc: str
@@ -53,8 +63,18 @@ class Endpoint:
     server_id: str | None = None
     credentials: ClientCredentials | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        for name in ("grpc", "http", "metrics"):
+            address = getattr(self, name)
+            if address is not None and not is_address(address):
+                problem = f"{address!r} is no address of a server, which is host:port or unix:PATH"
+                raise ParameterError(name, problem)
+
     def channel(self, options: Sequence[tuple[str, Any]] = ()) -> Channel:
         """Return a new GRPC channel to the server, encrypted where the server asks for it."""
+        if is_loopback(self.grpc):
+            # A proxy that the environment names cannot reach this host's own servers.
+            options = [*options, ("grpc.enable_http_proxy", 0)]
         if self.credentials is None:
             return insecure_channel(self.grpc, options=list(options))
         credentials = ssl_channel_credentials(
@@ -70,10 +90,21 @@ class Endpoint:
 
     @classmethod
     def from_json(cls, text: str) -> Endpoint:
-        """Return the endpoint that `to_json` wrote."""
-        facts = json.loads(text)
+        """Return the endpoint that `to_json` wrote.
+
+        Raises
+        ------
+        ParameterError
+            It is no endpoint.
+        """
+        try:
+            facts = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ParameterError("endpoint", f"it is not JSON: {error}") from error
+        facts = _fields_of(cls, facts, "it")
         if facts.get("credentials") is not None:
-            facts["credentials"] = ClientCredentials(**facts["credentials"])
+            parts = _fields_of(ClientCredentials, facts["credentials"], "its object of credentials")
+            facts["credentials"] = ClientCredentials(**parts)
         return cls(**facts)
 
     def write(self, path: Path) -> None:
@@ -91,5 +122,38 @@ class Endpoint:
         ------
         FileNotFoundError
             There is no such file.
+        ParameterError
+            It cannot be read, or holds no endpoint.
         """
-        return cls.from_json(path.read_text())
+        try:
+            return cls.from_json(path.read_text())
+        except FileNotFoundError:
+            raise
+        except ParameterError as error:
+            problem = f"{path} is not an endpoint file: {error.problem}"
+            raise ParameterError(error.parameter, problem) from error
+        except UnicodeDecodeError as error:
+            raise ParameterError("endpoint", f"{path} is not text") from error
+        except OSError as error:
+            problem = f"{path} cannot be read: {error.strerror or error}"
+            raise ParameterError("endpoint", problem) from error
+
+
+def _fields_of(kind: type[Endpoint | ClientCredentials], facts: Any, what: str) -> dict[str, Any]:
+    """Return what was read from JSON, if it has the fields of a type, which are texts."""
+    if not isinstance(facts, dict):
+        raise ParameterError("endpoint", f"{what} is no object of JSON")
+    is_needed = {each.name: each.default is MISSING for each in fields(kind)}
+    problems = [
+        f"has no {name!r}" for name, needed in is_needed.items() if needed and name not in facts
+    ]
+    for name, value in facts.items():
+        if name not in is_needed:
+            problems.append(f"has {name!r}, which is unknown")
+        elif name != "credentials" and not isinstance(
+            value, str if is_needed[name] else str | None
+        ):
+            problems.append(f"has no text as {name!r}")
+    if problems:
+        raise ParameterError("endpoint", f"{what} {'; '.join(problems)}")
+    return facts

@@ -8,9 +8,9 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -28,6 +28,7 @@ from hermes.aeriel.client._transports import requests_of_a_read
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError
 from tests.helpers import ECHO, kill_server, python, some_ports, wait_until, write_model
+from tests.unix import serve_on_sockets, socket_directory
 
 SHARED_MEMORY = Path("/dev/shm")
 ME = ProcessIdentity.of(os.getpid())
@@ -90,6 +91,12 @@ def endpoint(repository: Path, triton_home: Path) -> Iterator[Endpoint]:
 
 
 @pytest.fixture(scope="module")
+def endpoint_on_sockets(repository: Path, triton_home: Path) -> Iterator[Endpoint]:
+    with socket_directory() as directory, serve_on_sockets(repository, directory) as (endpoint, _):
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
 def endpoint_in_container(repository: Path, triton_image: Path) -> Iterator[Endpoint]:
     with serve(repository, triton_image, ports="auto", wait=True) as instance:
         yield instance.endpoint
@@ -109,6 +116,9 @@ def registered(endpoint: Endpoint) -> set[str]:
         return {name for name in known if name.startswith(f"{PREFIX}{ME}-")}
 
 
+Serving = Callable[[], AbstractContextManager[tuple[Endpoint, Callable[[], None]]]]
+
+
 class TransportTests:
     """What holds for every way that tensors travel."""
 
@@ -124,6 +134,18 @@ class TransportTests:
     @pytest.fixture
     def there(self, endpoint: Endpoint) -> Endpoint:
         return endpoint if self.with_http else dataclasses.replace(endpoint, http=None)
+
+    @contextmanager
+    def serving(self, repository: Path, image: Path | None, log: Path) -> Iterator[Serving]:
+        """Give what starts a server, again and again at the same address."""
+        ports = some_ports()
+
+        @contextmanager
+        def serve_it() -> Iterator[tuple[Endpoint, Callable[[], None]]]:
+            with serve(repository, image, ports=ports, wait=True, log_file=log) as instance:
+                yield instance.endpoint, lambda: kill_server(instance)
+
+        yield serve_it
 
     def client(self, there: Endpoint, model: str, **options: Any) -> InferenceClient:
         return InferenceClient(there, model, transport=self.transport, **options)
@@ -257,7 +279,6 @@ class TransportTests:
     def test_restarted_server_is_no_gap(
         self, repository: Path, image: Path | None, tmp_path: Path
     ) -> None:
-        ports = some_ports()
         table = np.random.default_rng(0).random((4000, 4), np.float32)
 
         def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -269,9 +290,9 @@ class TransportTests:
         def collect(stream: Iterator[Mapping[str, NDArray[Any]]], into: list[NDArray[Any]]) -> None:
             into.extend(result["y"].copy() for result in stream)
 
-        log = tmp_path / "log"
-        with serve(repository, image, ports=ports, wait=True, log_file=log) as first:
-            there = first.endpoint if self.with_http else Endpoint(grpc=first.endpoint.grpc)
+        with self.serving(repository, image, tmp_path / "log") as serve_it, serve_it() as started:
+            endpoint, kill = started
+            there = endpoint if self.with_http else Endpoint(grpc=endpoint.grpc)
             with self.client(there, "echo", retry_for_s=60) as client, ThreadPoolExecutor() as pool:
                 streams = [
                     client.stream_rows(read, range(len(table)), layout),
@@ -282,8 +303,8 @@ class TransportTests:
                     for stream, some in zip(streams, answers, strict=True)
                 ]
                 wait_until(lambda: all(len(some) >= 50 for some in answers))
-                kill_server(first)
-                with serve(repository, image, ports=ports, wait=True, log_file=log):
+                kill()
+                with serve_it():
                     for each in done:
                         each.result()
                 assert client.statistics.retries >= 2  # each stream was in the middle of it
@@ -377,6 +398,32 @@ class TestSharedMemoryWithoutHttp(SharedMemoryTests):
             assert isinstance(client._transport._wire, PatientGrpcWire)  # type: ignore[attr-defined]
 
 
+class OnSockets:
+    """The server listens on Unix sockets, not on ports."""
+
+    @pytest.fixture
+    def endpoint(self, endpoint_on_sockets: Endpoint) -> Endpoint:
+        return endpoint_on_sockets
+
+    @contextmanager
+    def serving(self, repository: Path, image: Path | None, log: Path) -> Iterator[Serving]:
+        assert image is None, f"{log} would be of a container"
+        with socket_directory() as directory:
+            yield lambda: serve_on_sockets(repository, directory)
+
+
+class TestGrpcOnSockets(OnSockets, TestGrpc):
+    pass
+
+
+class TestHttpOnSockets(OnSockets, TestHttp):
+    pass
+
+
+class TestSharedMemoryOnSockets(OnSockets, TestSharedMemory):
+    pass
+
+
 class InContainer:
     """The server is in a container, which shares the host's ``/dev/shm``."""
 
@@ -409,6 +456,13 @@ def test_http_service_at_the_usual_port_is_found(repository: Path, triton_home: 
         serve(repository, ports=ports, wait=True) as server,
         InferenceClient(server.endpoint.grpc, "echo") as client,
     ):
+        assert isinstance(client._transport._wire, HttpWire)  # type: ignore[attr-defined]
+        assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
+
+
+def test_http_service_at_the_usual_socket_is_found(endpoint_on_sockets: Endpoint) -> None:
+    with InferenceClient(endpoint_on_sockets.grpc, "echo") as client:
+        assert client.transport == "shm"
         assert isinstance(client._transport._wire, HttpWire)  # type: ignore[attr-defined]
         assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 

@@ -24,6 +24,7 @@ from hermes.aeriel.monitor import COLUMNS, ServerMonitor
 from hermes.aeriel.serve import Endpoint, TritonInstance, serve
 from hermes.errors import OutputError, ParameterError, RequestError
 from tests.helpers import some_ports
+from tests.unix import serve_on_sockets, socket_directory
 
 Row = dict[str, str]
 
@@ -92,6 +93,17 @@ class TestTable:
         assert before < times[0]
         assert times == sorted(times)
         assert times[-1] < datetime.now(UTC) + timedelta(seconds=1)
+
+    def test_is_of_a_server_on_sockets_too(self, repository: Path, tmp_path: Path) -> None:
+        path = tmp_path / "server.csv"
+        with (
+            socket_directory() as directory,
+            serve_on_sockets(repository, directory) as (endpoint, _),
+            ServerMonitor(endpoint, path, interval_s=0.1),
+        ):
+            ask(endpoint, "double", 5)
+            wait_for(path, lambda rows: any(row["requests"] == "5" for row in rows))
+        assert {row["pending"] for row in table(path)} == {"0"}  # which the metrics say
 
     def test_shows_an_ensemble_by_its_members(
         self, instance: TritonInstance, tmp_path: Path

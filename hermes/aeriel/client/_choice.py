@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from hermes.aeriel._addresses import is_this_host, usual_http
 from hermes.aeriel.client._connection import Connection, ServerFacts
 from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.client._shared import SharedMemoryTransport
@@ -68,16 +68,6 @@ class _UnavailableError(Exception):
     """Why a transport cannot be had."""
 
 
-def is_this_host(address: str) -> bool:
-    """Tell whether ``host:port`` is an address of this host: whether a socket can have it."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
-    except OSError:
-        return False
-    return any(_is_own(family, str(name[0])) for family, *_, name in found)
-
-
 def _http(endpoint: Endpoint, connection: Connection, server: ServerFacts) -> HttpWire:
     if endpoint.credentials is not None:
         # A server that asks for credentials does so on its GRPC service.
@@ -94,14 +84,14 @@ def _http(endpoint: Endpoint, connection: Connection, server: ServerFacts) -> Ht
 
 
 def _usual_http(endpoint: Endpoint, connection: Connection) -> HttpWire | None:
-    """Return the HTTP service at the port before that of GRPC, as 8000 is before 8001.
+    """Return the HTTP service where it usually is.
 
     Whether it is that of this server shows when it knows the same shared memory.
     """
-    host, _, port = endpoint.grpc.rpartition(":")
-    if endpoint.credentials is not None or endpoint.http is not None or not port.isdigit():
+    if endpoint.credentials is not None or endpoint.http is not None:
         return None
-    return HttpWire(f"{host}:{int(port) - 1}", connection.error)
+    address = usual_http(endpoint.grpc)
+    return None if address is None else HttpWire(address, connection.error)
 
 
 def _check_memory(endpoint: Endpoint, server: ServerFacts) -> None:
@@ -111,12 +101,3 @@ def _check_memory(endpoint: Endpoint, server: ServerFacts) -> None:
     if "system_shared_memory" not in server.extensions:
         message = "it does not offer it"
         raise _UnavailableError(message)
-
-
-def _is_own(family: int, host: str) -> bool:
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError:
-            return False
-    return True

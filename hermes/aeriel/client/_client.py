@@ -34,7 +34,7 @@ class InferenceClient:
     Parameters
     ----------
     endpoint
-        The server: an `Endpoint`, or ``host:port`` of its GRPC service.
+        The server: an `Endpoint`, or ``host:port`` or ``unix:PATH`` of its GRPC service.
     model_name
         The model. One that the server has but did not load is asked for.
     model_version
@@ -63,7 +63,7 @@ class InferenceClient:
     specification
         The model's inputs and outputs, as the server describes them.
     address
-        ``host:port`` of the server's GRPC service.
+        Where the server's GRPC service is: ``host:port`` or ``unix:PATH``.
     transport
         How tensors travel: ``"shm"``, ``"http"`` or ``"grpc"``.
     server_version

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +39,6 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
-_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):\d+")
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 # What a server says, as an internal error, while it replaces a Python model that was killed.
 _TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
@@ -104,14 +102,7 @@ class Connection:
         self._timeout_s = timeout_s
         self._closing = threading.Event()
         self._retry_for_s = retry_for_s
-        # A proxy that the environment names cannot reach this host's own servers.
-        use_proxy = int(_LOOPBACK.fullmatch(endpoint.grpc) is None)
-        options = [
-            *_OPTIONS,
-            *GrpcWire.CHANNEL_OPTIONS,
-            ("grpc.enable_http_proxy", use_proxy),
-        ]
-        self._channel = endpoint.channel(options)
+        self._channel = endpoint.channel([*_OPTIONS, *GrpcWire.CHANNEL_OPTIONS])
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     @property

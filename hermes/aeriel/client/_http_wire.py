@@ -15,6 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
+from hermes.aeriel._addresses import connect, http_connection, http_host
 from hermes.aeriel.client._messages import Answer, Message, decode_http, encode_http
 from hermes.aeriel.client._wires import STEP_S, Errors, check
 from hermes.errors import InferenceError
@@ -40,7 +41,7 @@ class HttpWire:
     Parameters
     ----------
     address
-        ``host:port``.
+        ``host:port``, or ``unix:PATH``.
     error
         Makes an error of a gRPC status and a reason.
     """
@@ -68,7 +69,7 @@ class HttpWire:
 
     def encode(self, message: Message) -> bytes:
         """Return an HTTP request."""
-        return encode_http(message, self.address)
+        return encode_http(message, http_host(self.address))
 
     def send(self, encoded: bytes, timeout_s: float) -> HttpCall:
         """Send a request."""
@@ -79,10 +80,7 @@ class HttpWire:
         with self._lock:
             if self._idle:
                 return self._idle.pop()[1]
-        host, _, port = self.address.rpartition(":")
-        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=STEP_S)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+        return connect(self.address, STEP_S)
 
     def give(self, connection: socket.socket) -> None:
         """Keep a connection for the next request."""
@@ -120,7 +118,7 @@ class HttpWire:
 
     def _get(self, path: str) -> Any:
         """Return an answer in JSON; None where there is none."""
-        connection = http.client.HTTPConnection(self.address, timeout=5.0)
+        connection = http_connection(self.address, 5.0)
         try:
             connection.request("GET", path)
             with connection.getresponse() as response:

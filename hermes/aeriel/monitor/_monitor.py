@@ -55,8 +55,9 @@ class ServerMonitor:
     Parameters
     ----------
     endpoint
-        The server: an `Endpoint`, or ``host:port`` of its GRPC service, which knows no ``pending``
-        and no GPUs; or a function that returns one of them, where it may change.
+        The server: an `Endpoint`, or ``host:port`` or ``unix:PATH`` of its GRPC service, which
+        knows no ``pending`` and no GPUs; or a function that returns one of them, where
+        it may change.
     path
         The file. An earlier monitor's is continued.
     interval_s

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from hermes.aeriel._addresses import http_connection
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.monitor._sample import Metrics, Sample, gpu_rows, model_rows, parse_metrics
 
@@ -82,8 +83,7 @@ class Probe:
     def _metrics(self) -> Metrics:
         if self.endpoint.metrics is None:
             return {}
-        # Not urllib.request, which would ask a proxy of the environment for it.
-        connection = http.client.HTTPConnection(self.endpoint.metrics, timeout=self._timeout_s)
+        connection = http_connection(self.endpoint.metrics, self._timeout_s)
         try:
             connection.request("GET", "/metrics")
             answer = connection.getresponse()

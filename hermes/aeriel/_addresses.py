@@ -1,0 +1,108 @@
+"""The addresses of a server's services: ``host:port``, or ``unix:PATH`` of a socket."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+
+_UNIX = "unix:"
+_TCP = re.compile(r"[^/\s]+:[0-9]{1,5}")
+_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text has the form of an address."""
+    return len(text) > len(_UNIX) if is_unix(text) else _TCP.fullmatch(text) is not None
+
+
+def is_unix(address: str) -> bool:
+    """Tell whether an address is that of a Unix socket."""
+    return address.startswith(_UNIX)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address cannot be meant to be reached through a proxy."""
+    return is_unix(address) or _LOOPBACK.fullmatch(address) is not None
+
+
+def is_this_host(address: str) -> bool:
+    """Tell whether an address is one of this host: whether a socket can have it."""
+    if is_unix(address):
+        return True
+    try:
+        found = socket.getaddrinfo(_split(address)[0], 0, type=socket.SOCK_DGRAM)
+    except OSError:
+        return False
+    return any(_is_own(family, str(name[0])) for family, *_, name in found)
+
+
+def usual_http(grpc: str) -> str | None:
+    """Return where HTTP usually is when GRPC is at this address; None where nothing is usual.
+
+    That is the port before, as 8000 is before 8001; and the socket ``h`` beside ``g:PORT``.
+    """
+    if is_unix(grpc):
+        directory, _, name = grpc.rpartition("/")
+        return f"{directory}/h" if directory and name.startswith("g:") else None
+    host, _, port = grpc.rpartition(":")
+    return f"{host}:{int(port) - 1}" if int(port) > 1 else None
+
+
+def http_host(address: str) -> str:
+    """Return what a request to an HTTP service names as its host."""
+    return "localhost" if is_unix(address) else address
+
+
+def connect(address: str, timeout_s: float) -> socket.socket:
+    """Return a connection, on which each operation may take so many seconds.
+
+    Raises
+    ------
+    OSError
+        Nobody listens there.
+    """
+    if not is_unix(address):
+        connection = socket.create_connection(_split(address), timeout=timeout_s)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(address.removeprefix(_UNIX))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def http_connection(address: str, timeout_s: float) -> http.client.HTTPConnection:
+    """Return a connection to an HTTP service, which is made by the first request.
+
+    Unlike `urllib.request` it asks no proxy of the environment.
+    """
+    return _HTTPConnection(address, timeout_s)
+
+
+class _HTTPConnection(http.client.HTTPConnection):
+    def __init__(self, address: str, timeout_s: float) -> None:
+        super().__init__(http_host(address), timeout=timeout_s)
+        self._address = address
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        self.sock = connect(self._address, self._timeout_s)
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _is_own(family: int, host: str) -> bool:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
