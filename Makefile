@@ -8,7 +8,8 @@ export PYTHON ?= python3
 export VENV ?= .venv
 export DEMO ?= demo
 
-.PHONY: validate test test-root check chaos benchmark format clean triton install-demo install-dev
+.PHONY: validate test test-root image check chaos benchmark format clean
+.PHONY: triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
 validate: install-demo $(if $(IMAGE),,triton)
@@ -25,14 +26,19 @@ validate: install-demo $(if $(IMAGE),,triton)
 	    print("accuracy %.4f; the report is %s/report.html" % (r["metrics"]["accuracy"], sys.argv[1]))' \
 	    "$$DEMO/results"
 
-# Every test, with real servers and, where Apptainer is installed, a real container. Most of the
-# time goes into waiting for servers, so several files of tests are run at once.
+# Every test, with real servers and real containers. Most of the time goes into waiting for servers,
+# so several files of tests are run at once.
 test: install-dev triton
 	"$$VENV/bin/python" -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
-# What only root can try: other users, mounts, namespaces.
+# The tests that need root: several users, mounts, namespaces.
 test-root: install-dev triton
-	"$$VENV/bin/python" -m pytest tests/root $(ARGS)
+	"$$VENV/bin/python" -m pytest -m root $(ARGS)
+
+# What the container tests need, for everybody who runs them in this clone: as root, on Debian.
+image:
+	tests/environment/install-apptainer.sh
+	tests/environment/build-triton-image.sh build/triton.sif
 
 # What has to pass before a change lands: format, lint, types, tests.
 check: install-dev

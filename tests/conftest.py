@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,40 @@ VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the option of CI."""
+    parser.addoption(
+        "--ci", action="store_true", help="fail where a test is skipped; show who runs the tests"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what only root can do."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Take a skipped test for a failure, in CI."""
+    report = yield
+    if report.skipped and item.config.getoption("--ci"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where every test has to run: {report.longrepr}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests recorded of who runs them, in CI."""
+    if terminalreporter.config.getoption("--ci"):
+        for report in terminalreporter.getreports("passed"):
+            for name, text in report.user_properties:
+                terminalreporter.section(f"{name} of {report.nodeid}")
+                terminalreporter.write_line(str(text))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,28 +102,20 @@ def image(request: pytest.FixtureRequest) -> Path | None:
 
 @pytest.fixture(scope="session")
 def apptainer() -> str:
-    """The command of a real Apptainer, installed where this is root on Debian."""
-    _bring("install-apptainer.sh")
-    command = shutil.which("apptainer")
-    assert command is not None
+    """The command of a real Apptainer."""
+    command = shutil.which("apptainer") or shutil.which("singularity")
+    if command is None:
+        pytest.skip("no Apptainer; `make image`, as root, installs it and builds an image")
     return command
 
 
 @pytest.fixture(scope="session")
 def triton_image(apptainer: str) -> Path:
-    """A real image with Triton; HERMES_TEST_IMAGE says where it is kept."""
+    """A real image with Triton; HERMES_TEST_IMAGE says where it is."""
     image = Path(os.environ.get("HERMES_TEST_IMAGE", REPOSITORY / "build" / "triton.sif"))
-    _bring("build-triton-image.sh", str(image))
-    return image.absolute()
-
-
-def _bring(script: str, *arguments: str) -> None:
-    """Run a script of tests/environment; without what it brings there is nothing to test."""
-    done = subprocess.run(
-        [str(ENVIRONMENT / script), *arguments], capture_output=True, text=True, check=False
-    )
+    # It says so and changes nothing where the image is there and made of what it should be.
+    script = ENVIRONMENT / "build-triton-image.sh"
+    done = subprocess.run([script, "--check", image], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        reason = f"{script}: {done.stderr.strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        pytest.skip(f"{done.stderr.strip()}; `make image`, as root, builds it")
+    return image.absolute()

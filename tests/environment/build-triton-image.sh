@@ -1,6 +1,7 @@
 #!/bin/bash
 # Builds a Singularity image (SIF) with a real Triton Inference Server for CPUs.
-#   build-triton-image.sh [OUT.sif]      Needs root, Apptainer, Python 3 with pip, 1 GB in /tmp.
+#   build-triton-image.sh OUT.sif           Needs root, Apptainer, Python 3 with pip, 1 GB in /tmp.
+#   build-triton-image.sh --check OUT.sif   Only says whether it is there and current.
 #
 # The server is the one in nvidia-pytriton's wheel, laid out as in NVIDIA's own images:
 # /opt/tritonserver/{bin,lib,backends,caches}. Beside its Python backend it has the
@@ -14,8 +15,11 @@ modules=(numpy==1.26.4 onnxruntime==1.32.0)                 # for the models and
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 runtime=$(realpath "$here/../../hermes/runtime")             # has the backends' sources
-sif=$(realpath -m "${1:-triton.sif}")
+only_check=
+if [ "${1:-}" = --check ]; then only_check=yes; shift; fi
+sif=$(realpath -m "${1:?which file is to be the image?}")
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+umask 022                                                   # other users read the image
 unset PYTHONPATH PYTHONHOME
 die() { echo "build-triton-image.sh: $*" >&2; exit 1; }
 
@@ -37,6 +41,7 @@ is_current() {
 
 command -v apptainer >/dev/null || die "there is no apptainer; run install-apptainer.sh first"
 if is_current "$sif"; then echo "already here: $sif"; exit 0; fi
+[ -z "$only_check" ] || die "no current image at $sif"
 [ "$(id -u)" = 0 ] || die "building the image needs root"
 [ "$(uname -m)" = x86_64 ] || die "nvidia-pytriton's wheel is for x86_64"
 

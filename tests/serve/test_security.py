@@ -143,9 +143,8 @@ def test_keys_of_a_supervised_server_are_in_its_state_directory(
     wait_until(lambda: not state.directory.exists())
 
 
+@pytest.mark.root
 def test_an_endpoint_that_another_user_planted_is_not_believed(tmp_path: Path) -> None:
-    if os.getuid() != 0:
-        pytest.skip("only root can play another user")
     me = ProcessIdentity.of(os.getpid())
     state = ServerState(tmp_path / "states" / "server")
     state.acquire(me, Lease(consumer="Consumer"))
