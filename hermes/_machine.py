@@ -14,8 +14,9 @@ from pathlib import Path
 
 from hermes.aeriel._processes import SHARED_MEMORY, server_processes
 from hermes.aeriel.serve import Ports, ServerState
-from hermes.aeriel.serve._gpus import job_gpus, list_gpus
+from hermes.aeriel.serve._gpus import job_gpus, order_doubt, undivided, unusable
 from hermes.aeriel.serve._leases import gpu_holders
+from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.aeriel.serve._ports import check_free
 from hermes.errors import HermesError, PortInUseError
 from hermes.runtime import find_triton
@@ -188,17 +189,24 @@ def _first_line(*command: str) -> str:
 def _gpus() -> Iterator[Fact]:
     gpus = list_gpus()
     if not gpus:
-        yield Fact(subject="gpu", text="none that NVIDIA's driver shows: models run on the CPU")
+        reason = why_no_gpu() or "no GPU can be used here"
+        yield Fact(subject="gpu", text=f"{reason}: models run on the CPU, whatever --gpus says")
         return
-    holders = gpu_holders(gpus)
-    for gpu in gpus:
-        state = str(holders[gpu.uuid]) if gpu.uuid in holders else "free"
-        if gpu.processes and gpu.uuid not in holders:
-            state = f"in use by process {', '.join(map(str, gpu.processes))}"
+    units = undivided(gpus)
+    holders = gpu_holders(units)
+    for gpu in units:
+        state = str(holders.get(gpu.uuid, "free"))
+        if gpu.used_by is not None and gpu.uuid not in holders:
+            state = f"in use by {gpu.used_by}"
         yield Fact(subject=f"gpu {gpu.index}", text=f"{gpu.model} {gpu.uuid}: {state}")
-    allowed = job_gpus(os.environ)
+        if (problem := unusable(gpu, os.environ)) is not None:
+            yield Fact(subject=f"gpu {gpu.index}", text=problem, is_missing=True)
+    allowed = job_gpus(gpus, os.environ)
     if allowed is not None:
-        yield Fact(subject="gpu", text=f"this batch job has {', '.join(allowed) or 'none'}")
+        job = ", ".join(map(str, allowed)) or "none"
+        yield Fact(subject="gpu", text=f"this batch job has {job}")
+    if (doubt := order_doubt(gpus, os.environ)) is not None:
+        yield Fact(subject="gpu", text=doubt)
 
 
 def _ports() -> Iterator[Fact]:

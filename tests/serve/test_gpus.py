@@ -1,25 +1,40 @@
 """GPUs: which a server may use, and the locks that keep others from them.
 
-There is no GPU here, so one library call is a stand-in (tests/environment/gpus): which GPUs there
-are. Processes, locks, kills and servers are real.
+There is no GPU here, so one library is a stand-in (tests/environment/gpus): what the driver says.
+Processes, locks, kills and servers are real.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hermes.aeriel._processes import is_tritonserver, server_processes
-from hermes.aeriel.serve._gpus import GPU, GPURequest, gpu_environment, named_gpus, visible_gpus
+from hermes.aeriel.serve._gpu_locks import LOCKED, NOTES, Locks, is_locked, newest_note
+from hermes.aeriel.serve._gpus import (
+    GPU,
+    GPURequest,
+    claimed_gpus,
+    cuda_devices,
+    gpu_environment,
+    named_gpus,
+    order_doubt,
+    visible_gpus,
+)
 from hermes.errors import ParameterError
 
 SOURCE = Path(__file__).resolve().parents[2]
@@ -27,12 +42,31 @@ STAND_IN = SOURCE / "tests" / "environment" / "gpus"
 GPUS = [GPU(index=index, uuid=f"GPU-{index}{index}{index}{index}-abcd") for index in range(4)]
 NOBODY = 65534
 
+
+def part(index: int, number: int) -> GPU:
+    whole = GPUS[index].uuid
+    return GPU(
+        index=index,
+        uuid=f"MIG-{index}a{number}",
+        whole=whole,
+        alias=f"MIG-{whole}/{number}/0",
+    )
+
+
+# GPU 1 is divided in two, GPU 2 is divided and has no parts yet.
+DIVIDED = [
+    GPUS[0],
+    GPU(index=1, uuid=GPUS[1].uuid, parts=(part(1, 1), part(1, 2))),
+    GPU(index=2, uuid=GPUS[2].uuid, parts=()),
+]
+
 TAKE = """
-import os, sys, json, time
+import logging, os, sys, json, time
 from hermes.aeriel.serve._gpus import GPURequest
 from hermes.aeriel.serve._leases import Holder, lease_gpus
 from hermes.errors import HermesError
 os.setuid(int(sys.argv[3]))
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
 try:
     lease = lease_gpus(GPURequest(**json.loads(sys.argv[1])))
 except HermesError as error:
@@ -57,21 +91,82 @@ def indices(gpus: list[GPU]) -> list[int]:
     return [gpu.index for gpu in gpus]
 
 
+def uuids(gpus: list[GPU]) -> list[str]:
+    return [gpu.uuid for gpu in gpus]
+
+
+class TestCudaDevices:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("2,3", [2, 3]),
+            ("3, 1", [3, 1]),
+            ("0,-1,1", [0]),
+            ("0,4,1", [0]),
+            ("1,,2", [1]),
+            ("-1", []),
+            ("", []),
+            ("NoDevFiles", []),
+            ("10000", []),
+            ("0,0", []),
+            ("1,GPU-1111", []),
+            ("+1,2nd", [1, 2]),
+            ("007", []),
+            ("GPU-1111-abcd,GPU-3333", [1, 3]),
+            ("GPU-1,GPU-7,GPU-3", [1]),
+            ("GPU-,0", []),
+            ("gpu-1111-abcd", []),
+        ],
+    )
+    def test_names_count_up_to_the_first_that_is_none(self, text: str, shown: list[int]) -> None:
+        assert indices(cuda_devices(text, GPUS)) == shown
+
+    def test_the_beginning_of_two_uuids_names_neither(self) -> None:
+        twins = [GPU(index=0, uuid="GPU-ab12"), GPU(index=1, uuid="GPU-ab34")]
+        assert uuids(cuda_devices("GPU-ab3,GPU-ab", twins)) == ["GPU-ab34"]
+
+    def test_a_part_has_two_names(self) -> None:
+        assert uuids(cuda_devices("MIG-1a2", DIVIDED)) == ["MIG-1a2"]
+        assert uuids(cuda_devices("MIG-GPU-1111-abcd/2/0", DIVIDED)) == ["MIG-1a2"]
+
+    @given(st.text(alphabet="0123456789,-+ GPUMIG/abcdef\u00b2\u0663", max_size=40))
+    def test_whatever_stands_there_is_read_without_an_error(self, text: str) -> None:
+        shown = cuda_devices(text, DIVIDED)
+        assert len(set(shown)) == len(shown)
+        assert set(shown) <= {*DIVIDED, part(1, 1), part(1, 2)}
+
+    @given(st.lists(st.sampled_from(range(4)), unique=True), st.text(max_size=10))
+    def test_what_follows_a_name_that_is_none_changes_nothing(
+        self, order: list[int], rest: str
+    ) -> None:
+        for names in (map(str, order), (GPUS[index].uuid for index in order)):
+            assert indices(cuda_devices(",".join([*names, "none", rest]), GPUS)) == order
+
+    @given(st.integers(min_value=4))
+    def test_an_index_out_of_range_is_none(self, number: int) -> None:
+        assert indices(cuda_devices(f"2,{number},1", GPUS)) == [2]
+
+
 class TestWhich:
     @pytest.mark.parametrize(
         ("environ", "visible"),
         [
             ({}, [0, 1, 2, 3]),
             ({"CUDA_VISIBLE_DEVICES": "2,3"}, [2, 3]),
-            ({"CUDA_VISIBLE_DEVICES": "GPU-1111-abcd, GPU-3333"}, [1, 3]),
+            ({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, [0]),
             ({"CUDA_VISIBLE_DEVICES": ""}, []),
-            ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, []),
             ({"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}, [0, 1]),
             ({"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "1"}, [1]),
+            ({"SLURM_JOB_ID": "7", "SLURM_STEP_GPUS": "1,3"}, [1, 3]),
+            ({"SLURM_JOB_ID": "7", "SLURM_STEP_GPUS": "1", "SLURM_JOB_GPUS": "1,3"}, [1]),
             ({"SLURM_JOB_ID": "7"}, []),
             ({"_CONDOR_SLOT": "slot1", "CUDA_VISIBLE_DEVICES": "GPU-2222-abcd"}, [2]),
+            ({"_CONDOR_SLOT": "slot1", "_CONDOR_AssignedGPUs": "GPU-2222, GPU-3333"}, [2, 3]),
+            ({"_CONDOR_SLOT": "slot1", "_CONDOR_AssignedGPUs": "CUDA1"}, [1]),
+            ({"_CONDOR_SLOT": "slot1", "CUDA_VISIBLE_DEVICES": "10000"}, []),
             ({"_CONDOR_SLOT": "slot1"}, []),
             ({"PBS_JOBID": "7.host"}, [0, 1, 2, 3]),
+            ({"PBS_JOBID": "7.host", "CUDA_VISIBLE_DEVICES": "3"}, [3]),
         ],
     )
     def test_any_gpu_means_any_that_the_job_or_the_caller_left(
@@ -79,34 +174,54 @@ class TestWhich:
     ) -> None:
         assert indices(visible_gpus(GPUS, environ)) == visible
 
+    def test_numbers_of_the_host_mean_what_the_driver_shows_where_it_shows_no_others(self) -> None:
+        environ = {"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "2,3"}
+        assert indices(visible_gpus(GPUS[:2], environ)) == [0, 1]
+        assert indices(named_gpus([1], GPUS[:2], environ)) == [1]
+
     def test_named_gpus_are_global(self) -> None:
         environ = {"CUDA_VISIBLE_DEVICES": "2,3"}
         assert indices(named_gpus([0, "GPU-3333-abcd"], GPUS, environ)) == [0, 3]
 
     @pytest.mark.parametrize(
-        ("environ", "problem"),
+        "environ",
         [
-            ({"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}, "does not belong to this batch"),
-            ({"SLURM_JOB_ID": "7"}, "does not belong to this batch"),
+            {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"},
+            {"SLURM_JOB_ID": "7"},
+            {"_CONDOR_SLOT": "slot1", "_CONDOR_AssignedGPUs": "GPU-1111"},
         ],
     )
-    def test_a_batch_job_has_its_own_gpus_only(
-        self, environ: Mapping[str, str], problem: str
-    ) -> None:
-        with pytest.raises(ParameterError, match=problem):
+    def test_a_batch_job_has_its_own_gpus_only(self, environ: Mapping[str, str]) -> None:
+        with pytest.raises(ParameterError, match="does not belong to this batch job, which has "):
             named_gpus([2], GPUS, environ)
 
     def test_a_gpu_that_is_not_there_is_refused(self) -> None:
         with pytest.raises(ParameterError, match="no GPU 7; this machine has GPU 0 "):
             named_gpus([7], GPUS, {})
 
-    def test_part_of_a_gpu_is_named_by_its_uuid(self) -> None:
-        assert [gpu.uuid for gpu in named_gpus(["MIG-12ab"], GPUS, {})] == ["MIG-12ab"]
+    def test_a_gpu_is_named_once(self) -> None:
+        with pytest.raises(ParameterError, match=r"names GPU 0 .* twice"):
+            named_gpus([0, "GPU-0000-abcd"], GPUS, {})
+
+    @pytest.mark.parametrize(
+        ("environ", "claimed"),
+        [
+            ({}, None),
+            ({"CUDA_VISIBLE_DEVICES": "1"}, [1]),
+            ({"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "2"}, [2]),
+            ({"PBS_JOBID": "7.host"}, None),
+        ],
+    )
+    def test_what_is_claimed_is_named_by_somebody(
+        self, environ: Mapping[str, str], claimed: list[int] | None
+    ) -> None:
+        found = claimed_gpus(GPUS, environ)
+        assert (None if found is None else indices(found)) == claimed
 
     @pytest.mark.parametrize(
         ("request_", "problem"),
         [
-            ({"gpus": (0,), "n_gpus": 1}, "goes without gpus"),
+            ({"gpus": (0,), "n_gpus": 1}, "give gpus or n_gpus, not both"),
             ({"n_gpus": -1}, "is not a number of GPUs"),
             ({"gpus": (0, 0)}, "names a GPU twice"),
             ({"gpus": ("zero",)}, "is neither an index"),
@@ -117,7 +232,7 @@ class TestWhich:
         self, request_: Mapping[str, object], problem: str
     ) -> None:
         with pytest.raises(ParameterError, match=problem):
-            GPURequest(**request_)  # type: ignore[arg-type]
+            GPURequest(**request_)  # type: ignore[arg-type] # wrong ones, on purpose
 
     def test_the_environment_names_them_in_everybodys_order(self) -> None:
         wanted = {"CUDA_VISIBLE_DEVICES": "2,0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -126,25 +241,85 @@ class TestWhich:
         assert gpu_environment(None) == {}
 
 
+class TestDivided:
+    """Parts of GPUs (MIG)."""
+
+    def test_parts_are_visible_in_place_of_what_is_divided(self) -> None:
+        assert uuids(visible_gpus(DIVIDED, {})) == ["GPU-0000-abcd", "MIG-1a1", "MIG-1a2"]
+
+    @pytest.mark.parametrize("name", ["MIG-1a2", "MIG-GPU-1111-abcd/2/0"])
+    def test_a_job_may_have_a_part(self, name: str) -> None:
+        environ = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": name}
+        assert uuids(visible_gpus(DIVIDED, environ)) == ["MIG-1a2"]
+        assert uuids(named_gpus(["MIG-1a2"], DIVIDED, environ)) == ["MIG-1a2"]
+        with pytest.raises(ParameterError, match="does not belong to this batch job"):
+            named_gpus(["MIG-1a1"], DIVIDED, environ)
+        with pytest.raises(ParameterError, match="does not belong to this batch job"):
+            named_gpus([1], DIVIDED, environ)
+
+    def test_who_has_the_whole_has_its_parts(self) -> None:
+        environ = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "1"}
+        assert uuids(named_gpus(["MIG-1a1"], DIVIDED, environ)) == ["MIG-1a1"]
+
+    def test_a_part_that_is_not_there_is_refused(self) -> None:
+        with pytest.raises(ParameterError, match=r"no GPU MIG-99; .* part of GPU 1 \(MIG-1a1\)"):
+            named_gpus(["MIG-99"], DIVIDED, {})
+
+    @pytest.mark.parametrize("names", [["MIG-1a1", "MIG-1a2"], [0, "MIG-1a1"], [1, "MIG-1a1"]])
+    def test_cuda_shows_a_part_to_a_process_only_alone(self, names: list[int | str]) -> None:
+        with pytest.raises(ParameterError, match=r"one part of a GPU \(MIG\) and nothing else"):
+            named_gpus(names, DIVIDED, {})
+
+
+class TestOrder:
+    MIXED = (GPU(index=0, uuid="GPU-0", model="A100"), GPU(index=1, uuid="GPU-1", model="T4"))
+
+    @pytest.mark.parametrize(
+        ("environ", "is_doubtful"),
+        [
+            ({}, False),
+            ({"CUDA_VISIBLE_DEVICES": "0"}, True),
+            ({"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, True),
+            ({"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, False),
+            ({"CUDA_VISIBLE_DEVICES": "GPU-1"}, False),
+            ({"CUDA_VISIBLE_DEVICES": ""}, False),
+        ],
+    )
+    def test_indices_are_doubtful_where_gpus_differ(
+        self, environ: Mapping[str, str], is_doubtful: bool
+    ) -> None:
+        assert (order_doubt(self.MIXED, environ) is not None) == is_doubtful
+        assert order_doubt(GPUS, environ) is None
+
+
 class Host:
     """A machine with two GPUs, and processes that want them."""
 
     def __init__(self, directory: Path) -> None:
-        self.leases = directory / "leases"
         self._gpus = directory / "gpus.json"
-        self.compute()
+        # Locks are the host's: no other test may mean the same GPUs.
+        mark = uuid.uuid4().hex
+        self.uuids = [f"GPU-{index}{index}{index}{index}-{mark}" for index in range(3)]
+        self.parts = [f"MIG-{index}-{mark}" for index in range(2)]
+        self.say()
         self.environment = {
             **os.environ,
             "PYTHONPATH": f"{STAND_IN}:{SOURCE}",
             "FAKE_GPUS": str(self._gpus),
-            "HERMES_GPU_LEASES": str(self.leases),
         }
         self._started: list[subprocess.Popen[str]] = []
 
-    def compute(self, *processes: int) -> None:
-        """Let processes compute on GPU 0."""
-        gpus = [{"uuid": "GPU-0000-a", "processes": list(processes)}, {"uuid": "GPU-1111-b"}]
-        self._gpus.write_text(json.dumps([*gpus, {"uuid": "GPU-2222-c", "lost": True}]))
+    def say(self, *facts: Mapping[str, object]) -> None:
+        """Let the driver say something of GPU 0, GPU 1 and so on; a third one is lost."""
+        gpus: list[dict[str, object]] = [{"uuid": one} for one in self.uuids]
+        gpus[2]["fails"] = ["nvmlDeviceGetHandleByIndex"]
+        for index, fact in enumerate(facts):
+            gpus[index] |= fact
+        self._gpus.write_text(json.dumps(gpus))
+
+    def divide(self) -> None:
+        """Let GPU 1 have two parts."""
+        self.say({}, {"parts": [{"uuid": one} for one in self.parts]})
 
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -167,10 +342,38 @@ class Host:
         process.send_signal(number)
         process.wait(20)
 
+    def check(self) -> dict[str, str]:
+        """What `hermes check` says of GPUs, by subject; several lines of one are joined."""
+        done = subprocess.run(
+            [sys.executable, "-c", CHECK],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found: dict[str, str] = json.loads(done.stdout)
+        return found
+
     def finish(self) -> None:
         for process in self._started:
             process.kill()
             process.communicate()
+        self._started.clear()
+        for directory in NOTES.glob("hermes-gpus-*"):
+            for name in (*self.uuids, *self.parts):
+                (directory / name).unlink(missing_ok=True)
+            with suppress(OSError):  # others have notes there
+                directory.rmdir()
+
+
+CHECK = """
+import json
+from hermes._machine import _gpus
+found = {}
+for fact in _gpus():
+    found[fact.subject] = found.get(fact.subject, "") + fact.text + ". "
+print(json.dumps(found))
+"""
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -189,9 +392,16 @@ class TestLease:
     def test_a_gpu_has_one_holder_who_is_named_to_others(self, host: Host) -> None:
         assert host.take(gpus=[0]) == "[0]"
         refused = host.take(gpus=[0, 1])
-        assert refused.startswith("GPUBusyError wanted GPU 0 (GPU-0000-a), GPU 1 (GPU-1111-b), but")
-        assert "GPU 0 (GPU-0000-a) is held by the server of /some/models (process " in refused
-        assert host.take(gpus=[1]) == "[1]"  # those refused hold nothing
+        zero, one, _ = host.uuids
+        assert refused.startswith(f"GPUBusyError wanted GPU 0 ({zero}), GPU 1 ({one}), but")
+        assert f"GPU 0 ({zero}) is held by the server of /some/models (process " in refused
+
+    def test_who_is_refused_holds_nothing(self, host: Host) -> None:
+        assert host.take(gpus=[0]) == "[0]"
+        stays = TAKE.replace("sys.exit()", "time.sleep(60)")
+        refused = host.start(stays, '{"gpus": [1, 0]}', "0", str(os.getuid()))
+        assert line(refused).startswith("GPUBusyError")
+        assert host.take(gpus=[1]) == "[1]"
 
     def test_a_holder_who_has_only_just_come_is_named_too(self, host: Host) -> None:
         signs_late = TAKE.replace("lease.sign", "print(flush=True); time.sleep(0.3); lease.sign")
@@ -199,7 +409,7 @@ class TestLease:
         assert "is held by the server of /some/models (process " in host.take(gpus=[0])
 
     def test_a_gpu_is_one_under_all_its_names(self, host: Host) -> None:
-        assert host.take(gpus=["GPU-0000-a"]) == "['GPU-0000-a']"
+        assert host.take(gpus=[host.uuids[0]]) == f"['{host.uuids[0]}']"
         assert host.take(gpus=[0]).startswith("GPUBusyError")
 
     def test_a_lease_goes_with_its_holder(self, host: Host) -> None:
@@ -208,31 +418,272 @@ class TestLease:
         assert host.take(gpus=[0]) == "[0]"
 
     def test_any_gpu_is_one_that_nobody_has(self, host: Host) -> None:
-        assert host.take(n_gpus=1) == "['GPU-0000-a']"
-        assert host.take(n_gpus=1) == "['GPU-1111-b']"
+        assert host.take(n_gpus=1) == f"['{host.uuids[0]}']"
+        assert host.take(n_gpus=1) == f"['{host.uuids[1]}']"
         assert host.take(n_gpus=1).startswith("GPUBusyError wanted 1 of 2 GPUs")
 
-    def test_a_gpu_on_which_somebody_computes_is_not_free(self, host: Host) -> None:
-        host.compute(4711)
-        assert host.take(n_gpus=1) == "['GPU-1111-b']"
-        assert "GPU 0 (GPU-0000-a) is held by process 4711" in host.take(n_gpus=1)
-
-    def test_who_names_a_gpu_gets_it_whoever_computes_there(self, host: Host) -> None:
-        host.compute(4711)
-        assert host.take(gpus=[0]) == "[0]"
-
     def test_more_gpus_than_there_are_is_an_error_for_good(self, host: Host) -> None:
-        assert host.take(n_gpus=3) == "ParameterError n_gpus: 3 of the 2 GPUs that are visible here"
+        wanted = "ParameterError n_gpus: 3 are asked for, but 2 can be used here"
+        assert host.take(n_gpus=3) == wanted
 
     def test_no_gpu_can_always_be_had(self, host: Host) -> None:
         assert host.take(gpus=[]) == "[]"
         assert host.take(n_gpus=0) == "[]"
         assert host.take() == "[]"
+        assert host.take(gpus=[0]) == "[0]"
 
     def test_a_race_has_one_winner(self, host: Host) -> None:
         wanted = [json.dumps({"gpus": [0, 1]}), "30", str(os.getuid())]
         racers = [host.start(TAKE, *wanted) for _ in range(5)]
         assert sorted(line(racer)[:5] for racer in racers) == ["GPUBu"] * 4 + ["[0, 1"]
+
+    def test_who_named_no_gpus_shares_those_that_the_environment_names(self, host: Host) -> None:
+        host.environment["CUDA_VISIBLE_DEVICES"] = "1"
+        assert host.take() == "[]"
+        assert host.take() == "[]"
+        assert host.take(gpus=[1]).startswith("GPUBusyError")
+        del host.environment["CUDA_VISIBLE_DEVICES"]
+        assert host.take(n_gpus=2).startswith("GPUBusyError")
+        assert host.take(gpus=[0]) == "[0]"
+
+    def test_nothing_is_shared_with_who_named_a_gpu(self, host: Host) -> None:
+        assert host.take(gpus=[1]) == "[1]"
+        host.environment["CUDA_VISIBLE_DEVICES"] = "1"
+        assert "GPU 1 " in host.take()
+
+    def test_looking_at_leases_takes_none(self, host: Host) -> None:
+        look = (
+            "import sys, time\n"
+            "from hermes.aeriel.serve._leases import gpu_holders\n"
+            "from hermes.aeriel.serve._nvml import list_gpus\n"
+            "print(len(gpu_holders(list_gpus())), flush=True)\n"
+            "while True: gpu_holders(list_gpus())"
+        )
+        assert line(host.start(look)) == "0"
+        takes = (
+            "from hermes.aeriel.serve._gpus import GPURequest\n"
+            "from hermes.aeriel.serve._leases import lease_gpus\n"
+            "for _ in range(300): lease_gpus(GPURequest(gpus=(0, 1))).close()\n"
+            "print('never refused', flush=True)"
+        )
+        assert line(host.start(takes)) == "never refused"
+
+    def test_only_who_did_not_end_well_is_remembered(self, host: Host) -> None:
+        remembers = (
+            "from hermes.aeriel.serve._gpus import GPURequest\n"
+            "from hermes.aeriel.serve._leases import Holder, lease_gpus\n"
+            "lease = lease_gpus(GPURequest(gpus=(0,)))\n"
+            "print(*lease.last_holders, flush=True)\n"
+            "lease.sign(Holder(what='/others'))\n"
+            "lease.close()\n"
+        )
+        assert host.take(gpus=[0]) == "[0]"
+        host.kill()
+        assert line(host.start(remembers)).startswith("the server of /some/models (process ")
+        host._started[-1].wait(20)
+        assert line(host.start(remembers)) == ""
+
+    def test_nothing_that_is_removed_from_tmp_matters(self, host: Host) -> None:
+        """Cleaners take what is 10 days old."""
+        assert host.take(gpus=[0]) == "[0]"
+        (NOTES / f"hermes-gpus-{os.getuid()}" / host.uuids[0]).unlink()
+        assert "is held by somebody" in host.take(gpus=[0])
+
+    def test_a_note_that_was_removed_is_written_again(self, host: Host) -> None:
+        again = TAKE.replace(
+            "time.sleep", "os.remove(sys.argv[4]); lease.touch(); print(flush=True); time.sleep"
+        )
+        note = NOTES / f"hermes-gpus-{os.getuid()}" / host.uuids[0]
+        started = host.start(again, '{"gpus": [0]}', "60", str(os.getuid()), str(note))
+        assert (line(started), line(started)) == ("[0]", "")
+        assert "is held by the server of /some/models" in host.take(gpus=[0])
+
+
+class TestLocks:
+    def test_a_lock_ends_with_the_last_who_has_it_open(self) -> None:
+        gpu = str(uuid.uuid4())
+        locks = Locks()
+        assert locks.take(gpu)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"],
+            stdin=subprocess.PIPE,
+            pass_fds=(locks.descriptor,),
+        )
+        os.close(locks.descriptor)
+        assert is_locked(gpu)
+        child.communicate(b"\n")
+        assert not is_locked(gpu)
+
+    def test_a_child_that_was_forked_meanwhile_keeps_nothing(self) -> None:
+        gpu = str(uuid.uuid4())
+        locks = Locks()
+        assert locks.take(gpu)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"],
+            stdin=subprocess.PIPE,
+            pass_fds=(locks.descriptor,),
+        )
+        locks.close()
+        assert not is_locked(gpu)
+        child.communicate(b"\n")
+
+    def test_two_locks_of_one_process_exclude_each_other(self) -> None:
+        gpu = str(uuid.uuid4())
+        first, second = Locks(), Locks()
+        assert first.take(gpu, shared=True)
+        assert second.take(gpu, shared=True)
+        assert not second.take(gpu)
+        first.close()
+        assert second.take(gpu)
+        second.close()
+
+    def test_what_is_locked_is_roots_and_open_to_all(self) -> None:
+        status = Path(LOCKED).stat()
+        assert status.st_uid == 0
+        assert status.st_mode & 0o666 == 0o666
+
+
+class TestDriver:
+    """What the driver says, and does not say."""
+
+    def test_a_gpu_on_which_somebody_computes_is_not_free(self, host: Host) -> None:
+        host.say({"processes": [4711]})
+        assert host.take(n_gpus=1) == f"['{host.uuids[1]}']"
+        assert f"GPU 0 ({host.uuids[0]}) is held by process 4711" in host.take(n_gpus=1)
+
+    def test_who_names_a_gpu_gets_it_whoever_computes_there(self, host: Host) -> None:
+        host.say({"processes": [4711], "used": 1 << 34})
+        assert host.take(gpus=[0]) == "[0]"
+
+    def test_memory_in_use_tells_of_processes_that_are_not_visible(self, host: Host) -> None:
+        host.say({"used": 500 << 20})
+        assert host.take(n_gpus=1) == f"['{host.uuids[1]}']"
+        refused = host.take(n_gpus=1)
+        assert "held by a process that is not visible here (500 MiB are in use)" in refused
+
+    def test_a_screen_is_no_use_of_a_gpu(self, host: Host) -> None:
+        host.say({"used": 500 << 20, "graphics": [400 << 20, 90 << 20]})
+        assert host.take(n_gpus=1) == f"['{host.uuids[0]}']"
+
+    def test_what_the_driver_does_not_answer_takes_no_gpu_away(self, host: Host) -> None:
+        script = (
+            "import json, os, sys\n"
+            "from hermes.aeriel.serve._nvml import list_gpus\n"
+            "for question in json.loads(sys.argv[1]):\n"
+            "    gpu = {'uuid': 'GPU-0', 'fails': [question]}\n"
+            "    open(os.environ['FAKE_GPUS'], 'w').write(json.dumps([gpu]))\n"
+            "    print(*list_gpus(), flush=True)\n"
+        )
+        questions = [
+            "nvmlDeviceGetComputeRunningProcesses",
+            "nvmlDeviceGetGraphicsRunningProcesses",
+            "nvmlDeviceGetMemoryInfo",
+            "nvmlDeviceGetMemoryInfo_v2",
+            "nvmlDeviceGetName",
+            "nvmlDeviceGetComputeMode",
+            "nvmlDeviceGetMigMode",
+            "nvmlDeviceGetMaxMigDeviceCount",
+        ]
+        listing = host.start(script, json.dumps(questions))
+        for question in questions:
+            assert line(listing) == "GPU 0 (GPU-0)", question
+
+    def test_unknown_processes_leave_a_gpu_free(self, host: Host) -> None:
+        fails = ["nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetMemoryInfo"]
+        host.say({"fails": [*fails, "nvmlDeviceGetMemoryInfo_v2"]})
+        assert host.take(n_gpus=1) == f"['{host.uuids[0]}']"
+
+    @pytest.mark.parametrize(
+        ("mode", "problem"), [(2, "prohibits computing"), (3, "lets one process compute at a time")]
+    )
+    def test_a_mode_in_which_no_server_works_is_refused(
+        self, host: Host, mode: int, problem: str
+    ) -> None:
+        host.say({"mode": mode})
+        wanted = f"ParameterError gpus: the compute mode of GPU 0 ({host.uuids[0]}) {problem}"
+        assert host.take(gpus=[0]).startswith(wanted)
+        assert "nvidia-smi -i 0 -c DEFAULT" in host.check()["gpu 0"]
+        assert host.take(n_gpus=1) == f"['{host.uuids[1]}']"
+        host.kill()
+        assert problem in host.take(n_gpus=2)
+        host.environment["CUDA_VISIBLE_DEVICES"] = "0"
+        assert host.take().startswith(wanted)
+
+    def test_mps_lets_several_processes_use_an_exclusive_gpu(
+        self, host: Host, tmp_path: Path
+    ) -> None:
+        host.say({"mode": 3})
+        (tmp_path / "control").touch()
+        host.environment["CUDA_MPS_PIPE_DIRECTORY"] = str(tmp_path)
+        assert host.take(gpus=[0]) == "[0]"
+
+    def test_gpus_without_a_driver_are_warned_of(self, host: Host) -> None:
+        host.environment["FAKE_GPUS"] = ""
+        taken = host.start(TAKE, '{"gpus": [0]}', "0", str(os.getuid()))
+        wanted = "WARNING gpus=0 was asked for, but NVIDIA's driver cannot be used here (NVML"
+        assert line(taken).startswith(wanted)
+        assert line(taken) == "[0]"
+        assert "models run on the CPU, whatever --gpus says" in host.check()["gpu"]
+        assert host.take(gpus=[]) == "[]"
+        assert host.take() == "[]"
+
+    def test_an_order_in_doubt_is_warned_of(self, host: Host) -> None:
+        host.say({"name": "A100"}, {"name": "T4"})
+        host.environment["CUDA_VISIBLE_DEVICES"] = "1"
+        assert host.take().startswith("WARNING CUDA_VISIBLE_DEVICES=1 is read in the order of")
+        assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in host.check()["gpu"]
+        host.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        assert host.take() == "[]"
+
+    def test_holders_are_listed(self, host: Host) -> None:
+        assert host.check()["gpu 0"].endswith(": free. ")
+        assert host.take(gpus=[0]) == "[0]"
+        assert "the server of /some/models (process " in host.check()["gpu 0"]
+        assert host.check()["gpu 1"].endswith(": free. ")
+
+
+class TestParts:
+    @pytest.fixture
+    def divided(self, host: Host) -> Host:
+        host.divide()
+        return host
+
+    def test_parts_are_leased_apart(self, divided: Host) -> None:
+        first, second = divided.parts
+        assert divided.take(gpus=[first]) == f"['{first}']"
+        assert divided.take(gpus=[first]).startswith("GPUBusyError")
+        assert divided.take(gpus=[second]) == f"['{second}']"
+
+    def test_a_part_and_its_whole_exclude_each_other(self, divided: Host) -> None:
+        first = divided.parts[0]
+        assert divided.take(gpus=[first]) == f"['{first}']"
+        refused = divided.take(gpus=[1])
+        assert "is held by the server of /some/models (process " in refused
+        divided._started[0].kill()
+        divided._started[0].wait(20)
+        assert divided.take(gpus=[1]) == "[1]"
+        assert "is held by the server of /some/models (process " in divided.take(gpus=[first])
+        assert "the server of /some/models" in divided.check()["gpu 1"]
+
+    def test_any_gpu_may_be_a_part(self, divided: Host) -> None:
+        first, second = divided.parts
+        divided.environment |= {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": f"{first},{second}"}
+        assert divided.take(n_gpus=1) == f"['{first}']"
+        assert divided.take(n_gpus=1) == f"['{second}']"
+        assert divided.take(n_gpus=1).startswith("GPUBusyError")
+        assert "one part of a GPU (MIG) and nothing else" in divided.take(n_gpus=2)
+
+    def test_whole_gpus_come_first(self, divided: Host) -> None:
+        assert divided.take(n_gpus=1) == f"['{divided.uuids[0]}']"
+
+    def test_a_part_in_the_environment_is_shared(self, divided: Host) -> None:
+        divided.environment["CUDA_VISIBLE_DEVICES"] = divided.parts[1]
+        assert divided.take() == "[]"
+        assert divided.take() == "[]"
+        del divided.environment["CUDA_VISIBLE_DEVICES"]
+        assert divided.take(gpus=[divided.parts[1]]).startswith("GPUBusyError")
+        assert divided.take(gpus=[1]).startswith("GPUBusyError")
+        assert divided.take(gpus=[divided.parts[0]]) == f"['{divided.parts[0]}']"
 
 
 @pytest.mark.root
@@ -252,37 +703,51 @@ class TestOtherUsers:
         assert host.take(gpus=[1], user=NOBODY) == "[1]"
         assert "user nobody" in host.take(gpus=[1])
 
-    def test_a_file_of_another_user_can_be_locked(self, host: Host) -> None:
-        assert host.take(gpus=[0]) == "[0]"
-        host.kill()
-        assert host.take(gpus=[0], user=NOBODY) == "[0]"
-
-    def test_a_planted_link_is_refused(self, host: Host, tmp_path: Path) -> None:
-        assert host.take(for_s=0, gpus=[1]) == "[1]"
-        treasure = tmp_path / "treasure"
-        treasure.write_text("gold")
-        (host.leases / "GPU-0000-a").symlink_to(treasure)
-        assert "cannot be locked" in host.take(gpus=[0])
-        assert treasure.read_text() == "gold"
-
-    def test_a_directory_in_which_users_could_harm_each_other_is_refused(self, host: Host) -> None:
-        host.leases.mkdir()
-        host.leases.chmod(0o777)
-        assert "is not a directory with mode 1777" in host.take(gpus=[0])
-
-    def test_what_others_wrote_is_not_believed(self, host: Host) -> None:
-        assert host.take(gpus=[0]) == "[0]"
-        host.kill()
-        for text in (
-            "",
-            "[]",
-            "{",
-            '{"pid": "x"}',
-            '{"what": 1, "pid": 2, "user": 3, "state": {}}',
-        ):
-            (host.leases / "GPU-0000-a").write_text(text)
-            assert host.take(gpus=[0]) == "[0]"
+    @pytest.mark.parametrize("user", [0, NOBODY])
+    def test_no_user_is_in_anothers_way(self, host: Host, user: int) -> None:
+        """Neither what another user made before, nor what he holds no longer, matters."""
+        for each in (user, NOBODY - user, user):
+            assert host.take(gpus=[0], user=each) == "[0]"
             host.kill()
+
+    def test_what_another_user_plants_is_neither_written_nor_believed(self, host: Host) -> None:
+        """A directory of ours that is his, a link in his directory, his claim to be root."""
+        uid = 4711
+        ours, his = NOTES / f"hermes-gpus-{uid}", NOTES / f"hermes-gpus-{NOBODY}"
+        treasure = Path(tempfile.mkdtemp(dir="/tmp"))
+        try:
+            for directory in (ours, his):
+                directory.mkdir(exist_ok=True)
+                os.chown(directory, NOBODY, NOBODY)
+            claim = {"what": "\x1b[31mthe moon", "pid": 1, "user": "root", "state": ""}
+            for directory in (ours, his):
+                (directory / host.uuids[0]).write_text(json.dumps(claim))
+                os.chown(directory / host.uuids[0], NOBODY, NOBODY)
+            (his / host.uuids[1]).symlink_to(treasure / "gold")
+            started = host.start(TAKE, '{"gpus": [0, 1]}', "60", str(uid))
+            assert "belongs to somebody else" in line(started)
+            assert "belongs to somebody else" in line(started)
+            assert line(started) == "[0, 1]"
+            refused = host.take(gpus=[0])
+            assert "the server of ?[31mthe moon (process 1, user nobody)" in refused
+            assert "is held by somebody" in host.take(gpus=[1])
+            assert not list(treasure.iterdir())
+        finally:
+            shutil.rmtree(treasure)
+            shutil.rmtree(ours)
+            host.finish()
+            shutil.rmtree(his, ignore_errors=True)
+
+    def test_what_others_wrote_may_be_anything(self, host: Host) -> None:
+        note = NOTES / f"hermes-gpus-{os.getuid()}" / host.uuids[0]
+        assert host.take(for_s=0, gpus=[0]) == "[0]"
+        assert str(newest_note(host.uuids[0])).startswith("the server of /some/models (process ")
+        for text in ("", "[]", "{", '{"pid": "x"}', "[" * 4000, '{"what": 1, "pid": 2}', "\0\xff"):
+            note.write_text(text, encoding="latin-1")
+            assert newest_note(host.uuids[0]) is None, text
+        note.unlink()
+        os.mkfifo(note)
+        assert newest_note(host.uuids[0]) is None
 
 
 def until(happened: Callable[[], object], within_s: float = 15.0) -> None:
@@ -323,9 +788,10 @@ class TestServer:
         until(lambda: not server_processes(server_id))
 
     def test_a_server_on_any_gpus_sees_those(self, host: Host, doubler: Path) -> None:
-        host.compute(4711)
+        host.say({"processes": [4711]})
         server_id = line(host.start(SERVE, str(doubler), json.dumps({"n_gpus": 1})))
         (pid,) = (p for p, c in server_processes(server_id).items() if is_tritonserver(c))
-        assert b"\0CUDA_VISIBLE_DEVICES=GPU-1111-b\0" in Path(f"/proc/{pid}/environ").read_bytes()
+        shown = f"\0CUDA_VISIBLE_DEVICES={host.uuids[1]}\0".encode()
+        assert shown in Path(f"/proc/{pid}/environ").read_bytes()
         host.kill(signal.SIGINT)
         until(lambda: not server_processes(server_id))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,9 +38,10 @@ class GPUBench(Bench):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, directory / "a")
-        (directory / "gpus.json").write_text(json.dumps([{"uuid": "GPU-0000-a"}]))
+        # Locks are the host's: no other test may mean the same GPU.
+        self.gpu = f"GPU-{uuid.uuid4()}"
+        (directory / "gpus.json").write_text(json.dumps([{"uuid": self.gpu}]))
         self.environment["FAKE_GPUS"] = str(directory / "gpus.json")
-        self.environment["HERMES_GPU_LEASES"] = str(directory / "leases")
         self.environment["PYTHONPATH"] = f"{STAND_IN}:{self.environment['PYTHONPATH']}"
 
     def order(self) -> list[str]:
@@ -64,6 +66,8 @@ def bench(tmp_path: Path, slow_models: Path) -> Iterator[GPUBench]:
     bench = GPUBench(tmp_path)
     yield bench
     bench.finish()
+    for note in Path("/tmp").glob(f"hermes-gpus-*/{bench.gpu}"):
+        note.unlink()
     bench.assert_clean()
 
 

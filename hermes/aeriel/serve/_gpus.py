@@ -1,59 +1,96 @@
-"""The GPUs of this machine: which there are, and which of them a server may use."""
+"""GPUs: what a server asks for, and which of a machine's GPUs that means.
+
+Everything here is decided from a list of GPUs and an environment; `_nvml` makes the list.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import pynvml
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from hermes.errors import ParameterError
 
 _UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
-# What tells a batch job, and whether its system names the GPUs of every job that has some.
-_BATCH_SYSTEMS = {
-    "SLURM_JOB_ID": True,
-    "_CONDOR_SLOT": True,
-    "PBS_JOBID": False,
-    "LSB_JOBID": False,
-    "JOB_ID": False,
+_LEADING_NUMBER = re.compile(r"\+?0*([0-9]{1,9})(?![0-9])")
+# Less than any CUDA context takes, more than a driver uses on an idle GPU.
+CONTEXT_BYTES = 64 << 20
+
+# What tells a batch job, the variables in which its system names the job's GPUs (the first that is
+# set counts), and whether a job of which nothing is named has none.
+_BATCH_SYSTEMS: dict[str, tuple[tuple[str, ...], bool]] = {
+    # A step of `srun` without `sbatch` has SLURM_STEP_GPUS alone (seen on Slurm 22.05).
+    "SLURM_JOB_ID": (("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"), True),
+    "_CONDOR_SLOT": (("_CONDOR_AssignedGPUs",), True),
+    "PBS_JOBID": ((), False),
+    "LSB_JOBID": ((), False),
+    "JOB_ID": ((), False),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPU:
-    """One GPU.
+    """One GPU, or one part of a GPU that is divided (MIG).
 
     Parameters
     ----------
     index
-        Its global index, as `nvidia-smi` counts.
+        Its index, as `nvidia-smi` counts; of a part, that of the whole GPU.
     uuid
-        Its name for good.
+        Its UUID.
     model
         What it is.
     processes
-        The ids of the processes that compute on it.
+        The ids of the processes that compute on it, as far as this PID namespace shows them; None
+        where the driver does not tell.
+    used_bytes
+        Memory in use, apart from that of processes that only draw; None where the driver does not
+        tell.
+    compute_mode
+        ``exclusive`` (one process at a time), ``prohibited`` (none) or ``default``; None where the
+        driver does not tell.
+    parts
+        The parts of a divided GPU; empty for a divided GPU that has none yet. None: not divided.
+    whole
+        The UUID of the GPU that this is a part of.
+    alias
+        The other name of a part, ``MIG-GPU-UUID/gi/ci``.
     """
 
     index: int
     uuid: str
     model: str = ""
-    processes: tuple[int, ...] = ()
+    processes: tuple[int, ...] | None = ()
+    used_bytes: int | None = None
+    compute_mode: str | None = None
+    parts: tuple[GPU, ...] | None = None
+    whole: str | None = None
+    alias: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"GPU {self.index} ({self.uuid})"
+        what = "GPU" if self.whole is None else "part of GPU"
+        return f"{what} {self.index} ({self.uuid})"
+
+    @property
+    def used_by(self) -> str | None:
+        """Who computes on it, as a text; None where nobody is known to."""
+        if self.processes:
+            return f"process {', '.join(map(str, self.processes))}"
+        if self.used_bytes is not None and self.used_bytes > CONTEXT_BYTES:
+            # The processes of other PID namespaces are not listed; their memory is.
+            return f"a process that is not visible here ({self.used_bytes >> 20} MiB are in use)"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPURequest:
-    """What a server is to have.
+    """What a server asks for.
 
     Parameters
     ----------
     gpus
-        Global indices or UUIDs: these, and no others. None leaves that open.
+        Indices or UUIDs: these, and no others. None leaves that open.
     n_gpus
         How many, whichever are free. None leaves that open.
 
@@ -68,7 +105,7 @@ class GPURequest:
 
     def __post_init__(self) -> None:
         if self.gpus is not None and self.n_gpus is not None:
-            raise ParameterError("n_gpus", "goes without gpus: either says it all")
+            raise ParameterError("n_gpus", "give gpus or n_gpus, not both")
         if self.n_gpus is not None and (isinstance(self.n_gpus, bool) or self.n_gpus < 0):
             raise ParameterError("n_gpus", f"{self.n_gpus!r} is not a number of GPUs")
         gpu_environment(self.gpus)
@@ -80,8 +117,8 @@ def gpu_environment(gpus: Sequence[int | str] | None) -> dict[str, str]:
     Parameters
     ----------
     gpus
-        Global indices, as `nvidia-smi` counts them, or UUIDs. An empty sequence hides every GPU;
-        None leaves the caller's environment as it is.
+        Indices, as `nvidia-smi` counts them, or UUIDs. An empty sequence hides every GPU; None
+        leaves the caller's environment as it is.
 
     Raises
     ------
@@ -99,46 +136,65 @@ def gpu_environment(gpus: Sequence[int | str] | None) -> dict[str, str]:
         raise ParameterError("gpus", f"{list(gpus)} names a GPU twice")
     return {
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
-        # CUDA's own order is fastest first; nvidia-smi's, and everybody's, is by bus.
+        # CUDA's own order is fastest first; that of `nvidia-smi` is by bus.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
 
 
-def list_gpus() -> list[GPU]:
-    """Return the GPUs of this machine, by index; none where there is no driver."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        return [gpu for index in range(count) if (gpu := _gpu(index)) is not None]
-    finally:
-        pynvml.nvmlShutdown()
+def cuda_devices(text: str, gpus: Sequence[GPU]) -> list[GPU]:
+    """Return the GPUs that CUDA shows under a value of ``CUDA_VISIBLE_DEVICES``.
+
+    CUDA reads the names in turn, and stops at the first that is not one: an index that is out of
+    range or negative, or the beginning of no UUID or of several. A name that stands there twice
+    hides everything. (CUDA C++ Programming Guide, "CUDA Environment Variables"; details as PyTorch
+    found them, ``_parse_visible_devices`` in ``torch/cuda/__init__.py``.)
+    """
+    found: list[GPU] = []
+    for name in text.split(","):
+        gpu = _named(name.strip(), gpus)
+        if gpu is None:
+            break
+        if gpu in found:
+            return []
+        found.append(gpu)
+    return found
 
 
-def job_gpus(environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return what a batch system gave this job: indices and UUIDs, or None outside a job."""
-    systems = [names_gpus for name, names_gpus in _BATCH_SYSTEMS.items() if environ.get(name)]
-    if not systems:
-        return None
-    given = environ.get("CUDA_VISIBLE_DEVICES", environ.get("SLURM_JOB_GPUS"))
-    if given is None:
-        return () if any(systems) else None
-    return _tokens(given)
+def job_gpus(gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[GPU] | None:
+    """Return the GPUs that a batch system gave this job, or None where it gave all, or is none."""
+    for job, (variables, is_complete) in _BATCH_SYSTEMS.items():
+        if not environ.get(job):
+            continue
+        if "CUDA_VISIBLE_DEVICES" in environ:
+            return cuda_devices(environ["CUDA_VISIBLE_DEVICES"], gpus)
+        for variable in variables:
+            if variable in environ:
+                return _assigned(environ[variable], gpus)
+        return [] if is_complete else None
+    return None
+
+
+def claimed_gpus(gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[GPU] | None:
+    """Return the GPUs that the batch job or ``CUDA_VISIBLE_DEVICES`` names; None: nothing does."""
+    claimed = job_gpus(gpus, environ)
+    if claimed is None and "CUDA_VISIBLE_DEVICES" in environ:
+        claimed = cuda_devices(environ["CUDA_VISIBLE_DEVICES"], gpus)
+    return None if claimed is None else undivided(claimed)
 
 
 def visible_gpus(gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[GPU]:
-    """Return the GPUs that this process may take any of.
+    """Return the GPUs, and the parts of divided ones, that this process may take any of.
 
     Those of the batch job, or what ``CUDA_VISIBLE_DEVICES`` names, or all.
     """
-    allowed = job_gpus(environ)
-    if allowed is None and "CUDA_VISIBLE_DEVICES" in environ:
-        allowed = _tokens(environ["CUDA_VISIBLE_DEVICES"])
-    if allowed is None:
-        return list(gpus)
-    return [gpu for gpu in gpus if any(_is_named(gpu, token) for token in allowed)]
+    claimed = claimed_gpus(gpus, environ)
+    return undivided(gpus) if claimed is None else claimed
+
+
+def undivided(gpus: Sequence[GPU]) -> list[GPU]:
+    """Return the parts of divided GPUs in their stead: CUDA computes on nothing else."""
+    units = [unit for gpu in gpus for unit in ((gpu,) if gpu.parts is None else gpu.parts)]
+    return list(dict.fromkeys(units))
 
 
 def named_gpus(
@@ -149,7 +205,7 @@ def named_gpus(
     Parameters
     ----------
     names
-        Global indices and UUIDs.
+        Indices and UUIDs.
     gpus
         The GPUs of this machine. Without any, nothing is known and nothing is returned.
     environ
@@ -158,48 +214,116 @@ def named_gpus(
     Raises
     ------
     ParameterError
-        There is no such GPU, or the batch job does not have it.
+        There is no such GPU, or the batch job does not have it, or CUDA does not show them to one
+        process.
     """
     if not gpus:
         return []
-    found = []
+    allowed = job_gpus(gpus, environ)
+    found: list[GPU] = []
     for name in names:
-        matching = [gpu for gpu in gpus if _is_named(gpu, str(name))]
-        if not matching and str(name).startswith("MIG-"):
-            matching = [GPU(index=-1, uuid=str(name))]  # a part of a GPU, which NVML lists apart
-        if not matching:
-            there = ", ".join(map(str, gpus))
+        gpu = _named(str(name), gpus)
+        if gpu is None:
+            there = ", ".join(map(str, [*gpus, *_parts(gpus)]))
             raise ParameterError("gpus", f"there is no GPU {name}; this machine has {there}")
-        allowed = job_gpus(environ)
-        if allowed is not None and not any(_is_named(matching[0], token) for token in allowed):
-            problem = f"GPU {name} does not belong to this batch job, which has {list(allowed)}"
+        if gpu in found:
+            raise ParameterError("gpus", f"{list(names)} names {gpu} twice")
+        if allowed is not None and not _has(allowed, gpu):
+            job = ", ".join(map(str, allowed)) or "none"
+            problem = f"GPU {name} does not belong to this batch job, which has {job}"
             raise ParameterError("gpus", problem)
-        found.append(matching[0])
+        found.append(gpu)
+    check_parts(found, "gpus")
     return found
 
 
-def _gpu(index: int) -> GPU | None:
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        return GPU(
-            index=index,
-            uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
-            model=_text(pynvml.nvmlDeviceGetName(handle)),
-            processes=tuple(process.pid for process in processes),
-        )
-    except pynvml.NVMLError:  # a lost one, or one that this user may not see
+def check_parts(gpus: Sequence[GPU], parameter: str) -> None:
+    """Refuse what CUDA does not show to one process.
+
+    Raises
+    ------
+    ParameterError
+        A part of a GPU is not alone: "a single CUDA process can only enumerate a single MIG
+        instance" (NVIDIA MIG User Guide, "CUDA Device Enumeration").
+    """
+    if len(gpus) > 1 and any(gpu.whole is not None for gpu in gpus):
+        there = ", ".join(map(str, gpus))
+        problem = f"CUDA shows a process one part of a GPU (MIG) and nothing else, not {there}"
+        raise ParameterError(parameter, problem)
+
+
+def unusable(gpu: GPU, environ: Mapping[str, str]) -> str | None:
+    """Return why a server cannot compute on a GPU, or None if it can.
+
+    A server is several processes: tritonserver, which opens every GPU that it sees, and one more
+    for each instance of a Python model.
+    """
+    if gpu.compute_mode == "prohibited":
+        problem = "prohibits computing"
+    elif gpu.compute_mode == "exclusive" and not _has_mps(environ):
+        problem = "lets one process compute at a time, and a server is several"
+    else:
         return None
+    return (
+        f"the compute mode of {gpu} {problem}; an administrator changes it with "
+        f"`nvidia-smi -i {gpu.index} -c DEFAULT`"
+        + (", or starts NVIDIA's MPS" if gpu.compute_mode == "exclusive" else "")
+    )
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def order_doubt(gpus: Sequence[GPU], environ: Mapping[str, str]) -> str | None:
+    """Return a sentence where ``CUDA_VISIBLE_DEVICES`` has indices that CUDA may count otherwise.
+
+    CUDA counts the fastest GPU first unless ``CUDA_DEVICE_ORDER`` says ``PCI_BUS_ID``; the order of
+    the rest is not specified. Between GPUs of one model that makes no difference.
+    """
+    text = environ.get("CUDA_VISIBLE_DEVICES", "")
+    if (
+        environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        or len({gpu.model for gpu in gpus}) < 2
+        or not _LEADING_NUMBER.match(text.strip())
+    ):
+        return None
+    return (
+        f"CUDA_VISIBLE_DEVICES={text} is read in the order of nvidia-smi, but the GPUs differ and "
+        "CUDA counts the fastest first; set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name UUIDs"
+    )
 
 
-def _tokens(text: str) -> tuple[str, ...]:
-    return tuple(token.strip() for token in text.split(",") if token.strip())
+def _named(name: str, gpus: Sequence[GPU]) -> GPU | None:
+    """Return the one GPU, or part of one, that CUDA takes a name for."""
+    if name.startswith(("GPU-", "MIG-")) and len(name) > 4:
+        units = [*gpus, *_parts(gpus)]
+        exact = [unit for unit in units if name in (unit.uuid, unit.alias)]
+        found = exact or [unit for unit in units if unit.uuid.startswith(name)]
+    else:
+        number = _LEADING_NUMBER.match(name)  # like strtoul: "1gpu" is 1
+        found = [gpu for gpu in gpus if number and gpu.index == int(number[1])]
+    return found[0] if len(found) == 1 else None
 
 
-def _is_named(gpu: GPU, token: str) -> bool:
-    """Tell whether a name means a GPU: its index, its UUID, or the beginning of that."""
-    return token == str(gpu.index) or (len(token) > 4 and gpu.uuid.startswith(token))
+def _parts(gpus: Sequence[GPU]) -> list[GPU]:
+    return [part for gpu in gpus for part in gpu.parts or ()]
+
+
+def _has(allowed: Sequence[GPU], gpu: GPU) -> bool:
+    return gpu in allowed or gpu.whole in {one.uuid for one in allowed}
+
+
+def _assigned(text: str, gpus: Sequence[GPU]) -> list[GPU]:
+    """Return the GPUs that a batch system names in a variable of its own.
+
+    Slurm's numbers are those of the whole host. Where it lets a job open no other GPUs
+    (ConstrainDevices), the driver shows just the job's own, and counts them from 0.
+    HTCondor names the beginnings of UUIDs, or ``CUDA0`` in older versions.
+    """
+    names = [name.strip().removeprefix("CUDA") for name in text.split(",") if name.strip()]
+    if all(name.isdecimal() for name in names) and len(names) == len(gpus):
+        return list(gpus)
+    return [gpu for name in names if (gpu := _named(name, gpus)) is not None]
+
+
+def _has_mps(environ: Mapping[str, str]) -> bool:
+    """Tell whether NVIDIA's Multi-Process Service runs, where a client looks for it."""
+    pipes = environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps"  # noqa: S108 (NVIDIA's own)
+    return (Path(pipes) / "control").exists()

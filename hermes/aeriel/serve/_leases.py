@@ -1,63 +1,47 @@
-"""Leases on GPUs: locks that the kernel drops with their holder, however that ends.
+"""Leases on GPUs, which the kernel drops with their holder, however that ends.
 
-A lease is a lock on a file that stands for the GPU, in a directory that all users of the host
-share. Only the lock counts. What is written in the file says who holds it, or was the last to,
-for others to read; it is not believed any further.
+A server has the GPUs that it asked for to itself. A part of a GPU (MIG) is leased by itself; the
+whole GPU cannot be had meanwhile. Where a server asks for none in particular, and the batch job or
+``CUDA_VISIBLE_DEVICES`` names some, it shares those with other servers that did the same.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
+import logging
 import os
-import pwd
-import stat
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
-from hermes.aeriel.serve._gpus import GPU, GPURequest, list_gpus, named_gpus, visible_gpus
+from hermes.aeriel.serve._gpu_locks import (
+    LOCKED,
+    Holder,
+    Locks,
+    is_locked,
+    newest_note,
+    own_note,
+    remove_note,
+    write_note,
+)
+from hermes.aeriel.serve._gpus import (
+    GPU,
+    GPURequest,
+    check_parts,
+    claimed_gpus,
+    named_gpus,
+    order_doubt,
+    unusable,
+    visible_gpus,
+)
+from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.errors import GPUBusyError, ParameterError
 
-DIRECTORY_VARIABLE = "HERMES_GPU_LEASES"
-DEFAULT_DIRECTORY = Path("/tmp/hermes-gpus")  # noqa: S108 (whatever TMPDIR says: it is shared)
+logger = logging.getLogger(__name__)
+
+__all__ = ["GPULease", "Holder", "gpu_holders", "gpu_warnings", "hold_gpus", "lease_gpus"]
+
 POLL_S = 0.3
-SIGN_S = 0.5
-_NOTE_BYTES = 4096
-
-
-def _user_name() -> str:
-    # Not what the environment says, which may be anything.
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """Who holds a GPU.
-
-    Parameters
-    ----------
-    what
-        What it is used for, such as a model repository.
-    pid, user
-        The process that took it, and whose that is.
-    state
-        The state directory of the server, if it has one.
-    """
-
-    what: str
-    pid: int = field(default_factory=os.getpid)
-    user: str = field(default_factory=_user_name)
-    state: str = ""
-
-    def __str__(self) -> str:
-        return f"the server of {self.what} (process {self.pid}, user {self.user})"
+NOTE_S = 0.5
 
 
 class GPULease:
@@ -67,48 +51,62 @@ class GPULease:
     ----------
     gpus
         What ``CUDA_VISIBLE_DEVICES`` is to name; None leaves it as it is.
+    uuids
+        The GPUs that are locked.
     locks
-        The descriptors of the locked files, by GPU.
+        Their locks; None without any.
 
     Attributes
     ----------
     gpus
         As above.
     last_holders
-        Who held these GPUs before, as far as they said.
+        Which servers of this user held these GPUs before.
     """
 
-    def __init__(self, gpus: tuple[int | str, ...] | None, locks: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        gpus: tuple[int | str, ...] | None,
+        uuids: Sequence[str] = (),
+        locks: Locks | None = None,
+    ) -> None:
         self.gpus = gpus
-        self._locks = dict(locks)
-        self.last_holders = [
-            holder for lock in locks.values() if (holder := _read(lock)) is not None
-        ]
+        self.last_holders = [note for uuid in uuids if (note := own_note(uuid)) is not None]
+        self._uuids = tuple(uuids)
+        self._locks = locks
+        self._holder: Holder | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """The locked files, for a process that is to hold them too."""
-        return tuple(self._locks.values())
+        """Descriptors of what is locked, for a process that is to hold the GPUs too."""
+        return () if self._locks is None else (self._locks.descriptor,)
 
     def sign(self, holder: Holder | None) -> None:
         """Say who holds the GPUs; None: nobody has a claim to them any more."""
-        text = b"" if holder is None else json.dumps(asdict(holder)).encode()[:_NOTE_BYTES]
-        for lock in self.descriptors:
-            with suppress(OSError):  # a full disk is no reason to go without the GPU
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, text, 0)
+        for uuid in self._uuids:
+            if holder is not None:
+                write_note(uuid, holder)
+            elif (note := own_note(uuid)) is not None and note.pid == os.getpid():
+                remove_note(uuid)  # not that of another server that shares the GPU
+        self._holder = holder
+
+    def touch(self) -> None:
+        """Say so again: who cleans /tmp takes files that are old. The lock is safe from that."""
+        if self._holder is not None:
+            self.sign(self._holder)
 
     def close(self) -> None:
-        """Give the GPUs back."""
-        while self._locks:
-            _, lock = self._locks.popitem()
-            # Said aloud, because a process that was forked meanwhile has the file open too.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            os.close(lock)
+        """Give the GPUs back; what was said of them goes first."""
+        if self._locks is not None:
+            self.sign(None)
+            self._locks.close()
+            self._locks = None
 
 
 def lease_gpus(request: GPURequest, environ: Mapping[str, str] = os.environ) -> GPULease:
     """Take the GPUs that are asked for: all of them now, or none.
+
+    What is doubtful about them is logged as a warning (`gpu_warnings`).
 
     Raises
     ------
@@ -117,25 +115,17 @@ def lease_gpus(request: GPURequest, environ: Mapping[str, str] = os.environ) -> 
     ParameterError
         They can never be had here.
     """
-    if request.n_gpus is None:
-        gpus = named_gpus(request.gpus or (), list_gpus(), environ)
-        locks, holders = _lock(gpus, len(gpus), environ)
-        if holders:
-            wanted = ", ".join(map(str, gpus))
-            raise _busy(locks, wanted, holders)
-        return GPULease(request.gpus, locks)
-    visible = visible_gpus(list_gpus(), environ)
-    if len(visible) < request.n_gpus:
-        problem = f"{request.n_gpus} of the {len(visible)} GPUs that are visible here"
-        raise ParameterError("n_gpus", problem)
-    free = [gpu for gpu in visible if not gpu.processes]
-    locks, holders = _lock(free, request.n_gpus, environ)
-    if len(locks) < request.n_gpus:
-        for gpu in visible:
-            if gpu.processes:
-                holders[str(gpu)] = f"process {', '.join(map(str, gpu.processes))}"
-        raise _busy(locks, f"{request.n_gpus} of {len(visible)} GPUs", holders)
-    return GPULease(tuple(locks), locks)
+    gpus = list_gpus()
+    if request.n_gpus is not None:
+        lease = _lease_any(request.n_gpus, visible_gpus(gpus, environ), environ)
+    elif request.gpus is not None:
+        named = named_gpus(request.gpus, gpus, environ)
+        lease = _lease_all(named, request.gpus, environ, shared=False)
+    else:
+        lease = _lease_all(claimed_gpus(gpus, environ) or [], None, environ, shared=True)
+    for warning in _warnings(request, gpus, environ):
+        logger.warning("%s", warning)
+    return lease
 
 
 @contextmanager
@@ -158,46 +148,117 @@ def hold_gpus(request: GPURequest, holder: Holder, timeout_s: float) -> Iterator
             if time.monotonic() >= deadline:
                 raise
         time.sleep(POLL_S)
-    lease.sign(holder)
     try:
+        lease.sign(holder)
         yield lease
     finally:
         lease.close()
 
 
-def gpu_holders(gpus: list[GPU], environ: Mapping[str, str] = os.environ) -> dict[str, Holder]:
+def gpu_holders(gpus: Sequence[GPU]) -> dict[str, Holder]:
     """Return who holds GPUs, by UUID, without taking any."""
-    found = {}
-    for gpu in gpus:
-        path = _directory(environ) / gpu.uuid
-        if path.exists() and (lock := _try_lock(path)) is None:
-            found[gpu.uuid] = _note(path) or Holder(what="somebody", pid=0, user="?")
-        elif path.exists() and lock is not None:
-            os.close(lock)
+    somebody = Holder(what="somebody", pid=0, user="?")
+    return {
+        gpu.uuid: newest_note(_locked(gpu)) or somebody for gpu in gpus if is_locked(_locked(gpu))
+    }
+
+
+def gpu_warnings(request: GPURequest, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a sentence for everything that may be other than a user thinks.
+
+    Such are GPUs that were asked for where no driver shows any: models then run on the CPU. These
+    sentences belong into the log, `hermes check` and the report.
+    """
+    return _warnings(request, list_gpus(), environ)
+
+
+def _warnings(request: GPURequest, gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[str]:
+    found = []
+    if request.gpus and not gpus and (reason := why_no_gpu()) is not None:
+        asked = ", ".join(map(str, request.gpus))
+        found.append(f"gpus={asked} was asked for, but {reason}: models run on the CPU")
+    if not request.gpus and request.n_gpus != 0 and (doubt := order_doubt(gpus, environ)):
+        found.append(doubt)
     return found
 
 
-def _lock(
-    gpus: list[GPU], most: int, environ: Mapping[str, str]
-) -> tuple[dict[str, int], dict[str, object]]:
-    """Lock GPUs until there are enough; return the locks by UUID, and who has the others."""
-    locks: dict[str, int] = {}
-    holders: dict[str, object] = {}
+def _lease_all(
+    gpus: Sequence[GPU],
+    names: tuple[int | str, ...] | None,
+    environ: Mapping[str, str],
+    *,
+    shared: bool,
+) -> GPULease:
+    """Lease these GPUs; `names` is what the server is to be shown."""
     for gpu in gpus:
-        if len(locks) == most:
-            break
-        path = _directory(environ) / gpu.uuid.replace("/", "_")
-        lock = _try_lock(path)
-        if lock is None:
-            holders[str(gpu)] = _holder(path) or "somebody"
-        else:
-            locks[gpu.uuid] = lock
-    return locks, holders
+        if (problem := unusable(gpu, environ)) is not None:
+            raise ParameterError("gpus", f"{problem}, or leave that GPU out")
+    with _locks() as locks:
+        missed = [gpu for gpu in gpus if not _take(locks, gpu, shared=shared)]
+        if missed:
+            raise _busy(", ".join(map(str, gpus)), {gpu: _holder(gpu) for gpu in missed})
+        return GPULease(names, [gpu.uuid for gpu in gpus], locks)
 
 
-def _busy(locks: Mapping[str, int], wanted: str, holders: Mapping[str, object]) -> GPUBusyError:
-    for lock in locks.values():
-        os.close(lock)
+def _lease_any(n_gpus: int, visible: Sequence[GPU], environ: Mapping[str, str]) -> GPULease:
+    """Lease as many GPUs, out of those that nobody holds or computes on; parts if need be."""
+    problems = [problem for gpu in visible if (problem := unusable(gpu, environ)) is not None]
+    usable = [gpu for gpu in visible if unusable(gpu, environ) is None]
+    candidates = [gpu for gpu in usable if gpu.whole is None] or usable
+    if len(candidates) < n_gpus:
+        seen = f"{n_gpus} are asked for, but {len(candidates)} can be used here"
+        raise ParameterError("n_gpus", "; ".join([seen, *problems]))
+    check_parts(candidates[:n_gpus], "n_gpus")
+    with _locks() as locks:
+        taken: list[GPU] = []
+        holders: dict[GPU, object] = {}
+        for gpu in candidates:
+            if len(taken) == n_gpus:
+                break
+            if gpu.used_by is not None:
+                holders[gpu] = gpu.used_by
+            elif _take(locks, gpu, shared=False):
+                taken.append(gpu)
+            else:
+                holders[gpu] = _holder(gpu)
+        if len(taken) < n_gpus:
+            raise _busy(f"{n_gpus} of {len(candidates)} GPUs", holders)
+        uuids = tuple(gpu.uuid for gpu in taken)
+        return GPULease(uuids, uuids, locks)
+
+
+@contextmanager
+def _locks() -> Iterator[Locks]:
+    """Yield locks that are dropped, all of them, when the block fails.
+
+    Raises
+    ------
+    ParameterError
+        This system refuses such locks.
+    """
+    try:
+        locks = Locks()
+        with ExitStack() as undo:
+            undo.callback(locks.close)
+            yield locks
+            undo.pop_all()
+    except OSError as error:
+        problem = f"a GPU is leased by a lock on {LOCKED}, which cannot be had here: {error}"
+        raise ParameterError("gpus", problem) from error
+
+
+def _take(locks: Locks, gpu: GPU, *, shared: bool) -> bool:
+    if gpu.whole is None:
+        return locks.take(gpu.uuid, shared=shared)
+    if not locks.take(gpu.whole, shared=True):
+        return False
+    if locks.take(gpu.uuid, shared=shared):
+        return True
+    locks.release(gpu.whole)
+    return False
+
+
+def _busy(wanted: str, holders: Mapping[GPU, object]) -> GPUBusyError:
     return GPUBusyError(
         wanted=wanted,
         holders=tuple(f"{gpu} is held by {holder}" for gpu, holder in holders.items()),
@@ -205,86 +266,19 @@ def _busy(locks: Mapping[str, int], wanted: str, holders: Mapping[str, object]) 
     )
 
 
-def _try_lock(path: Path) -> int | None:
-    """Return the descriptor of a file after locking it, or None where somebody has the lock."""
-    lock = _open(path)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _open(path: Path) -> int:
-    """Open the file of a GPU for any user of the host, and nothing else that may lie there."""
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        # Made apart from opened: where links are protected, a sticky directory's file of
-        # another user may not be opened with O_CREAT (proc_sys_fs(5), protected_regular).
-        try:
-            descriptor = os.open(path, flags)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                os.close(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600))
-                path.chmod(0o666)
-            descriptor = os.open(path, flags)
-    except OSError as error:
-        raise ParameterError(DIRECTORY_VARIABLE, f"{path} cannot be locked: {error}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ParameterError(DIRECTORY_VARIABLE, f"{path} is no file")
-    return descriptor
-
-
-def _directory(environ: Mapping[str, str]) -> Path:
-    """Return the directory of the leases, after making it for all users.
-
-    Raises
-    ------
-    ParameterError
-        Something else is there, in which users could remove each other's leases.
-    """
-    directory = Path(environ.get(DIRECTORY_VARIABLE) or DEFAULT_DIRECTORY)
-    if not directory.exists():
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".hermes-gpus-"))
-        temporary.chmod(0o1777)
-        try:
-            temporary.rename(directory)
-        except OSError:  # somebody was faster
-            temporary.rmdir()
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or stat.S_IMODE(status.st_mode) != 0o1777:
-        problem = f"{directory} is not a directory with mode 1777; remove it, or name another"
-        raise ParameterError(DIRECTORY_VARIABLE, problem)
-    return directory
-
-
-def _holder(path: Path) -> Holder | None:
+def _holder(gpu: GPU) -> object:
     """Return who says to hold a GPU that is locked; who has just locked it may be about to."""
-    deadline = time.monotonic() + SIGN_S
-    while (holder := _note(path)) is None and time.monotonic() < deadline:
-        time.sleep(SIGN_S / 20)
-    return holder
+    deadline = time.monotonic() + NOTE_S
+    while (holder := newest_note(_locked(gpu))) is None and time.monotonic() < deadline:
+        time.sleep(NOTE_S / 20)
+    return holder or "somebody"
 
 
-def _note(path: Path) -> Holder | None:
-    descriptor = _open(path)
-    try:
-        return _read(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(descriptor: int) -> Holder | None:
-    """Return what a holder wrote of itself; anybody may have written anything."""
-    try:
-        facts = json.loads(os.pread(descriptor, _NOTE_BYTES, 0))
-        return Holder(
-            what=str(facts["what"]),
-            pid=int(facts["pid"]),
-            user=str(facts["user"]),
-            state=str(facts["state"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
+def _locked(gpu: GPU) -> str:
+    """Return the UUID of what keeps others from a GPU: a part of it, itself, or its whole."""
+    uuids = [
+        *(part.uuid for part in gpu.parts or ()),
+        gpu.uuid,
+        *([gpu.whole] if gpu.whole else []),
+    ]
+    return next((uuid for uuid in uuids if is_locked(uuid)), gpu.uuid)

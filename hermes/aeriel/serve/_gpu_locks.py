@@ -1,0 +1,207 @@
+"""The locks behind leases on GPUs, and the notes that say who took them.
+
+A lock is the kernel's, on one byte of /dev/null: the byte stands for a GPU by the hash of its UUID.
+/dev/null belongs to root, every user may open it and nobody reads it, so there is no directory to
+make, no file that its owner could remove or a cleaner of /tmp could take, and no difference
+between users. Open-file-description locks (fcntl_locking(2)) last as long as somebody has the
+description open: a holder passes it on to the processes that outlive it. They are shared or
+exclusive, and can be looked at without being taken. What does not share this host's /dev (some
+containers) does not see them.
+
+A note is a file in a directory of each user's own, for others to read. It is told, and believed
+no further; only the lock counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import pwd
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+LOCKED = "/dev/null"
+NOTES = Path("/tmp")  # noqa: S108 (whatever TMPDIR says: users read each other's)
+_NOTE_BYTES = 4096
+_FLOCK = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one who has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a GPU.
+
+    Parameters
+    ----------
+    what
+        What it is used for, such as a model repository.
+    pid, user
+        The process that took it, and whose that is.
+    state
+        The state directory of the server, if it has one.
+    """
+
+    what: str
+    pid: int = field(default_factory=os.getpid)
+    user: str = field(default_factory=lambda: user_name(os.getuid()))
+    state: str = ""
+
+    def __str__(self) -> str:
+        return f"the server of {self.what} (process {self.pid}, user {self.user})"
+
+
+class Locks:
+    """Locks on GPUs that this open file has.
+
+    Attributes
+    ----------
+    descriptor
+        A process that inherits it holds the locks too.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor = os.open(LOCKED, os.O_RDWR | os.O_CLOEXEC)
+
+    def take(self, uuid: str, *, shared: bool = False) -> bool:
+        """Lock a GPU, unless somebody else's lock is in the way; tell which it was."""
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+        try:
+            fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(kind, _byte(uuid)))
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def release(self, uuid: str) -> None:
+        """Unlock a GPU."""
+        fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, _byte(uuid)))
+
+    def close(self) -> None:
+        """Unlock everything."""
+        # Explicitly: a child that was forked meanwhile has the same open file, so that closing
+        # this descriptor alone would keep the locks. A length of 0 means all bytes.
+        fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, 0, 0))
+        os.close(self.descriptor)
+
+
+def is_locked(uuid: str) -> bool:
+    """Tell whether somebody has a lock on a GPU, without taking one."""
+    descriptor = os.open(LOCKED, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        asked = _flock(fcntl.F_WRLCK, _byte(uuid))
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)
+    finally:
+        os.close(descriptor)
+    kind: int = struct.unpack(_FLOCK, answer)[0]
+    return kind != fcntl.F_UNLCK
+
+
+def write_note(uuid: str, holder: Holder) -> None:
+    """Say who holds a GPU. Where that cannot be written, others are told "somebody"."""
+    note = _note(uuid, os.getuid())
+    try:
+        note.parent.mkdir(mode=0o700, exist_ok=True)
+        if not _is_directory_of(note.parent, os.getuid()):
+            logger.warning(
+                "cannot say who holds %s: %s belongs to somebody else", uuid, note.parent
+            )
+            return
+        note.parent.chmod(0o755)
+        temporary = note.with_name(f".{note.name}.{os.getpid()}")
+        temporary.write_bytes(json.dumps(asdict(holder)).encode()[:_NOTE_BYTES])
+        temporary.chmod(0o644)
+        temporary.replace(note)
+    except OSError as error:
+        logger.warning("cannot say who holds %s: %s", uuid, error)
+
+
+def remove_note(uuid: str) -> None:
+    """Take back what this user said of a GPU."""
+    with suppress(OSError):
+        _note(uuid, os.getuid()).unlink()
+
+
+def own_note(uuid: str) -> Holder | None:
+    """Return what this user's last holder of a GPU said."""
+    found = _read(_note(uuid, os.getuid()), os.getuid())
+    return None if found is None else found[1]
+
+
+def newest_note(uuid: str) -> Holder | None:
+    """Return what the last holder of a GPU said, of all users."""
+    notes = [note for uid in _users() if (note := _read(_note(uuid, uid), uid)) is not None]
+    return max(notes, key=lambda note: note[0])[1] if notes else None
+
+
+def _flock(kind: int, start: int, length: int = 1) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
+
+
+def _byte(uuid: str) -> int:
+    return int.from_bytes(hashlib.sha256(uuid.encode()).digest()[:8]) >> 2
+
+
+def _note(uuid: str, uid: int) -> Path:
+    return NOTES / f"hermes-gpus-{uid}" / uuid.replace("/", "_")
+
+
+def _users() -> Iterator[int]:
+    for directory in NOTES.glob("hermes-gpus-*"):
+        uid = directory.name.rpartition("-")[2]
+        if uid.isdecimal() and _is_directory_of(directory, int(uid)):
+            yield int(uid)
+
+
+def _is_directory_of(directory: Path, uid: int) -> bool:
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid
+
+
+def _read(note: Path, uid: int) -> tuple[int, Holder] | None:
+    """Return when a note was written and what it says; its user may have written anything."""
+    try:
+        descriptor = os.open(note, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != uid:
+            return None
+        facts = json.loads(os.pread(descriptor, _NOTE_BYTES, 0))
+        holder = Holder(
+            what=_printable(facts["what"]),
+            pid=int(facts["pid"]),
+            user=user_name(uid),
+            state=_printable(facts["state"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    finally:
+        os.close(descriptor)
+    return status.st_mtime_ns, holder
+
+
+def _printable(text: object) -> str:
+    # Another user's text goes to this user's terminal.
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))

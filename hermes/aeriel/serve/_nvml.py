@@ -1,0 +1,125 @@
+"""What NVIDIA's driver says of the GPUs of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pynvml
+
+from hermes.aeriel.serve._gpus import GPU
+
+T = TypeVar("T")
+_COMPUTE_MODES = {
+    pynvml.NVML_COMPUTEMODE_DEFAULT: "default",
+    pynvml.NVML_COMPUTEMODE_PROHIBITED: "prohibited",
+    pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS: "exclusive",
+}
+
+
+def list_gpus() -> list[GPU]:
+    """Return the GPUs of this machine by index; none where there is no driver.
+
+    Every question to the driver may fail by itself (an old driver, a missing permission). What it
+    does not answer is unknown, and the GPU stays. Left out is what has no UUID: a GPU that fell
+    off the bus, or that this process may not open.
+    """
+    try:
+        with _driver():
+            count = _ask(pynvml.nvmlDeviceGetCount) or 0
+            return [gpu for index in range(count) if (gpu := _gpu(index)) is not None]
+    except pynvml.NVMLError:
+        return []
+
+
+def why_no_gpu() -> str | None:
+    """Return why the driver shows no GPU, or None where it shows some."""
+    try:
+        with _driver():
+            count = pynvml.nvmlDeviceGetCount()
+    except pynvml.NVMLError as error:
+        return f"NVIDIA's driver cannot be used here ({error})"
+    return None if count else "NVIDIA's driver shows no GPU"
+
+
+@contextmanager
+def _driver() -> Iterator[None]:
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _ask(question: Callable[..., T], *arguments: Any) -> T | None:
+    try:
+        return question(*arguments)
+    except pynvml.NVMLError:
+        return None
+
+
+def _gpu(index: int) -> GPU | None:
+    handle = _ask(pynvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = None if handle is None else _ask(pynvml.nvmlDeviceGetUUID, handle)
+    if uuid is None:
+        return None
+    mode = _ask(pynvml.nvmlDeviceGetComputeMode, handle)
+    return GPU(
+        index=index,
+        uuid=_text(uuid),
+        model=_text(_ask(pynvml.nvmlDeviceGetName, handle) or ""),
+        processes=_processes(handle),
+        used_bytes=_used_bytes(handle),
+        compute_mode=None if mode is None else _COMPUTE_MODES.get(mode),
+        parts=_parts(index, _text(uuid), handle),
+    )
+
+
+def _parts(index: int, whole: str, handle: Any) -> tuple[GPU, ...] | None:
+    """Return the parts of a GPU in MIG mode, or None of one that is not."""
+    modes = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+    if modes is None or modes[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+        return None
+    most = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+    parts = []
+    for number in range(most):
+        part = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+        uuid = None if part is None else _ask(pynvml.nvmlDeviceGetUUID, part)
+        if uuid is None:
+            continue
+        ids = [
+            _ask(pynvml.nvmlDeviceGetGpuInstanceId, part),
+            _ask(pynvml.nvmlDeviceGetComputeInstanceId, part),
+        ]
+        parts.append(
+            GPU(
+                index=index,
+                uuid=_text(uuid),
+                model=_text(_ask(pynvml.nvmlDeviceGetName, part) or ""),
+                processes=_processes(part),
+                used_bytes=_used_bytes(part),
+                whole=whole,
+                alias="" if None in ids else f"MIG-{whole}/{ids[0]}/{ids[1]}",
+            )
+        )
+    return tuple(parts)
+
+
+def _processes(handle: Any) -> tuple[int, ...] | None:
+    processes = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    return None if processes is None else tuple(process.pid for process in processes)
+
+
+def _used_bytes(handle: Any) -> int | None:
+    # The first version of this question counts what the driver reserves as used, from R510 on.
+    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    memory = memory or _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    if memory is None:
+        return None
+    drawing = _ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
+    return max(0, int(memory.used) - sum(process.usedGpuMemory or 0 for process in drawing))
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
