@@ -31,7 +31,7 @@ validate: install-demo $(if $(IMAGE),,triton)
 test: install-dev triton
 	"$$VENV/bin/python" -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
-# The tests that need root: several users, mounts, namespaces.
+# The tests that need root: several users, mounts, namespaces, batch systems.
 test-root: install-dev triton
 	"$$VENV/bin/python" -m pytest -m root $(ARGS)
 
