@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,17 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.aeriel._processes import SHARED_MEMORY, server_processes
-from hermes.aeriel.serve import Ports, ServerState
+from hermes._processes import SHARED_MEMORY
+from hermes._shared_memory import regions_of_the_dead
+from hermes.aeriel.serve import Ports
 from hermes.aeriel.serve._gpus import job_gpus, order_doubt, undivided, unusable
 from hermes.aeriel.serve._leases import gpu_holders
 from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.aeriel.serve._ports import check_free
+from hermes.aeriel.supervise import ServerState
 from hermes.errors import HermesError, PortInUseError
 from hermes.runtime import find_triton
 
 VERSION_TIMEOUT_S = 20.0
-_SERVER_ID = re.compile(r"hermes-[0-9a-f]{12}(?=-)")
 # What each extra is for, and a module that it brings.
 EXTRAS = {
     "report": ("jinja2", "reports as pages"),
@@ -33,7 +33,7 @@ EXTRAS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One supervised server of this user.
+    """One server of this user.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ class Server:
     consumers, running
         How many tasks need it still, and how many of those run.
     age_s
-        Seconds since its supervisor started.
+        Seconds since the process started that keeps it.
     log
-        The supervisor's log.
+        The server's log, by default.
     """
 
     id: str
@@ -103,16 +103,16 @@ class Fact:
 
 
 def short_id(state: ServerState) -> str:
-    """Return the end of a state's name, which tells it from the others."""
-    return state.directory.name.rpartition("_")[2]
+    """Return what tells a server's id from the others."""
+    return state.server_id.removeprefix("hermes-")
 
 
 def list_servers(home: Path) -> list[Server]:
-    """Return the servers in a directory of states whose supervisors live."""
+    """Return the servers whose owners live."""
     found = []
     for state in ServerState.all(home):
-        supervisor, status = state.supervisor(), state.status()
-        if supervisor is None:
+        owner, status = state.owner(), state.status()
+        if owner is None:
             continue
         endpoint = state.endpoint()
         consumers = state.consumers()
@@ -129,7 +129,7 @@ def list_servers(home: Path) -> list[Server]:
                 drivers=tuple(driver.pid for driver in consumers),
                 consumers=len(leases),
                 running=sum(lease.is_running for lease in leases),
-                age_s=round(supervisor.age_s(), 1),
+                age_s=round(owner.age_s(), 1),
                 log=str(state.log_file),
             )
         )
@@ -228,15 +228,5 @@ def _shared_memory() -> Iterator[Fact]:
     small = usage.total < 256e6
     text = f"{size}; Python models and large tensors want more" if small else size
     yield Fact(subject=str(SHARED_MEMORY), text=text, is_missing=small)
-    for region in _regions_of_the_dead():
+    for region in regions_of_the_dead():
         yield Fact(subject=str(region), text="left by a process that is gone; it can be removed")
-
-
-def _regions_of_the_dead() -> list[Path]:
-    """Return the regions of hermes's servers that have no process any more."""
-    regions = [
-        (region, match[0])
-        for region in sorted(SHARED_MEMORY.glob("hermes-*"))
-        if (match := _SERVER_ID.match(region.name))
-    ]
-    return [region for region, server_id in regions if not server_processes(server_id)]

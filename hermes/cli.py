@@ -64,7 +64,10 @@ def serve(
         str, typer.Option(help="GRPC, HTTP and metrics port, as 8001,8000,8002; or auto.")
     ] = "8001,8000,8002",
     listen: Annotated[
-        str, typer.Option(help="Address to listen on; any but a loopback one asks for TLS.")
+        str,
+        typer.Option(
+            help="Address to listen on, or unix (sockets); any but a loopback one asks for TLS."
+        ),
     ] = "127.0.0.1",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let everybody in who reaches the address.")
@@ -82,10 +85,6 @@ def serve(
     ] = 30.0,
     monitor: Annotated[
         Path | None, typer.Option(help="CSV file that says once a second what the server does.")
-    ] = None,
-    state_dir: Annotated[
-        Path | None,
-        typer.Option(help="Supervise: stop when the leases in this directory are gone."),
     ] = None,
 ) -> None:
     """Serve a model repository until SIGTERM or SIGINT."""
@@ -111,24 +110,13 @@ def serve(
             insecure=insecure,
             stop_timeout_s=stop_timeout_s,
             endpoint_file=endpoint_file,
+            started_by="command",
         )
 
         def server(**options: Any) -> AbstractContextManager[TritonInstance]:
             started = start(**options)
             return started if monitor is None else _monitored(started, monitor)
 
-        if state_dir is not None:
-            state = serving.ServerState(state_dir)
-            serving.supervise(
-                state,
-                lambda lease: server(gpus=lease, state_dir=state_dir),
-                request,
-                timeout_s=timeout_s,
-                about=serving.Status(
-                    phase="starting", model_repository=model_repository, image=image or ""
-                ),
-            )
-            return
         with serving.stop_signal() as stopped:
 
             def publish(endpoint: serving.Endpoint) -> None:
@@ -136,16 +124,16 @@ def serve(
                 if endpoint_file is not None:
                     endpoint.write(endpoint_file)
 
-            def withdraw() -> None:
+            def unpublish() -> None:
                 if endpoint_file is not None:
                     endpoint_file.unlink(missing_ok=True)
 
-            serving.keep(
+            serving.run_with_restarts(
                 server(gpus=request.gpus, n_gpus=n_gpus, gpu_timeout_s=gpu_timeout_s),
                 timeout_s=timeout_s,
                 is_wanted=lambda: not stopped.is_set(),
                 publish=publish,
-                withdraw=withdraw,
+                unpublish=unpublish,
             )
 
 
@@ -236,9 +224,9 @@ def infer(
 def ps(
     as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
 ) -> None:
-    """List the servers that pipelines of this user share on this host."""
+    """List the servers of this user on this host."""
     from hermes import _machine  # noqa: PLC0415 (as above)
-    from hermes.aeriel.serve import state_home  # noqa: PLC0415 (as above)
+    from hermes.aeriel.supervise import state_home  # noqa: PLC0415 (as above)
 
     servers = _machine.list_servers(state_home())
     if as_json:
@@ -261,17 +249,19 @@ def stop(
     A pipeline that is started later brings up a server of its own.
     """
     from hermes import _machine  # noqa: PLC0415 (as above)
-    from hermes.aeriel.serve import ServerState, state_home, stop_supervisor  # noqa: PLC0415 (as above)
+    from hermes.aeriel.supervise import ServerState, state_home, stop_server  # noqa: PLC0415 (as above)
 
     with _errors_as_text():
-        running = [state for state in ServerState.all(state_home()) if state.supervisor()]
+        running = [state for state in ServerState.all(state_home()) if state.owner()]
         chosen = [s for s in running if everything or _machine.short_id(s) == server]
         if not chosen and not (everything and not server):
             known = ", ".join(map(_machine.short_id, running)) or "none"
             raise ParameterError("server", f"{server!r} is not one of those that run: {known}")
         for state in chosen:
-            stop_supervisor(state, timeout_s=timeout_s)
+            stop_server(state, timeout_s=timeout_s)
             typer.echo(f"stopped {_machine.short_id(state)}")
+        if not chosen:
+            typer.echo("no server of yours runs on this host")
 
 
 @app.command()

@@ -16,6 +16,8 @@ HermesError
 │   ├── ServerHangsError                  the server runs, but does not work
 │   ├── ServerTimeoutError (TimeoutError) the server was not ready in time
 │   ├── ServerStopError                   the server could not be stopped
+│   ├── LockTimeoutError (TimeoutError)   another process holds a server's directory
+│   ├── ProcError                         /proc does not show this PID namespace
 │   └── SupervisorError                   the process that keeps a server gave up
 ├── ModelError
 │   ├── ModelNotFoundError                the repository or the server has no such model
@@ -248,6 +250,34 @@ class ServerStopError(ServerError):
 
 
 @dataclass(eq=False)
+class LockTimeoutError(ServerError, TimeoutError):
+    """Another process holds a server's directory."""
+
+    lock: str
+    timeout_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"another process has held {self.lock} for {self.timeout_s:g} s; "
+            f"`fuser {self.lock}` names it: if it was stopped (state T), let it go on or end it"
+        )
+
+
+@dataclass(eq=False)
+class ProcError(ServerError):
+    """``/proc`` does not show the processes of this PID namespace."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"/proc {self.problem}, but hermes finds the processes of a server there; "
+            "mount the proc file system of this PID namespace (unshare --mount-proc, or "
+            "a container with its own /proc)"
+        )
+
+
+@dataclass(eq=False)
 class SupervisorError(ServerError):
     """The process that keeps a server gave up."""
 
@@ -366,16 +396,25 @@ class GateError(HermesError):
         return f"{'; '.join(self.misses)}. The report is {self.report}"
 
 
-def log_tail(log_file: Path, lines: int = LOG_TAIL_LINES) -> str:
+def log_tail(log_file: Path, lines: int = LOG_TAIL_LINES, *, since: int = 0) -> str:
     """Return what matters at the end of a server's log, or why it cannot be read.
 
     That is Triton's last error lines (``E1123 …``; what it says of a flag that it does not know,
     above its whole help) and the last lines of all, without its tables.
+
+    Parameters
+    ----------
+    log_file
+        The log.
+    lines
+        How many lines at the end are shown in any case.
+    since
+        The byte at which what matters begins.
     """
     try:
         with log_file.open("rb") as file:
             file.seek(0, 2)
-            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            file.seek(max(since, file.tell() - LOG_TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError as error:
         return f"(the log cannot be read: {error})"

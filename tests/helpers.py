@@ -10,12 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hermes.aeriel._processes import is_tritonserver, server_processes
+from hermes._directory import state_home
+from hermes._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve import Ports, TritonInstance
 from hermes.aeriel.serve._ports import check_free
 from hermes.errors import PortInUseError
@@ -120,7 +120,7 @@ def remains(server_id: str) -> list[object]:
     return [
         *server_processes(server_id),
         *Path("/dev/shm").glob(f"{server_id}*"),
-        *Path(tempfile.gettempdir()).glob(f"{server_id}*"),
+        *state_home().glob(f"{server_id}*"),
     ]
 
 

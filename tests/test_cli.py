@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import hermes
-from hermes.aeriel._processes import server_processes
+from hermes._processes import server_processes
 from hermes.aeriel.endpoint import Endpoint
 from hermes.cli import app
 from tests.helpers import (

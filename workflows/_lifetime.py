@@ -24,8 +24,8 @@ import luigi
 from luigi.configuration import get_config
 from luigi.worker import KeepAliveThread, TaskProcess
 
-from hermes.aeriel._processes import ProcessIdentity, stopped_forks
-from hermes.aeriel.serve import Lease, ServerState, state_home
+from hermes._processes import ProcessIdentity, stopped_forks
+from hermes.aeriel.supervise import Lease, ServerState, state_home
 from workflows._findings import Findings, Results
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,10 @@ class Service(luigi.Task):
     def state(self) -> ServerState:
         """Where the service's drivers and consumers are recorded."""
         raise NotImplementedError
+
+    def acquire(self, driver: ProcessIdentity, lease: Lease) -> None:
+        """Record that a driver has a consumer outstanding."""
+        self.state.acquire(driver, lease)
 
     def ensure(self) -> Any:
         """Return when the service runs, after starting it if it does not."""
@@ -146,11 +150,11 @@ class Driver:
         lease = Lease(consumer=consumer, is_running=is_running)
         if self.identity.pid != os.getpid():
             # Without the lock: a thread of the driver may have held it when this one was forked.
-            service.state.acquire(self.identity, lease)
+            service.acquire(self.identity, lease)
             return
         with self._lock:
-            service.state.acquire(self.identity, lease)
-            self._states[str(service.state.directory)] = service.state
+            service.acquire(self.identity, lease)
+            self._states[str(service.state.path)] = service.state
             if self._watch is None:
                 # Not a daemon: the process waits for it, a moment, so that nothing stays behind.
                 self._watch = threading.Thread(target=self._attend, name="hermes-leases")

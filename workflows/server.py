@@ -8,8 +8,16 @@ from collections.abc import Iterator
 
 import luigi
 
+from hermes._processes import ProcessIdentity
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve import ServerState, ensure_server, state_home
+from hermes.aeriel.supervise import (
+    Lease,
+    ServerSpec,
+    ServerState,
+    Wishes,
+    ensure_server,
+    state_home,
+)
 from hermes.errors import GPUBusyError, ServerError
 from workflows._lifetime import Service, driver
 from workflows.parameters import (
@@ -23,8 +31,6 @@ from workflows.parameters import (
 
 logger = logging.getLogger(__name__)
 
-# A server stops when nobody is left who could read an answer.
-STOP_TIMEOUT_S = 5.0
 TURN_S = 5.0
 POLL_S = 0.2
 
@@ -75,8 +81,9 @@ class ServerParameters:
     gpus = GPUs(default=None, description="global indices or UUIDs of GPUs, as a JSON list")
     n_gpus = OptionalWholeNumber(default=None, description="how many GPUs, whichever are free")
     listen = luigi.Parameter(
-        default="127.0.0.1",
-        description="address to listen on; any but a loopback one asks clients for a certificate",
+        default="unix",
+        description="address to listen on, or unix (sockets that no other user can reach); any but "
+        "a loopback one asks clients for a certificate",
     )
     insecure = luigi.BoolParameter(description="let everybody in who reaches the address")
     server_args = TextList(default=(), description="further flags of tritonserver, as a JSON list")
@@ -99,7 +106,7 @@ class WaitForGPU(luigi.Task):
     Parameters
     ----------
     server : str
-        The name of the server's state.
+        The server's id.
     driver : str
         The process that runs the pipeline.
     number : int
@@ -146,8 +153,9 @@ class TritonServerTask(ServerParameters, Service):
     n_gpus : int
         How many GPUs instead, out of those that are visible and free.
     listen : str
-        The IP address to listen on. Any but a loopback address turns on mutual TLS; the endpoint
-        carries what a client needs.
+        The IP address to listen on; ``unix``, the default, takes sockets in the server's private
+        directory, which no other user can reach. Any but a loopback address turns on mutual TLS;
+        the endpoint carries what a client needs.
     insecure : bool
         Let everybody in who reaches the address.
     server_args : list of str
@@ -162,33 +170,28 @@ class TritonServerTask(ServerParameters, Service):
     """
 
     @property
-    def state(self) -> ServerState:
-        """The server's state directory."""
-        return ServerState(state_home() / self.task_id)
+    def spec(self) -> ServerSpec:
+        """What the server is to be."""
+        return ServerSpec(
+            model_repository=self.model_repository,
+            image=self.image,
+            gpus=self.gpus,
+            n_gpus=self.n_gpus,
+            listen=self.listen,
+            insecure=self.insecure,
+            server_args=self.server_args,
+            timeout_s=self.server_timeout_s,
+        )
 
-    def program_args(self) -> list[str]:
-        """Return what follows ``hermes serve`` on the command line of the supervisor."""
-        arguments = [
-            self.model_repository,
-            "--ports=auto",
-            f"--timeout-s={self.server_timeout_s}",
-            f"--stop-timeout-s={STOP_TIMEOUT_S}",
-            f"--listen={self.listen}",
-        ]
-        if self.insecure:
-            arguments.append("--insecure")
-        if self.image:
-            arguments.append(f"--image={self.image}")
-        if self.gpus is not None:
-            arguments.append(f"--gpus={','.join(map(str, self.gpus))}")
-        if self.n_gpus is not None:
-            arguments.append(f"--n-gpus={self.n_gpus}")
-        if self.server_log:
-            arguments.append(f"--log-file={self.server_log}")
-        if self.server_monitor:
-            arguments.append(f"--monitor={self.server_monitor}")
-        server_args: tuple[str, ...] = self.server_args
-        return [*arguments, *(f"--server-arg={argument}" for argument in server_args)]
+    @property
+    def state(self) -> ServerState:
+        """The server's directory."""
+        return ServerState.of(self.spec)
+
+    def acquire(self, driver: ProcessIdentity, lease: Lease) -> None:
+        """Record a consumer, and what this pipeline wants to have written of the server."""
+        wishes = Wishes(log_file=self.server_log, monitor_file=self.server_monitor)
+        self.state.acquire(driver, lease, wishes)
 
     def output(self) -> EndpointTarget:
         """Return the target that holds the server's endpoint."""
@@ -218,8 +221,7 @@ class TritonServerTask(ServerParameters, Service):
             It did not start, or was not ready in time.
         """
         return ensure_server(
-            self.state,
-            self.program_args(),
+            self.spec,
             driver=driver.identity,
             timeout_s=self.server_timeout_s + 60.0,
         )
@@ -232,8 +234,7 @@ class TritonServerTask(ServerParameters, Service):
         """
         try:
             ensure_server(
-                self.state,
-                self.program_args(),
+                self.spec,
                 driver=driver.identity,
                 timeout_s=self.server_timeout_s + 60.0,
                 wait_for_gpus=False,
@@ -243,5 +244,5 @@ class TritonServerTask(ServerParameters, Service):
             if not driver.is_resumed:  # once will do
                 logger.warning("%s waits: %s", self, error)
             yield WaitForGPU(
-                server=self.task_id, driver=str(driver.identity), number=time.time_ns()
+                server=self.state.server_id, driver=str(driver.identity), number=time.time_ns()
             )

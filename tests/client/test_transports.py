@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hermes.aeriel._processes import ProcessIdentity
-from hermes.aeriel._regions import PREFIX, sweep_regions
+from hermes._processes import ProcessIdentity
+from hermes._shared_memory import PREFIX, sweep_regions
 from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
 from hermes.aeriel.client._grpc_wire import PatientGrpcWire
 from hermes.aeriel.client._http_wire import HttpWire

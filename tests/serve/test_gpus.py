@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.aeriel._processes import is_tritonserver, server_processes
+from hermes._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve._gpu_locks import LOCKED, NOTES, Locks, is_locked, newest_note
 from hermes.aeriel.serve._gpus import (
     GPU,

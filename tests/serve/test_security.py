@@ -8,7 +8,6 @@ import os
 import socket
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +15,13 @@ import grpc
 import numpy as np
 import pytest
 
+from hermes._directory import ServerDirectory, new_server_id, state_home
+from hermes._processes import ProcessIdentity
 from hermes.aeriel._credentials import make_credentials
-from hermes.aeriel._guard import temporary_files
-from hermes.aeriel._processes import ProcessIdentity
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve import Lease, ServerState, TritonInstance, ensure_server, serve
+from hermes.aeriel.serve import TritonInstance, serve
+from hermes.aeriel.supervise import Lease, ServerSpec, ServerState, ensure_server
 from hermes.errors import ParameterError, ServerTimeoutError
 from tests.helpers import DOUBLE, python, wait_until, write_model
 
@@ -100,7 +100,7 @@ def test_keys_are_for_their_owner_and_go_with_the_server(
     repository: Path, triton_home: Path
 ) -> None:
     with serve(repository, listen=EVERYWHERE, ports="auto") as instance:
-        directory = Path(tempfile.gettempdir()) / f"{instance.server_id}.tls"
+        directory = ServerDirectory(state_home() / instance.server_id).keys
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
         assert modes == {"server.key": 0o600, "server.crt": 0o600, "root.crt": 0o600}
@@ -111,7 +111,7 @@ def test_keys_are_for_their_owner_and_go_with_the_server(
 OWNER = """
 import sys, time
 from hermes.aeriel.serve import serve
-with serve(sys.argv[1], listen="0.0.0.0", ports="auto", state_dir=sys.argv[2]) as instance:
+with serve(sys.argv[1], listen="0.0.0.0", ports="auto") as instance:
     time.sleep(60)
 """
 
@@ -120,39 +120,39 @@ with serve(sys.argv[1], listen="0.0.0.0", ports="auto", state_dir=sys.argv[2]) a
 def test_keys_of_an_owner_go_whenever_it_is_killed(
     repository: Path, triton_home: Path, tmp_path: Path, name: str
 ) -> None:
-    with python(OWNER, repository, tmp_path / "state") as owner:
-        wait_until(lambda: list(tmp_path.glob(f"state/keys/*/{name}")), 20)
+    environment = {**os.environ, "HERMES_STATE_HOME": str(tmp_path / "state")}
+    home = state_home(environment)
+    with python(OWNER, repository, environment=environment) as owner:
+        wait_until(lambda: list(home.glob(f"*/keys/{name}")), 20)
         owner.kill()
-    wait_until(lambda: not list(tmp_path.iterdir()))
+    wait_until(lambda: not home.exists())
 
 
-def test_keys_of_a_supervised_server_are_in_its_state_directory(
-    repository: Path, triton_home: Path, tmp_path: Path
+def test_keys_of_a_supervised_server_are_in_its_directory(
+    repository: Path, triton_home: Path
 ) -> None:
-    state = ServerState(tmp_path / "states" / "server")
+    spec = ServerSpec(model_repository=str(repository), listen=EVERYWHERE)
+    state = ServerState.of(spec)
     me = ProcessIdentity.of(os.getpid())
     state.acquire(me, Lease(consumer="Consumer"))
-    wanted = [str(repository), "--ports=auto", "--stop-timeout-s=5", f"--listen={EVERYWHERE}"]
-    endpoint = ensure_server(state, wanted, driver=me, timeout_s=90)
+    endpoint = ensure_server(spec, driver=me, timeout_s=90)
     ask(endpoint)
-    assert endpoint.server_id is not None
-    files = sorted(path.name for path in (state.keys_dir / endpoint.server_id).iterdir())
+    files = sorted(path.name for path in state.keys.iterdir())
     assert files == ["root.crt", "server.crt", "server.key"]
-    assert not [path for path in temporary_files(endpoint.server_id) if path.suffix == ".tls"]
     state.release_all(me)
-    wait_until(lambda: not state.directory.exists())
+    wait_until(lambda: not state.path.exists())
 
 
 @pytest.mark.root
 def test_an_endpoint_that_another_user_planted_is_not_believed(tmp_path: Path) -> None:
     me = ProcessIdentity.of(os.getpid())
-    state = ServerState(tmp_path / "states" / "server")
+    state = ServerState(tmp_path / "states" / new_server_id())
     state.acquire(me, Lease(consumer="Consumer"))
-    state.appoint(me)
+    state.set_owner(me)
     state.publish(Endpoint(grpc="127.0.0.1:1"))
     assert state.endpoint() is not None
-    os.chown(state.directory, NOBODY, NOBODY)
-    assert state.supervisor() is None
+    os.chown(state.path, NOBODY, NOBODY)
+    assert state.owner() is None
     assert state.endpoint() is None
     with pytest.raises(ParameterError, match="is not a directory of this user"):
         state.acquire(me, Lease(consumer="Another"))

@@ -12,7 +12,6 @@ import stat
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,7 +24,9 @@ import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from hermes.aeriel._processes import ProcessIdentity, end_server, server_processes
+from hermes._cleanup import end_leftovers
+from hermes._directory import ServerDirectory, state_home
+from hermes._processes import ProcessIdentity, server_processes
 from hermes.aeriel.serve import Endpoint, LocalInstance, Ports, TritonInstance, serve
 from hermes.errors import (
     ParameterError,
@@ -128,7 +129,7 @@ class TestServed:
         assert served.is_ready()
         assert served.exit_code is None
         assert (
-            repr(served) == f"<LocalInstance {served.server_id} at {served.endpoint.grpc}, alive>"
+            repr(served) == f"<LocalInstance {served.server_id} at {served.endpoint.grpc}, started>"
         )
 
     def test_gpus_reach_the_server_process_whatever_the_caller_sees(
@@ -430,10 +431,10 @@ def test_lost_race_for_free_ports_is_run_again(use: Any, empty: Path, tmp_path: 
 def test_lost_race_for_given_ports_is_an_error(use: Any, empty: Path) -> None:
     use(LOSES_THE_RACE_ONCE)
     ports = some_ports()
-    before = set(Path(tempfile.gettempdir()).iterdir())
+    before = set(state_home().glob("*"))
     with pytest.raises(PortInUseError, match=f"127.0.0.1:{ports.grpc}"):
         refused(empty, ports=ports, wait=True)
-    assert set(Path(tempfile.gettempdir()).iterdir()) == before
+    assert set(state_home().glob("*")) == before
 
 
 def test_race_that_is_always_lost_ends(use: Any, empty: Path) -> None:
@@ -513,7 +514,13 @@ class Owner:
         self.temporary = directory / "tmp"
         self.temporary.mkdir()
         name, value = self.mark.split("=")
-        self.environment = {**os.environ, "TMPDIR": str(self.temporary), name: value}
+        self.environment = {
+            **os.environ,
+            "TMPDIR": str(self.temporary),
+            "HERMES_STATE_HOME": str(self.temporary / "states"),
+            name: value,
+        }
+        self.home = state_home(self.environment)
 
     def processes(self) -> list[int]:
         """Return what runs with the environment of this owner."""
@@ -525,13 +532,14 @@ class Owner:
         return found
 
     def servers(self) -> set[str]:
-        """Return the ids of its servers, by their logs."""
-        return {log.stem for log in self.temporary.glob("hermes-*.log")}
+        """Return the ids of its servers."""
+        return {directory.server_id for directory in ServerDirectory.all(self.home)}
 
     def remains(self, servers: set[str]) -> list[object]:
         return [
             *self.processes(),
             *self.temporary.iterdir(),
+            *self.home.glob("*"),
             *(remain for server in servers for remain in remains(server)),
         ]
 
@@ -544,7 +552,7 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
     for pid in made.processes():
         os.kill(pid, signal.SIGKILL)
     for server in made.servers():
-        end_server(server, grace_s=0)
+        end_leftovers(ServerDirectory(made.home / server))
 
 
 def line(process: subprocess.Popen[str]) -> str:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from hermes.aeriel._processes import is_tritonserver, server_processes
+from hermes._cleanup import Container, stop_container
+from hermes._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve import SingularityInstance, serve
-from hermes.aeriel.serve._container import start_error, start_instance, stop_instance
+from hermes.aeriel.serve._container import start_error, start_instance
 from hermes.aeriel.serve._singularity import exec_environment, start_options
 from hermes.errors import (
     ImageError,
@@ -88,33 +90,29 @@ def unique_name() -> str:
     return f"hermes-test-{uuid.uuid4().hex[:12]}"
 
 
+DIRECTORY = Path("/state/a, b/server")
+
+
+def mounts(options: list[str]) -> list[list[str]]:
+    """Return the fields of each --mount."""
+    texts = [value for flag, value in pairwise(options) if flag == "--mount"]
+    return [next(csv.reader([text])) for text in texts]
+
+
 def test_a_local_repository_is_mounted_whatever_its_path() -> None:
     path = '/data/a "b", c:d\n=e'
-    [flag, value] = start_options(path, use_driver=False)
-    assert flag == "--mount"
-    fields = next(csv.reader([value]))
+    [fields, _] = mounts(start_options(path, use_driver=False, directory=DIRECTORY))
     assert fields == ["type=bind", f"source={path}", "destination=/hermes/models", "ro"]
 
 
-def test_keys_are_mounted_where_they_are() -> None:
-    options = start_options("s3://bucket/models", use_driver=False, keys=Path("/state/a, b/keys"))
-    [flag, value] = options
-    assert flag == "--mount"
-    fields = next(csv.reader([value]))
-    assert fields == [
-        "type=bind",
-        "source=/state/a, b/keys",
-        "destination=/state/a, b/keys",
-        "ro",
-    ]
-
-
-def test_a_remote_repository_is_not_mounted() -> None:
-    assert start_options("s3://bucket/models", use_driver=False) == []
+def test_the_server_s_directory_is_mounted_where_it_is_and_can_be_written() -> None:
+    options = start_options("s3://bucket/models", use_driver=False, directory=DIRECTORY)
+    assert mounts(options) == [["type=bind", f"source={DIRECTORY}", f"destination={DIRECTORY}"]]
 
 
 def test_the_driver_is_taken_in_for_gpus() -> None:
-    assert start_options("gs://bucket/models", use_driver=True) == ["--nv"]
+    options = start_options("gs://bucket/models", use_driver=True, directory=DIRECTORY)
+    assert options[0] == "--nv"
 
 
 def test_wanted_variables_win_in_either_runtime_and_paths_of_the_host_stay_out() -> None:
@@ -222,7 +220,7 @@ class TestServer:
     ) -> None:
         with pytest.raises(InstanceExistsError, match=served.name):
             start_instance(apptainer, served.image, served.name, "hermes-somebody-else", [])
-        stop_instance(served.name, "hermes-somebody-else")
+        stop_container(Container(runtime=apptainer, name=served.name), "hermes-somebody-else")
         assert served.name in instances()
         assert doubled(served) == [2, 4]
 
@@ -283,7 +281,7 @@ def test_nothing_is_left_of_a_start_that_was_cut_off(
     time.sleep(delay_s)
     start.kill()
     start.wait()
-    stop_instance(name, name)
+    assert stop_container(Container(runtime=apptainer, name=name), name) == []
     time.sleep(0.5)
     assert remains(name) == []
 
@@ -297,7 +295,7 @@ def test_an_instance_that_is_not_in_the_list_is_ended_too(
     environment = {**os.environ, "HERMES_SERVER_ID": name, "HOME": str(tmp_path)}
     subprocess.run(command, env=environment, check=True)
     assert name not in instances()
-    stop_instance(name, name)
+    assert stop_container(Container(runtime=apptainer, name=name), name) == []
     assert remains(name) == []
 
 
@@ -392,21 +390,21 @@ def test_any_other_failure_is_told_in_the_words_of_the_runtime(
 
 
 @pytest.mark.container
-def test_keys_reach_a_server_from_where_no_container_would_look(
-    triton_image: Path, doubler: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("listen", ["0.0.0.0", "unix"])  # noqa: S104 (what asks for keys)
+def test_its_directory_reaches_a_server_from_where_no_container_would_look(
+    triton_image: Path, doubler: Path, monkeypatch: pytest.MonkeyPatch, listen: str
 ) -> None:
     monkeypatch.chdir("/")  # the working directory is mounted, and /tmp
-    with (
-        tempfile.TemporaryDirectory(dir=Path(__file__).parent) as directory,
-        serve(
-            doubler,
-            triton_image,
-            listen="0.0.0.0",  # noqa: S104 (what asks for keys)
-            state_dir=directory,
-            ports="auto",
-            wait=True,
-        ) as instance,
-    ):
-        assert list(Path(directory, "keys").iterdir()) == [
-            Path(directory, "keys", instance.server_id)
-        ]
+    with tempfile.TemporaryDirectory(dir="/opt", prefix="h") as home:
+        monkeypatch.setenv("HERMES_STATE_HOME", home)
+        with serve(doubler, triton_image, listen=listen, ports="auto", wait=True) as instance:
+            assert (Path(home) / instance.server_id).is_dir()
+            assert len(instance.command) > 1
+
+
+@pytest.mark.container
+def test_sockets_of_a_container_are_reached_from_outside(triton_image: Path, doubler: Path) -> None:
+    with serve(doubler, triton_image, listen="unix", wait=True) as instance:
+        assert instance.endpoint.grpc.startswith("unix:/")
+        assert doubled(instance) == [2, 4]
+    assert remains(instance.server_id) == []

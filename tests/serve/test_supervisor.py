@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from hermes.aeriel._guard import temporary_files
-from hermes.aeriel._processes import (
+from hermes._directory import new_server_id, state_home
+from hermes._machine import short_id
+from hermes._processes import (
     SHARED_MEMORY,
     ProcessIdentity,
     is_tritonserver,
     server_processes,
 )
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve import Lease, ServerState, ensure_server
 from hermes.aeriel.serve._health import MOST_ERRORS, MOST_MISSES, Finding, Health
-from hermes.aeriel.serve._keep import is_worth_a_restart, restart_pause_s
+from hermes.aeriel.serve._watchdog import is_worth_a_restart, restart_pause_s
+from hermes.aeriel.supervise import Lease, ServerSpec, ServerState, ensure_server
 from hermes.errors import ServerDiedError, ServerHangsError, SupervisorError
 from tests.helpers import python
 
@@ -37,25 +40,39 @@ BROKEN = "import triton_python_backend_utils\nraise RuntimeError('weights are mi
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[ServerState]:
-    """A state directory with this process as the driver; nothing may be left of its server."""
-    state = ServerState(tmp_path / "states" / "server")
-    state.acquire(ME, Lease(consumer="Consumer"))
-    yield state
-    state.release_all(ME)
-    until(lambda: state.supervisor() is None)
-    state.tidy()
-    assert not state.directory.exists()
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state home of this test's own, in which nothing may be left."""
+    monkeypatch.setenv("HERMES_STATE_HOME", str(tmp_path / "states"))
+    home = state_home()
+    yield home
+    for state in ServerState.all(home):
+        state.release_all(ME)
+        until(lambda state=state: state.owner() is None)  # type: ignore[misc]
+        state.tidy()
+    assert not ServerState.all(home)
 
 
 @pytest.fixture
-def endpoint(state: ServerState, doubler: Path) -> Endpoint:
-    return bring_up(state, doubler)
+def spec(home: Path, doubler: Path) -> ServerSpec:
+    return ServerSpec(model_repository=str(doubler))
 
 
-def bring_up(state: ServerState, repository: Path, *arguments: str) -> Endpoint:
-    wanted = [str(repository), "--ports=auto", "--stop-timeout-s=5", *arguments]
-    return ensure_server(state, wanted, driver=ME, timeout_s=90)
+@pytest.fixture
+def state(spec: ServerSpec) -> ServerState:
+    """The directory of a server that this process, as the driver, needs."""
+    state = ServerState.of(spec)
+    state.acquire(ME, Lease(consumer="Consumer"))
+    return state
+
+
+@pytest.fixture
+def endpoint(spec: ServerSpec) -> Endpoint:
+    return bring_up(spec)
+
+
+def bring_up(spec: ServerSpec) -> Endpoint:
+    ServerState.of(spec).acquire(ME, Lease(consumer="Consumer"))
+    return ensure_server(spec, driver=ME, timeout_s=90)
 
 
 def until(happened: Callable[[], object], within_s: float = CLEAN_S) -> None:
@@ -76,7 +93,7 @@ def stub_pid(endpoint: Endpoint) -> int:
 def guard_pid(endpoint: Endpoint) -> int | None:
     for entry in Path("/proc").iterdir():
         command = _command_line(entry) if entry.name.isdigit() else ""
-        if "hermes.aeriel._guard" in command and id_of(endpoint) in command:
+        if "_watcher.py" in command and id_of(endpoint) in command:
             return int(entry.name)
     return None
 
@@ -116,7 +133,7 @@ def nothing_is_left(endpoint: Endpoint) -> bool:
         if entry.name.isdigit() and server_id in _command_line(entry)
     ]
     regions = list(SHARED_MEMORY.glob(f"{server_id}-*"))
-    return not processes and not regions and not temporary_files(server_id)
+    return not processes and not regions and not (state_home() / f"{server_id}.log").exists()
 
 
 def _command_line(entry: Path) -> str:
@@ -137,10 +154,6 @@ def doubled(endpoint: Endpoint) -> list[float]:
 class RestartTests:
     """What holds for a server on this machine and for one in a container."""
 
-    @pytest.fixture
-    def options(self) -> list[str]:
-        return []
-
     @pytest.mark.parametrize(
         ("victim", "number"),
         [
@@ -154,17 +167,16 @@ class RestartTests:
     def test_a_server_that_crashed_or_froze_comes_back_at_the_same_address(
         self,
         state: ServerState,
-        doubler: Path,
-        options: list[str],
+        spec: ServerSpec,
         victim: Callable[[Endpoint], int],
         number: int,
     ) -> None:
-        endpoint = bring_up(state, doubler, *options)
+        endpoint = bring_up(spec)
         assert doubled(endpoint) == [2, 4]
         first = server_pid(endpoint)
         os.kill(victim(endpoint), number)
         until(lambda: state.endpoint() is None, 30)
-        again = bring_up(state, doubler, *options)
+        again = bring_up(spec)
         assert again == endpoint
         assert server_pid(again) != first
         assert doubled(again) == [2, 4]
@@ -175,8 +187,8 @@ class RestartTests:
 @pytest.mark.container
 class TestRestartInContainer(RestartTests):
     @pytest.fixture
-    def options(self, triton_image: Path) -> list[str]:
-        return [f"--image={triton_image}"]
+    def spec(self, spec: ServerSpec, triton_image: Path) -> ServerSpec:
+        return replace(spec, image=str(triton_image))
 
 
 class TestRestart(RestartTests):
@@ -184,37 +196,33 @@ class TestRestart(RestartTests):
         self, state: ServerState, endpoint: Endpoint
     ) -> None:
         deadline = time.monotonic() + 120
-        while state.supervisor() is not None:
+        while state.owner() is not None:
             assert time.monotonic() < deadline
             for pid, command in server_processes(id_of(endpoint)).items():
                 if is_tritonserver(command):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.2)
-        assert "restart 5 of 5" in state.log_file.read_text()
+        assert "restart 5 of 5" in state.supervisor_log.read_text()
         assert "ended with exit code -9" in state.failure()
-        for log in temporary_files(id_of(endpoint)):  # kept, because the error names it
-            log.unlink()
-        assert nothing_is_left(endpoint)
+        state.log_file.unlink()  # kept, because the error names it
+        until(lambda: nothing_is_left(endpoint))
 
-    def test_a_server_whose_port_was_taken_meanwhile_moves(
-        self, state: ServerState, doubler: Path, endpoint: Endpoint
-    ) -> None:
-        import socket
-
+    def test_a_server_whose_port_was_taken_meanwhile_moves(self, spec: ServerSpec) -> None:
+        spec = replace(spec, listen="127.0.0.1")
+        endpoint = bring_up(spec)
         host, _, port = endpoint.grpc.rpartition(":")
         os.kill(server_pid(endpoint), signal.SIGKILL)
         with socket.socket() as taken:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             until(lambda: _bound(taken, host, int(port)))
             taken.listen()
-            until(lambda: state.endpoint() is None)
-            again = bring_up(state, doubler)
+            until(lambda: ServerState.of(spec).endpoint() is None)
+            again = bring_up(spec)
         assert again.grpc != endpoint.grpc
         assert doubled(again) == [2, 4]
 
-    def test_a_long_load_is_no_freeze(
-        self, state: ServerState, doubler: Path, tmp_path: Path
-    ) -> None:
+    @pytest.mark.usefixtures("home")
+    def test_a_long_load_is_no_freeze(self, doubler: Path, tmp_path: Path) -> None:
         repository = tmp_path / "slow"
         model = repository / "double" / "1" / "model.py"
         model.parent.mkdir(parents=True)
@@ -222,35 +230,34 @@ class TestRestart(RestartTests):
         model.write_text(f"import time; time.sleep(8)\n{original.read_text()}")
         config = model.parents[1] / "config.pbtxt"
         config.write_text((original.parents[1] / "config.pbtxt").read_text())
-        endpoint = bring_up(state, repository)
-        assert doubled(endpoint) == [2, 4]
-        assert "restart" not in state.log_file.read_text()
+        spec = ServerSpec(model_repository=str(repository))
+        assert doubled(bring_up(spec)) == [2, 4]
+        assert "restart" not in ServerState.of(spec).supervisor_log.read_text()
 
 
 class TestEnd:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     def test_the_server_goes_with_its_supervisor_and_a_new_one_can_be_had(
-        self, state: ServerState, doubler: Path, endpoint: Endpoint, number: int
+        self, state: ServerState, spec: ServerSpec, endpoint: Endpoint, number: int
     ) -> None:
-        supervisor = state.supervisor()
+        supervisor = state.owner()
         assert supervisor is not None
         os.kill(supervisor.pid, number)
         until(lambda: not supervisor.is_alive())
         assert state.endpoint() is None
-        again = bring_up(state, doubler)
-        assert again.server_id != endpoint.server_id
+        again = bring_up(spec)
+        assert again != endpoint  # so that a client can tell
         assert doubled(again) == [2, 4]
-        until(lambda: nothing_is_left(endpoint))
 
     def test_the_state_goes_with_a_supervisor_that_is_killed_while_it_stops(
         self, state: ServerState, endpoint: Endpoint
     ) -> None:
-        supervisor = state.supervisor()
+        supervisor = state.owner()
         assert supervisor is not None
         state.release_all(ME)
         until(lambda: state.endpoint() is None)
         os.kill(supervisor.pid, signal.SIGKILL)
-        until(lambda: nothing_is_left(endpoint) and not state.directory.exists())
+        until(lambda: nothing_is_left(endpoint) and not state.path.exists())
 
     def test_nothing_is_left_when_the_guard_is_killed_and_then_the_supervisor(
         self, state: ServerState, endpoint: Endpoint
@@ -259,7 +266,7 @@ class TestEnd:
         assert guard is not None
         os.kill(guard, signal.SIGKILL)
         until(lambda: guard_pid(endpoint) not in (None, guard))
-        supervisor = state.supervisor()
+        supervisor = state.owner()
         assert supervisor is not None
         os.kill(supervisor.pid, signal.SIGKILL)
         until(lambda: nothing_is_left(endpoint))
@@ -272,13 +279,13 @@ class TestEnd:
         state.release_all(ME)
         until(lambda: nothing_is_left(endpoint))
 
-    def test_a_server_goes_with_the_last_driver(self, state: ServerState, doubler: Path) -> None:
+    def test_a_server_goes_with_the_last_driver(self, state: ServerState, spec: ServerSpec) -> None:
         drivers = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)]
         drivers.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
         for driver in drivers:
             state.acquire(ProcessIdentity.of(driver.pid), Lease(consumer="Consumer"))
         state.release_all(ME)
-        endpoint = bring_up(state, doubler)
+        endpoint = bring_up(spec)
         for driver in drivers:
             assert doubled(endpoint) == [2, 4]
             driver.kill()
@@ -287,7 +294,7 @@ class TestEnd:
         until(lambda: nothing_is_left(endpoint))
 
     def test_a_frozen_supervisor_is_woken(self, state: ServerState, endpoint: Endpoint) -> None:
-        supervisor = state.supervisor()
+        supervisor = state.owner()
         assert supervisor is not None
         os.kill(supervisor.pid, signal.SIGSTOP)
         state.release_all(ME)
@@ -297,28 +304,30 @@ class TestEnd:
         until(lambda: nothing_is_left(endpoint))
 
     def test_leftovers_of_the_dead_are_swept_by_the_next_server(
-        self, state: ServerState, doubler: Path
+        self, state: ServerState, spec: ServerSpec
     ) -> None:
-        dead = ServerState(state.directory.parent / "dead")
-        dead.acquire(ProcessIdentity(ME.pid, ME.start_ticks - 1), Lease(consumer="Consumer"))
-        foreign = state.directory.parent / "somebody's thesis"
+        dead = ServerState(state.path.parent / "hermes-0123456789abcd")
+        killed = ProcessIdentity(ME.pid, ME.start_ticks - 1, ME.host)
+        dead.acquire(killed, Lease(consumer="Consumer"))
+        dead.set_owner(killed)
+        foreign = state.path.parent / "somebody's thesis"
         foreign.mkdir()
         (foreign / "lock").touch()
         (foreign / "chapter 1").touch()
-        bring_up(state, doubler)
-        assert not dead.directory.exists()
+        bring_up(spec)
+        assert not dead.path.exists()
         assert (foreign / "chapter 1").exists()
 
     def test_a_server_keeps_nobody_waiting_while_it_looks_at_another(
-        self, state: ServerState, doubler: Path
+        self, state: ServerState, spec: ServerSpec
     ) -> None:
         def take() -> None:
             with state.exclusive():
                 taken.set()
 
         taken = threading.Event()
-        other = ServerState(state.directory.parent / "other")
-        starting = threading.Thread(target=bring_up, args=[state, doubler])
+        other = ServerState(state.path.parent / "hermes-0123456789abcd")
+        starting = threading.Thread(target=bring_up, args=[spec])
         with other.exclusive():  # one that starts at the same time, and may look at this one
             starting.start()
             time.sleep(0.5)
@@ -329,14 +338,14 @@ class TestEnd:
 
     @pytest.mark.parametrize("when", ["before", "while"])
     def test_regions_of_clients_that_were_killed_go_with_a_server(
-        self, state: ServerState, doubler: Path, when: str
+        self, state: ServerState, spec: ServerSpec, when: str
     ) -> None:
         if when == "before":
             left = region_of_a_killed_client()
-            bring_up(state, doubler)
+            bring_up(spec)
             assert not left.exists()
         else:
-            endpoint = bring_up(state, doubler)
+            endpoint = bring_up(spec)
             left = region_of_a_killed_client()
             state.release_all(ME)
             until(lambda: nothing_is_left(endpoint) and not left.exists())
@@ -344,14 +353,17 @@ class TestEnd:
     def test_a_lease_of_an_earlier_process_with_the_same_id_counts_for_nothing(
         self, state: ServerState, endpoint: Endpoint
     ) -> None:
-        state.acquire(ProcessIdentity(ME.pid, ME.start_ticks - 1), Lease(consumer="Consumer"))
+        state.acquire(
+            ProcessIdentity(ME.pid, ME.start_ticks - 1, ME.host), Lease(consumer="Consumer")
+        )
         state.release_all(ME)
         until(lambda: nothing_is_left(endpoint))
 
 
 class TestFailure:
+    @pytest.mark.usefixtures("home")
     def test_a_server_that_cannot_start_says_why_at_once(
-        self, state: ServerState, tmp_path: Path, doubler: Path
+        self, tmp_path: Path, doubler: Path
     ) -> None:
         repository = tmp_path / "models"
         model = repository / "double" / "1" / "model.py"
@@ -361,28 +373,24 @@ class TestFailure:
         config.write_text((doubler / "double" / "config.pbtxt").read_text())
         started_at = time.monotonic()
         with pytest.raises(SupervisorError, match="weights are missing") as raised:
-            bring_up(state, repository)
+            bring_up(ServerSpec(model_repository=str(repository)))
         assert time.monotonic() - started_at < 30
         assert str(raised.value).count("the Triton server ended") == 1
 
-    def test_a_supervisor_that_cannot_start_says_why(
-        self, state: ServerState, doubler: Path
-    ) -> None:
-        with pytest.raises(SupervisorError, match="No such option: --nonsense"):
-            bring_up(state, doubler, "--nonsense")
+    def test_a_supervisor_that_cannot_start_says_why(self, spec: ServerSpec) -> None:
+        with pytest.raises(SupervisorError, match="nonsense"):
+            bring_up(replace(spec, server_args=("--nonsense",)))
 
-    def test_a_server_that_is_not_ready_in_time_says_so(
-        self, state: ServerState, doubler: Path
-    ) -> None:
+    def test_a_server_that_is_not_ready_in_time_says_so(self, spec: ServerSpec) -> None:
         with pytest.raises(SupervisorError, match="was not ready after 0 s"):
-            bring_up(state, doubler, "--timeout-s=0")
+            bring_up(replace(spec, timeout_s=0.0))
 
 
 class TestCommands:
     def hermes(self, state: ServerState, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "hermes", *arguments],
-            env={**os.environ, "HERMES_STATE_HOME": str(state.directory.parent)},
+            env={**os.environ, "HERMES_STATE_HOME": str(state.path.parent)},
             capture_output=True,
             text=True,
             timeout=60,
@@ -394,7 +402,7 @@ class TestCommands:
     ) -> None:
         state.acquire(ME, Lease(consumer="Other", is_running=True))
         (server,) = json.loads(self.hermes(state, "ps", "--json").stdout)
-        assert server["id"] == "server"
+        assert server["id"] == short_id(state)
         assert server["phase"] == "ready"
         assert server["endpoint"] == endpoint.grpc
         assert server["model_repository"] == str(doubler)
@@ -403,22 +411,21 @@ class TestCommands:
         assert 0 < server["age_s"] < 60
         header, row, *_ = self.hermes(state, "ps").stdout.splitlines()
         assert header.split()[:3] == ["ID", "STATE", "ENDPOINT"]
-        assert row.split()[:3] == ["server", "ready", endpoint.grpc]
+        assert row.split()[:3] == [short_id(state), "ready", endpoint.grpc]
 
-    @pytest.mark.parametrize("which", ["server", "--all"])
+    @pytest.mark.parametrize("which", ["its id", "--all"])
     def test_a_stopped_server_does_not_come_back_for_those_who_needed_it(
-        self, state: ServerState, doubler: Path, endpoint: Endpoint, which: str
+        self, state: ServerState, spec: ServerSpec, endpoint: Endpoint, which: str
     ) -> None:
-        done = self.hermes(state, "stop", which)
-        assert done.stdout == "stopped server\n"
+        done = self.hermes(state, "stop", which if which == "--all" else short_id(state))
+        assert done.stdout == f"stopped {short_id(state)}\n"
         assert nothing_is_left(endpoint)
         with pytest.raises(SupervisorError, match="stopped by hand"):
-            bring_up(state, doubler)
+            bring_up(spec)
         later = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         driver = ProcessIdentity.of(later.pid)
         state.acquire(driver, Lease(consumer="Later"))
-        wanted = [str(doubler), "--ports=auto", "--stop-timeout-s=5"]
-        assert ensure_server(state, wanted, driver=driver, timeout_s=60)
+        assert ensure_server(spec, driver=driver, timeout_s=60)
         later.communicate()
 
     def test_what_does_not_run_cannot_be_stopped(self, state: ServerState) -> None:
@@ -428,7 +435,7 @@ class TestCommands:
         assert self.hermes(state, "stop", "--all").returncode == 0
 
     def test_the_machine_is_described(self, state: ServerState) -> None:
-        region = SHARED_MEMORY / f"hermes-{os.urandom(6).hex()}-left"
+        region = SHARED_MEMORY / f"{new_server_id()}-left"
         region.touch()
         try:
             said = self.hermes(state, "check").stdout

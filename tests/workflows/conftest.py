@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
+from hermes import _directory
+
 Luigi = Callable[..., "subprocess.CompletedProcess[str]"]
 
 MODEL = """
@@ -80,7 +82,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def state_home(tmp_path: Path) -> Path:
     """A place of this test's own for the states of its servers."""
-    return tmp_path / "state"
+    return _directory.state_home({"HERMES_STATE_HOME": str(tmp_path / "state")})
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel._processes import SHARED_MEMORY, ProcessIdentity, is_tritonserver
+from hermes._directory import state_home
+from hermes._processes import SHARED_MEMORY, ProcessIdentity, is_tritonserver
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve import Lease, ServerState
+from hermes.aeriel.supervise import Lease, ServerState
 
 from .conftest import CONFIG, MODEL, write_model
 
@@ -67,10 +68,11 @@ class Bench:
     def __init__(self, directory: Path, repository: Path) -> None:
         self.directory = directory
         self.repository = repository
-        self.state_home = directory / "state"
+        named = str(directory / "state")
+        self.state_home = state_home({"HERMES_STATE_HOME": named})
         self.environment = {
             **os.environ,
-            "HERMES_STATE_HOME": str(self.state_home),
+            "HERMES_STATE_HOME": named,
             "PYTHONPATH": f"{SOURCE}:{Path(__file__).parent}",
         }
         self._started: list[subprocess.Popen[bytes]] = []
@@ -122,13 +124,13 @@ class Bench:
 
     def supervisor(self) -> int:
         state = self.state()
-        identity = None if state is None else state.supervisor()
+        identity = None if state is None else state.owner()
         assert identity is not None
         return identity.pid
 
     def processes(self) -> dict[int, list[str]]:
         """Every process of a server or its keepers that was started from here."""
-        mark = f"HERMES_STATE_HOME={self.state_home}\0".encode()
+        mark = f"HERMES_STATE_HOME={self.environment['HERMES_STATE_HOME']}\0".encode()
         drivers = {driver.pid for driver in self._started}
         found = {}
         for entry in Path("/proc").iterdir():
@@ -149,7 +151,7 @@ class Bench:
         return any(region.name.startswith(f"{server_id}-") for server_id in self._seen)
 
     def is_clean(self) -> bool:
-        return not self.processes() and not list(self.state_home.glob("*/supervisor"))
+        return not self.processes() and not list(self.state_home.glob("*/owner"))
 
     def assert_clean(self) -> None:
         deadline = time.monotonic() + CLEAN_S
@@ -346,7 +348,7 @@ class TestDrivers:
         time.sleep(1)
         state = bench.state()
         assert state is not None
-        assert bench.server() == server, state.log_file.read_text()
+        assert bench.server() == server, state.supervisor_log.read_text()
         drivers = {driver.pid: leases for driver, leases in state.consumers().items()}
         assert list(drivers) == [second.pid]
         assert all(lease.is_running for lease in drivers[second.pid])
@@ -421,7 +423,7 @@ class TestDrivers:
         state = bench.state()
         assert state is not None
         me = ProcessIdentity.of(os.getpid())
-        state.acquire(ProcessIdentity(me.pid, me.start_ticks - 1), Lease(consumer="Dead"))
+        state.acquire(ProcessIdentity(me.pid, me.start_ticks - 1, me.host), Lease(consumer="Dead"))
         driver.wait(60)
 
 

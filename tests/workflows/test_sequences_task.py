@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hermes.aeriel.serve import ServerState
+from hermes.aeriel.supervise import ServerState
 from tests.helpers import ECHO, server_pid, wait_until, write_model
 from tests.stateful import BATCHING, RUNNING_SUM, write_ensemble
 from tests.workflows.conftest import Luigi

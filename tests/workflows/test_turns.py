@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.aeriel.serve import ServerState
+from hermes.aeriel.supervise import ServerState
 
 from .test_lifetime import SOURCE, Bench, scheduler_port, slow_models, workers
 
@@ -111,7 +111,7 @@ class TestTurns:
         driver = bench.start(bench.command("Two", ON_GPU, workers(n_workers)))
         bench.until(lambda: any((bench.directory / f"{m}0.done").exists() for m in "ab"))
         (supervisor,) = (
-            state.supervisor()
+            state.owner()
             for state in ServerState.all(bench.state_home)
             if state.endpoint() is not None
         )

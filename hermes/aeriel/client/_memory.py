@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel._processes import SHARED_MEMORY
-from hermes.aeriel._regions import new_region_name
+from hermes._processes import SHARED_MEMORY
+from hermes._shared_memory import new_region_name
 
 
 class Registry(Protocol):

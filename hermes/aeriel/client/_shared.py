@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hermes.aeriel._regions import sweep_regions
+from hermes._shared_memory import sweep_regions
 from hermes.aeriel.client._connection import is_small_region, is_unknown_region
 from hermes.aeriel.client._grpc_wire import PatientGrpcWire
 from hermes.aeriel.client._http_wire import HttpWire

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hermes._directory import ServerDirectory
 from hermes.aeriel._credentials import ServerCredentials, reachable_name
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve._ports import Ports
+from hermes.aeriel.serve._ports import UNIX, Ports
 from hermes.errors import ParameterError
 
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
@@ -40,14 +41,14 @@ class ServerSettings:
 
     Parameters
     ----------
-    server_id
-        What the server calls itself; its processes and regions are found by it.
     model_repository
         An absolute directory, or a URL that Triton understands (``s3://…``).
+    directory
+        The server's private directory, whose name is its id.
     ports
         None takes free ones.
     listen
-        The IP address to listen on.
+        The IP address to listen on, or ``unix`` for sockets in the directory.
     server_args
         Further flags of tritonserver.
     environment
@@ -59,14 +60,9 @@ class ServerSettings:
         cannot do that, is off then, and metrics stay on the loopback address.
     locks
         Descriptors of locked files; the locks last as long as the server, however that ends.
-    endpoint_file
-        Where the caller writes the endpoint; removed at the latest when the caller is gone.
-    state_dir
-        The caller's state directory, if it is a supervisor; removed when it is gone, unless
-        somebody needs the server.
     """
 
-    server_id: str
+    directory: ServerDirectory
     model_repository: str
     ports: Ports | None = field(default_factory=Ports)
     listen: str = "127.0.0.1"
@@ -75,8 +71,11 @@ class ServerSettings:
     stop_timeout_s: float = 30.0
     credentials: ServerCredentials | None = None
     locks: tuple[int, ...] = ()
-    endpoint_file: Path | None = None
-    state_dir: Path | None = None
+
+    @property
+    def server_id(self) -> str:
+        """What the server calls itself; its processes and regions are found by it."""
+        return self.directory.server_id
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -92,6 +91,10 @@ class ServerSettings:
 
     def endpoint(self, ports: Ports) -> Endpoint:
         """Return where a client finds the server: on this host, or with credentials on others."""
+        if self.listen == UNIX:
+            addresses = {name: self._address(name) for name in self.services}
+            addresses["grpc"] += f":{ports.grpc}"  # so does gRPC to the name of its socket
+            return self._endpoint(addresses)
         here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104 (what it listens at, only compared)
         is_wide = self.credentials is not None and here != self.listen
         hosts = {
@@ -106,6 +109,9 @@ class ServerSettings:
             for name, host in hosts.items()
             if name in self.services
         }
+        return self._endpoint(addresses)
+
+    def _endpoint(self, addresses: Mapping[str, str]) -> Endpoint:
         return Endpoint(
             grpc=addresses["grpc"],
             http=addresses.get("http"),
@@ -149,6 +155,8 @@ class ServerSettings:
         return [*arguments, *self.server_args]
 
     def _address(self, service: str) -> str:
+        if self.listen == UNIX:
+            return f"unix:{self.directory.path / service[0]}"
         if service == "metrics" and self.credentials is not None:
             return "127.0.0.1"
         if ":" not in self.listen:

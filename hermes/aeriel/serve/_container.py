@@ -1,4 +1,4 @@
-"""Instances of the container runtime: started and stopped by spython, told apart by a mark.
+"""Instances of the container runtime: started by spython, told apart by a mark.
 
 A name does not say whose instance it is. Apptainer 1.4 checks a name and takes it in two steps,
 so that two may start at once, and after "name taken" spython's object acts on the instance that
@@ -12,30 +12,22 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import socket
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from spython.main import Client
 
+from hermes._cleanup import MARK
+from hermes._processes import marked_processes
 from hermes.errors import (
     ImageError,
     InstanceExistsError,
     InstanceStartError,
-    ServerStopError,
     SingularityNotFoundError,
 )
 
-POLL_S = 0.1
-STOP_TIMEOUT_S = 60.0
-STOP_GRACE_S = 5
-LOST_S = 5.0
-
-_MARK = "HERMES_SERVER_ID"
 _BAD_IMAGE = re.compile(
     r"could not open image|image format not recognized|bad superblock|squashfs|"
     r"while mounting image|image driver mount failure|"
@@ -115,63 +107,16 @@ def start_instance(runtime: str, image: str, name: str, server_id: str, options:
     with _hold_name(name):
         if instance.find() is not None:
             raise InstanceExistsError(name)
-        failure = instance.start(options, {**os.environ, _MARK: server_id})
+        failure = instance.start(options, {**os.environ, MARK: server_id})
         if failure is not None:
             raise start_error(image, name, failure)
         pid = instance.find()
     if pid is None:
         raise InstanceStartError(image=image, output="it was started and has ended at once")
-    own = _marked_processes(server_id)
+    own = marked_processes(f"{MARK}={server_id}")
     if own and pid not in own:  # somebody without this lock was at it too
         raise InstanceExistsError(name)
     return pid
-
-
-def stop_instance(name: str, server_id: str | None = None, pid: int | None = None) -> None:
-    """Stop a container instance and return when it is gone.
-
-    Parameters
-    ----------
-    name
-        The instance's name.
-    server_id
-        Stop only what was started, or is being started, for this server. By default whatever
-        has the name is stopped.
-    pid
-        The process id of that server's instance, where it is known.
-
-    Raises
-    ------
-    SingularityNotFoundError
-        The container runtime is gone.
-    ServerStopError
-        The instance is still there after a minute.
-    """
-    instance = Instance(find_runtime(name), name)
-    if server_id is None:
-        server_id, pid = name, instance.find()
-    started_at = time.monotonic()
-    was_quiet = False  # one look may miss a process: for a moment, one that becomes another program
-    while True:
-        marked = _marked_processes(server_id)
-        listed = instance.find()
-        if listed is not None and listed in {pid, *marked}:
-            instance.stop(timeout=STOP_GRACE_S)
-        elif not marked and was_quiet:
-            if listed is None:
-                _remove_empty_logs(name)
-            return
-        elif marked:
-            # It is being started, maybe downloaded: the command can be stopped, and what it
-            # has started by then ends, or shows up in the list. But for one whose place there
-            # another one took: Apptainer can be made to start two of one name at once.
-            is_lost = listed is not None or time.monotonic() > started_at + LOST_S
-            for process in marked:
-                _end_start(process, signal.SIGKILL if is_lost else signal.SIGTERM)
-        was_quiet = not marked
-        if time.monotonic() > started_at + STOP_TIMEOUT_S:
-            raise ServerStopError(server_id=server_id, remaining=(f"container instance {name}",))
-        time.sleep(POLL_S)
 
 
 def start_error(
@@ -199,46 +144,6 @@ def runtime_words(output: str) -> str:
     """Return what a runtime said, without colours and remarks."""
     lines = _COLOUR.sub("", output).splitlines()
     return "\n".join(line for line in lines if line and not line.startswith(("INFO:", "WARNING:")))
-
-
-def _remove_empty_logs(name: str) -> None:
-    """Remove the runtime's logs of an instance, which are empty: the server has its own.
-
-    The runtime tells where they are of an instance that runs only, but makes them before that.
-    """
-    for runtime in ("apptainer", "singularity"):
-        named = os.environ.get(f"{runtime.upper()}_CONFIGDIR")
-        home = Path(named) if named else Path.home() / f".{runtime}"
-        logs = home / "instances" / "logs" / socket.gethostname()
-        for log in [*logs.glob(f"*/{name}.err"), *logs.glob(f"*/{name}.out")]:
-            with suppress(FileNotFoundError):  # somebody else stops it too
-                if log.stat().st_size == 0:
-                    log.unlink()
-
-
-def _marked_processes(server_id: str) -> set[int]:
-    """Return the processes of this user that start, or are, the container of a server."""
-    mark = re.compile(rf"{_MARK}={re.escape(server_id)}(?![A-Za-z0-9._-])".encode())
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                environment = (entry / "environ").read_bytes()
-            except OSError:  # it ended, or belongs to somebody else
-                continue
-            if mark.search(environment):
-                found.add(int(entry.name))
-    return found
-
-
-def _end_start(pid: int, signal_number: signal.Signals) -> None:
-    """Send SIGTERM to a process if it is an ``instance start``, SIGKILL whatever it is."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if signal_number == signal.SIGKILL or (b"instance" in command and b"start" in command):
-            os.kill(pid, signal_number)
-    except OSError:  # it has ended by itself
-        return
 
 
 @contextmanager

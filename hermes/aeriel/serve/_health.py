@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,7 +10,8 @@ from typing import Any, Self
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from hermes.aeriel._processes import ailing_processes
+from hermes._processes import ailing_processes
+from hermes.aeriel._addresses import connect
 from hermes.aeriel.endpoint import Endpoint
 
 INTERVAL_S = 1.0
@@ -42,9 +42,8 @@ def is_ready(endpoint: Endpoint) -> bool:
 
 
 def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=DEADLINE_S).close()
+        connect(address, DEADLINE_S).close()
     except OSError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -14,12 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hermes.aeriel._guard import Guard, temporary_path
-from hermes.aeriel._processes import end_server
+from hermes._cleanup import Plan, end_all, end_leftovers
+from hermes._processes import ProcessIdentity
+from hermes._shared_memory import make_private
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import ServerSettings
+from hermes.aeriel.serve._guard import Guard
 from hermes.aeriel.serve._health import is_ready
-from hermes.aeriel.serve._ports import Ports, check_free, free_ports
+from hermes.aeriel.serve._ports import UNIX, Ports, check_free, free_ports, socket_ports
 from hermes.errors import (
     ParameterError,
     PortInUseError,
@@ -45,8 +48,10 @@ class TritonInstance(ABC):
     settings
         What to serve, and where.
     log_file
-        Takes the server's output. None makes a temporary file, which is removed again when the
-        server stops as it was told to.
+        Takes the server's output, and is replaced. By default a file beside the server's directory,
+        which is removed again when the server stops as it was told to.
+    plan
+        What whoever ends the server has to know.
 
     Attributes
     ----------
@@ -59,9 +64,13 @@ class TritonInstance(ABC):
     endpoint: Endpoint
     log_file: Path
 
-    def __init__(self, settings: ServerSettings, log_file: Path | None = None) -> None:
+    def __init__(
+        self, settings: ServerSettings, log_file: Path | None = None, plan: Plan | None = None
+    ) -> None:
         self._settings = settings
+        self._directory = settings.directory
         self._wanted_log_file = log_file
+        self._plan = plan or Plan(grace_s=settings.stop_timeout_s)
         self._undo = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
@@ -85,7 +94,8 @@ class TritonInstance(ABC):
         return None if self._process is None else self._process.poll()
 
     def __repr__(self) -> str:
-        state = "new" if self._process is None else "alive" if self.is_alive() else "ended"
+        code = None if self._process is None else self._process.returncode
+        state = "new" if self._process is None else "started" if code is None else "ended"
         where = f" at {self.endpoint.grpc}" if self._process is not None else ""
         return f"<{type(self).__name__} {self.server_id}{where}, {state}>"
 
@@ -94,22 +104,14 @@ class TritonInstance(ABC):
             self._check_log()
             self._check_ports()
             undo.callback(self._remove_log_of_clean_end)
+            self._take_directory()
             credentials = self._settings.credentials
             # Before anything that it would have to remove.
-            self._guard = Guard(
-                self.server_id,
-                grace_s=self._settings.stop_timeout_s,
-                instance=self._container_name(),
-                directory=None if credentials is None else credentials.directory,
-                endpoint_file=self._settings.endpoint_file,
-                state_dir=self._settings.state_dir,
-                locks=self._settings.locks,
-            )
+            self._guard = Guard(self._directory, self._settings.locks)
             undo.callback(self._end)
             if credentials is not None:
                 credentials.write()
-            if self._wanted_log_file is None:
-                self.log_file.touch(mode=0o600, exist_ok=False)
+            self._make_log()
             self._open_container()
             self._launch()
             self._undo = undo.pop_all()
@@ -129,7 +131,7 @@ class TritonInstance(ABC):
     def is_alive(self) -> bool:
         """Tell whether the server process runs; make sure that its guard does."""
         if self._guard is not None:
-            self._guard.keep()
+            self._guard.ensure_running()
         return self._process is not None and self._process.poll() is None
 
     def is_ready(self) -> bool:
@@ -145,7 +147,10 @@ class TritonInstance(ABC):
         if not self.is_alive():
             self._start_again_or_raise()
             return False
-        return is_ready(self.endpoint)
+        if not is_ready(self.endpoint):
+            return False
+        make_private(self.server_id)
+        return True
 
     def wait(self, timeout_s: float = 600.0) -> None:
         """Return when the server is live and its models are ready.
@@ -197,12 +202,11 @@ class TritonInstance(ABC):
         ServerError
             Its container does not start.
         """
-        end_server(
-            self.server_id,
-            grace_s=0.0,
-            close_container=self._close_container,
-            reap=lambda: self.exit_code,
-        )
+        with self._directory.cleaning():
+            end_all(self._directory, grace_s=0.0, settle_s=0.0, reap=lambda: self.exit_code)
+            self._plan.write(self._directory)
+        if self._settings.credentials is not None:
+            self._settings.credentials.write()
         try:
             self._check_ports(self._ports)
         except PortInUseError:
@@ -222,19 +226,20 @@ class TritonInstance(ABC):
     def _server_environment(self) -> Mapping[str, str]:
         """Return the whole environment of that command."""
 
-    def _container_name(self) -> str | None:
-        """Return the name of the container instance, where there is one."""
-        return None
+    @abstractmethod
+    def _open_container(self) -> None:
+        """Start, or make, what the server runs in."""
 
-    def _open_container(self) -> None:  # noqa: B027 (only a container's instance has one)
-        """Start what the server runs in."""
-
-    def _close_container(self) -> None:  # noqa: B027 (as above)
-        """End what the server ran in."""
+    def _take_directory(self) -> None:
+        """Become the owner of the server's directory, and end what an earlier one left there."""
+        with self._directory.cleaning():
+            self._directory.set_owner(ProcessIdentity.of(os.getpid()))
+            end_leftovers(self._directory)
+            self._plan.write(self._directory)
 
     def _check_log(self) -> None:
         if self._wanted_log_file is None:
-            self.log_file = temporary_path(self.server_id, ".log")
+            self.log_file = self._directory.log_file
             return
         self.log_file = self._wanted_log_file
         try:
@@ -242,6 +247,12 @@ class TritonInstance(ABC):
             self.log_file.open("ab").close()
         except OSError as error:
             raise ParameterError("log_file", f"cannot be written: {error}") from error
+
+    def _make_log(self) -> None:
+        if self._wanted_log_file is None:
+            self.log_file.touch(mode=0o600, exist_ok=False)
+        else:
+            os.truncate(self.log_file, 0)
 
     def _remove_log_of_clean_end(self) -> None:
         if self._wanted_log_file is not None:
@@ -253,14 +264,22 @@ class TritonInstance(ABC):
 
     def _check_ports(self, ports: Ports | None = None) -> None:
         listen = self._settings.listen
+        if listen == UNIX:
+            self._use(ports or socket_ports())
+            return
         ports = ports or self._settings.ports or free_ports(listen)
         for service in self._settings.services:
             check_free(listen, getattr(ports, service), service)
+        self._use(ports)
+
+    def _use(self, ports: Ports) -> None:
         self._ports: Ports = ports
         self.endpoint = self._settings.endpoint(ports)
 
     def _launch(self) -> None:
         self._attempts += 1
+        for socket in self._directory.sockets():  # of one that was killed
+            socket.unlink(missing_ok=True)
         self._command = self._server_command()
         logger.debug("running %s", self._command)
         with self.log_file.open("ab") as log:
@@ -286,10 +305,7 @@ class TritonInstance(ABC):
 
     def _start_again_or_raise(self) -> None:
         """Take other ports when free ones were wanted and somebody was faster."""
-        with self.log_file.open("rb") as log:
-            log.seek(self._log_start)
-            text = log.read().decode(errors="replace")
-        if _PORT_TAKEN.search(text):
+        if _PORT_TAKEN.search(log_tail(self.log_file, since=self._log_start)):
             if self._settings.ports is not None:
                 raise PortInUseError(address=self.endpoint.grpc, service="GRPC, HTTP or metrics")
             if self._attempts < PORT_ATTEMPTS:
@@ -305,19 +321,18 @@ class TritonInstance(ABC):
 
     def _end(self) -> None:
         logger.info("stopping %r", self)
-        end_server(
-            self.server_id,
-            # What a server that died has left has nothing to finish.
-            grace_s=self._settings.stop_timeout_s if self.is_alive() else 0.0,
-            close_container=self._close_container,
-            reap=lambda: self.exit_code,
-        )
+        with self._directory.cleaning():
+            end_all(
+                self._directory,
+                # What a server that died has left has nothing to finish.
+                grace_s=self._settings.stop_timeout_s if self.is_alive() else 0.0,
+                settle_s=0.0,
+                reap=lambda: self.exit_code,
+            )
         if self._process is not None:
             # Whatever became of the process that was started: it may be a script of the user's.
             self._process.kill()
             self._process.wait()
-        if self._settings.credentials is not None:
-            self._settings.credentials.remove()
         # Not before: whoever is interrupted while stopping a server leaves the rest to the guard.
         if self._guard is not None:
             self._guard.dismiss()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from hermes.aeriel._guard import temporary_path
+from hermes import _launch
+from hermes._cleanup import Plan
 from hermes.aeriel.serve._command import ServerSettings
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.runtime import LocalTriton, find_triton
@@ -22,17 +25,16 @@ class LocalInstance(TritonInstance):
         There is no tritonserver here.
     """
 
-    def __init__(self, settings: ServerSettings, log_file: Path | None = None) -> None:
-        super().__init__(settings, log_file)
+    def __init__(
+        self, settings: ServerSettings, log_file: Path | None = None, plan: Plan | None = None
+    ) -> None:
+        super().__init__(settings, log_file, plan)
         self._triton: LocalTriton = find_triton()
 
     def _open_container(self) -> None:
         for path, link in self._links.items():
-            link.symlink_to(path)
-
-    def _close_container(self) -> None:
-        for link in self._links.values():
             link.unlink(missing_ok=True)
+            link.symlink_to(path)
 
     @property
     def _links(self) -> dict[str, Path]:
@@ -41,20 +43,21 @@ class LocalInstance(TritonInstance):
         The Python backend starts its stub through a shell and quotes neither the stub's path nor
         the model's: a blank in it would be the end of the path, a semicolon the start of a command.
         """
-        paths = {
-            ".models": self._settings.model_repository,
-            ".backends": str(self._triton.backend_directory or ""),
+        directory = self._settings.directory
+        links = {
+            self._settings.model_repository: directory.models_link,
+            str(self._triton.backend_directory or ""): directory.backends_link,
         }
         return {
-            path: temporary_path(self.server_id, suffix)
-            for suffix, path in paths.items()
+            path: link
+            for path, link in links.items()
             if path.startswith("/") and shlex.quote(path) != path
         }
 
     def _server_command(self) -> list[str]:
         links = self._links
         repository, backends = self._settings.model_repository, self._triton.backend_directory
-        command = [str(self._triton.binary)]
+        command = [*dies_with_this_process(), str(self._triton.binary)]
         if backends is not None:
             command.append(f"--backend-directory={links.get(str(backends), backends)}")
         return [
@@ -64,3 +67,13 @@ class LocalInstance(TritonInstance):
 
     def _server_environment(self) -> Mapping[str, str]:
         return {**os.environ, **self._triton.environment, **self._settings.environment}
+
+
+def dies_with_this_process() -> list[str]:
+    """Return what to put before a command so that the kernel ends it when this process is gone.
+
+    The kernel means the thread that starts it, so that is said of a process's first thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [sys.executable, "-I", "-S", _launch.__file__, "bound", str(os.getpid())]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import secrets
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from hermes.errors import ParameterError, PortInUseError
+
+UNIX = "unix"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +31,22 @@ class Ports:
 
 
 def check_listen(listen: str) -> str:
-    """Return the address to listen on as Triton is to be given it.
+    """Return the address to listen on as Triton is to be given it, or ``unix`` as it is.
 
     Raises
     ------
     ParameterError
-        It is not an IP address.
+        It is neither an IP address nor ``unix``.
     """
+    if listen == UNIX:
+        return UNIX
     if listen == "localhost":
         return "127.0.0.1"
     try:
         return str(ipaddress.ip_address(listen))
     except ValueError:
         # Triton's HTTP service takes names for 255.255.255.255, without a word.
-        raise ParameterError("listen", f"{listen!r} is not an IP address") from None
+        raise ParameterError("listen", f"{listen!r} is neither an IP address nor unix") from None
 
 
 def free_ports(host: str) -> Ports:
@@ -50,6 +55,11 @@ def free_ports(host: str) -> Ports:
         held = [stack.enter_context(_bound(host, 0)) for _ in range(3)]
         grpc, http, metrics = (listener.getsockname()[1] for listener in held)
     return Ports(grpc=grpc, http=http, metrics=metrics)
+
+
+def socket_ports() -> Ports:
+    """Return numbers for the names of sockets: others at each start, so that a client can tell."""
+    return Ports(grpc=1024 + secrets.randbelow(60_000), http=1, metrics=2)
 
 
 def check_free(host: str, port: int, service: str) -> None:

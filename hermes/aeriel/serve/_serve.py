@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
+from hermes._cleanup import Plan, sweep
+from hermes._directory import ServerDirectory, new_server_id, state_home
 from hermes.aeriel._credentials import make_credentials
-from hermes.aeriel._guard import temporary_path
 from hermes.aeriel.serve._command import (
     ServerSettings,
     check_model_repository,
@@ -22,9 +22,8 @@ from hermes.aeriel.serve._gpus import GPURequest, gpu_environment
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._leases import GPULease, Holder, hold_gpus
 from hermes.aeriel.serve._local import LocalInstance
-from hermes.aeriel.serve._ports import Ports, check_listen
+from hermes.aeriel.serve._ports import UNIX, Ports, check_listen
 from hermes.aeriel.serve._singularity import SingularityInstance
-from hermes.aeriel.serve._state import ServerState
 from hermes.errors import ParameterError
 
 logger = logging.getLogger(__name__)
@@ -48,8 +47,9 @@ def serve(
     insecure: bool = False,
     environment: Mapping[str, str] | None = None,
     stop_timeout_s: float = 30.0,
-    state_dir: str | Path | None = None,
     endpoint_file: str | Path | None = None,
+    directory: ServerDirectory | None = None,
+    started_by: str = "program",
 ) -> Iterator[TritonInstance]:
     """Serve a model repository with Triton while the block lasts.
 
@@ -75,8 +75,8 @@ def serve(
     server_args
         Further flags of tritonserver.
     log_file
-        Takes the server's output (appended). By default a temporary file, kept if the server
-        does not end well.
+        Takes the server's output, and is replaced. By default a file that is removed with the
+        server, unless that does not end well.
     wait
         Enter the block when the server is ready; otherwise call the instance's `wait`.
     timeout_s
@@ -84,22 +84,26 @@ def serve(
     ports
         The ports to listen on, Triton's own by default; ``"auto"`` takes free ones.
     listen
-        The IP address to listen on. Any but a loopback address turns on mutual TLS, with an
-        authority made for this one server: only who has the instance's endpoint gets in. HTTP is
-        off then, and metrics stay on the loopback address.
+        The IP address to listen on, the loopback one by default, where every user of this host can
+        use the server. Any but a loopback address turns on mutual TLS, with an authority made for
+        this one server: only who has the instance's endpoint gets in. HTTP is off then, and
+        metrics stay on the loopback address. ``"unix"`` takes sockets in the server's private
+        directory instead of ports: no other user can connect.
     insecure
         Let everybody in who reaches the address.
     environment
         Variables to set for the server process.
     stop_timeout_s
         Seconds that the server may take to finish its requests when the block ends.
-    state_dir
-        The state directory of the supervisor that this process is, if it is one. It takes the
-        server's keys, which are among the temporary files otherwise, and is removed when this
-        process is killed and nobody needs the server any more.
     endpoint_file
         A file that the caller writes the endpoint to, and removes; if this process is killed, it
         goes too.
+    directory
+        The server's private directory, of which the caller is the owner. By default a new one in
+        the state home (``HERMES_STATE_HOME``), which goes with the server.
+    started_by
+        Who is to be told to stop the server, for ``hermes stop``: a ``supervisor`` or ``command``
+        gets SIGTERM; of a ``program`` the server itself does.
 
     Yields
     ------
@@ -118,41 +122,48 @@ def serve(
     >>> with serve("models", "triton.sif", gpus=[0, 3], wait=True) as instance:  # doctest: +SKIP
     ...     client = tritonclient.grpc.InferenceServerClient(instance.endpoint.grpc)
     """
-    server_id = f"hermes-{secrets.token_hex(6)}"
     address = check_listen(listen)
     repository = check_model_repository(model_repository)
     if ports not in ("auto", None) and not isinstance(ports, Ports):
         raise ParameterError("ports", f'{ports!r} is neither "auto" nor Ports(grpc=…, http=…)')
+    if address == UNIX and isinstance(ports, Ports):
+        raise ParameterError("ports", 'do not apply with listen="unix"')
+    arguments = check_server_args(server_args)
     with ExitStack() as stack:
+        if directory is None:
+            sweep(state_home())
+            directory = ServerDirectory(state_home() / new_server_id())
+            stack.callback(_leave, directory)
         if isinstance(gpus, GPULease):
             lease = gpus
         else:
             request = GPURequest(gpus=None if gpus is None else tuple(gpus), n_gpus=n_gpus)
             holder = Holder(what=str(model_repository))
             lease = stack.enter_context(hold_gpus(request, holder, gpu_timeout_s))
-        is_open = insecure or ipaddress.ip_address(address).is_loopback
-        state = None if state_dir is None else ServerState(Path(state_dir).absolute())
-        keys = temporary_path(server_id, ".tls") if state is None else state.keys_dir / server_id
+        is_open = address == UNIX or insecure or ipaddress.ip_address(address).is_loopback
         settings = ServerSettings(
-            server_id=server_id,
+            directory=directory,
             model_repository=repository,
             ports=None if ports == "auto" else ports or Ports(),
             listen=address,
-            server_args=check_server_args(server_args),
+            server_args=arguments,
             environment={**(environment or {}), **gpu_environment(lease.gpus)},
             stop_timeout_s=stop_timeout_s,
-            credentials=None if is_open else make_credentials(keys.absolute()),
+            credentials=None if is_open else make_credentials(directory.keys),
             locks=lease.descriptors,
-            endpoint_file=None if endpoint_file is None else Path(endpoint_file).absolute(),
-            state_dir=None if state is None else state.directory,
+        )
+        plan = Plan(
+            grace_s=stop_timeout_s,
+            endpoint_file=None if endpoint_file is None else str(Path(endpoint_file).absolute()),
+            started_by=started_by,
         )
         log = None if log_file is None else Path(log_file).absolute()
         instance: TritonInstance
         if image is None:
-            instance = LocalInstance(settings, log)
+            instance = LocalInstance(settings, log, plan)
         else:
             instance = SingularityInstance(
-                settings, log, image=str(image), name=name, gpus=lease.gpus
+                settings, log, plan, image=str(image), name=name, gpus=lease.gpus
             )
             warn_of_writers(Path(instance.image), "image")
         warn_of_writers(Path(repository), "model repository")
@@ -160,6 +171,13 @@ def serve(
         if wait:
             instance.wait(timeout_s)
         yield instance
+
+
+def _leave(directory: ServerDirectory) -> None:
+    """Remove the directory of a server that has ended; what could not be ended is swept later."""
+    if not directory.plan_file.exists():
+        directory.clear_owner()
+        directory.tidy()
 
 
 def warn_of_writers(path: Path, what: str) -> None:

@@ -15,15 +15,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from hermes._cleanup import Container, Plan
 from hermes.aeriel.serve._command import ServerSettings
 from hermes.aeriel.serve._container import (
     Instance,
     find_runtime,
     runtime_words,
     start_instance,
-    stop_instance,
 )
 from hermes.aeriel.serve._image import check_image, find_image
 from hermes.aeriel.serve._instance import TritonInstance
@@ -33,8 +34,6 @@ from hermes.errors import (
     ParameterError,
     TritonNotFoundError,
 )
-
-__all__ = ["SingularityInstance", "stop_instance"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +82,13 @@ class SingularityInstance(TritonInstance):
         self,
         settings: ServerSettings,
         log_file: Path | None = None,
+        plan: Plan | None = None,
         *,
         image: str,
         name: str | None = None,
         gpus: Sequence[int | str] | None = None,
     ) -> None:
-        super().__init__(settings, log_file)
+        super().__init__(settings, log_file, plan)
         self.name = settings.server_id if name is None else name
         if not _NAME.fullmatch(self.name):
             problem = f"{self.name!r} is not made of letters, digits and ._- only"
@@ -99,25 +99,21 @@ class SingularityInstance(TritonInstance):
         if Instance(self._runtime, self.name).find() is not None:
             raise InstanceExistsError(self.name)
         self._use_driver = (gpus is None or len(gpus) > 0) and has_nvidia_driver()
-        self._pid: int | None = None
         self._triton = TRITON
-
-    def _container_name(self) -> str:
-        return self.name
+        self._plan = replace(self._plan, container=Container(runtime=self._runtime, name=self.name))
 
     def _open_container(self) -> None:
-        credentials = self._settings.credentials
         options = start_options(
             self._settings.model_repository,
             use_driver=self._use_driver,
-            keys=None if credentials is None else credentials.directory,
+            directory=self._settings.directory.path,
         )
-        self._pid = start_instance(self._runtime, self.image, self.name, self.server_id, options)
+        pid = start_instance(self._runtime, self.image, self.name, self.server_id, options)
+        container = Container(runtime=self._runtime, name=self.name, pid=pid)
+        self._plan = replace(self._plan, container=container)
+        self._plan.write(self._settings.directory)
         logger.info("started container instance %s from %s", self.name, self.image)
         self._triton = self._find_triton()
-
-    def _close_container(self) -> None:
-        stop_instance(self.name, self.server_id, self._pid)
 
     def _server_command(self) -> list[str]:
         local = self._settings.model_repository.startswith("/")
@@ -161,26 +157,23 @@ def has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def start_options(
-    model_repository: str, *, use_driver: bool, keys: Path | None = None
-) -> list[str]:
-    """Return the options of ``instance start`` that let the server see its models, keys and GPUs.
+def start_options(model_repository: str, *, use_driver: bool, directory: Path) -> list[str]:
+    """Return the options of ``instance start`` that let the server see what is outside.
 
-    A local repository is always mounted, and always at the same place: whether it would be
-    visible by itself depends on the site's configuration. Remote ones are left to Triton. Keys
-    are mounted where they are.
+    That is its models, its own directory (keys and sockets) and the GPUs. A local repository is
+    always mounted, and always at the same place: whether it would be visible by itself depends on
+    the site's configuration. Remote ones are left to Triton. The directory is mounted where it is.
     """
     options = ["--nv"] if use_driver else []
     if model_repository.startswith("/"):
         options += _mount(model_repository, MODELS)
-    if keys is not None:
-        options += _mount(str(keys), str(keys))
-    return options
+    return [*options, *_mount(str(directory), str(directory), read_only=False)]
 
 
-def _mount(source: str, destination: str) -> list[str]:
+def _mount(source: str, destination: str, *, read_only: bool = True) -> list[str]:
     # Of the ways to say this only `--mount`, which is CSV, can say every path.
-    fields = ["type=bind", f"source={source}", f"destination={destination}", "ro"]
+    fields = ["type=bind", f"source={source}", f"destination={destination}"]
+    fields += ["ro"] if read_only else []
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(fields)
     return ["--mount", line.getvalue()]

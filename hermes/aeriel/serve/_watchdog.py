@@ -1,13 +1,16 @@
-"""A server that is kept: watched while it is wanted, and started again when it fails."""
+"""A server that is kept running: watched while it is wanted, and started again when it fails."""
 
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 
-from hermes.aeriel._processes import ailing_processes
+from hermes._processes import ailing_processes
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._health import Health, Probe
 from hermes.aeriel.serve._instance import TritonInstance
@@ -30,13 +33,13 @@ LONGEST_PAUSE_S = 15.0
 STOPPED_S = 5.0
 
 
-def keep(
+def run_with_restarts(
     server: AbstractContextManager[TritonInstance],
     *,
     timeout_s: float,
     is_wanted: Callable[[], bool],
     publish: Callable[[Endpoint], None],
-    withdraw: Callable[[], None],
+    unpublish: Callable[[], None],
     most_restarts: int = 0,
 ) -> None:
     """Run a server while it is wanted.
@@ -51,7 +54,7 @@ def keep(
         Asked a few times a second.
     publish
         Called with the endpoint when the server is ready, again after each restart.
-    withdraw
+    unpublish
         Called when the server is not ready any more, and before it stops.
     most_restarts
         How often in a row a server that crashed or hangs is started again.
@@ -77,7 +80,7 @@ def keep(
                 try:
                     _watch(instance, is_wanted)
                 finally:
-                    withdraw()
+                    unpublish()
             except ServerError as error:
                 is_forgiven = time.monotonic() - well_since >= FORGIVE_S
                 failures = 1 if was_ready and is_forgiven else failures + 1
@@ -162,3 +165,21 @@ def _hangs(instance: TritonInstance, problem: str) -> ServerHangsError:
     return ServerHangsError(
         problem=problem, log_file=instance.log_file, log_tail=log_tail(instance.log_file)
     )
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """Turn SIGTERM, SIGINT and SIGHUP into an event while the block lasts."""
+    stopped = threading.Event()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        logger.info("got %s", signal.Signals(number).name)
+        stopped.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

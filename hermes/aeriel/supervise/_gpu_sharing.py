@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hermes.aeriel.serve._gpus import GPURequest
 from hermes.aeriel.serve._leases import GPULease, Holder, lease_gpus
-from hermes.aeriel.serve._state import ServerState
+from hermes.aeriel.supervise._state import ServerState
 from hermes.errors import GPUBusyError
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ POLL_S = 0.3
 IDLE_S = 10.0
 
 
-class Idleness:
+class YieldTimer:
     """Tells when a server that is asked for its place has been idle for long enough."""
 
     def __init__(self, state: ServerState) -> None:
@@ -33,7 +33,7 @@ class Idleness:
 
     def is_over(self) -> bool:
         """Tell whether the server should give way now."""
-        if not self._state.is_asked_for_place() or self._state.is_running():
+        if not self._state.is_asked_to_yield() or self._state.is_running():
             self._since = None
             return False
         now = time.monotonic()
@@ -80,7 +80,7 @@ def wait_for_gpus(
             lease = lease_gpus(request)
             claims = _claims(state, lease)
             if not claims:
-                lease.sign(Holder(what=what, state=str(state.directory)))
+                lease.sign(Holder(what=what, state=str(state.path)))
                 return lease
             lease.close()
             busy = GPUBusyError(
@@ -96,7 +96,7 @@ def wait_for_gpus(
             tell(told)
         related = [other for text in busy.states if (other := _related(state, text)) is not None]
         for other in related:
-            other.ask_for_place()
+            other.request_yield()
             deadline = time.monotonic() + timeout_s
         if time.monotonic() > deadline:
             raise busy
@@ -120,7 +120,7 @@ def _claims(state: ServerState, lease: GPULease) -> list[Holder]:
 
 def _related(state: ServerState, directory: str) -> ServerState | None:
     """Return the state of another server that a driver of this one has consumers of."""
-    for other in ServerState.all(state.directory.parent):
-        if other.directory == Path(directory) != state.directory:
+    for other in ServerState.all(state.path.parent):
+        if other.path == Path(directory) != state.path:
             return other if other.consumers().keys() & state.consumers().keys() else None
     return None

@@ -1,0 +1,311 @@
+"""The private directory of one server, and who may touch it; nothing but the standard library.
+
+Everything that belongs to a server is in it, but its processes and what its backends put into
+``/dev/shm``; both carry the directory's name, which is the server's id.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from hermes._processes import Host, ProcessIdentity
+from hermes.errors import LockTimeoutError, ParameterError
+
+STATE_VARIABLE = "HERMES_STATE_HOME"
+LOCK_TIMEOUT_S = 60.0
+POLL_S = 0.02
+# A socket's path has 107 bytes at most, and the longest name in a server's directory is a socket's.
+MOST_HOME_BYTES = 64
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
+_SERVER_ID = re.compile(r"hermes-[0-9a-f]{14}")
+
+
+def state_home(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the directory that holds the directories of this user's servers on this host.
+
+    ``HERMES_STATE_HOME``, else ``hermes-UID`` among the temporary files: it has to be on a disk of
+    this host, because locks and process ids mean nothing on another. Where that path is too long
+    for a socket, or has characters that gRPC's addresses or a shell read in their own way,
+    a directory in ``/tmp`` stands for it.
+    """
+    named = environ.get(STATE_VARIABLE)
+    user = f"hermes-{os.getuid()}"
+    home = Path(named).absolute() if named else Path(tempfile.gettempdir()).absolute() / user
+    if len(os.fsencode(home)) > MOST_HOME_BYTES or not _PLAIN_PATH.fullmatch(str(home)):
+        home = Path("/tmp") / f"{user}-{_digest(str(home), 8)}"  # noqa: S108 (checked to be private)
+    return home
+
+
+def new_server_id(identity: str | None = None) -> str:
+    """Return an id for a server on this host: a random one, or the one that stands for a text."""
+    return (
+        f"hermes-{Host.here().digest}{_digest(identity, 8) if identity else secrets.token_hex(4)}"
+    )
+
+
+def _digest(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:digits]
+
+
+class ServerDirectory:
+    """The directory of one server.
+
+    Parameters
+    ----------
+    path
+        Made when it is first needed, for this user's eyes only.
+
+    Attributes
+    ----------
+    server_id
+        Its name, which is what the server calls itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.server_id = path.name
+        self.plan_file = path / "plan.json"
+        self.endpoint_file = path / "endpoint.json"
+        # Beside it: the log of a server that failed is to be read when its directory is gone.
+        self.log_file = path.with_name(f"{path.name}.log")
+        self.watcher_log = path / "watcher.log"
+        self.models_link = path / "models"
+        self.backends_link = path / "backends"
+        self.keys = path / "keys"
+        self._owner = path / "owner"
+        self._leases = path / "leases"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}>"
+
+    @classmethod
+    def all(cls, home: Path) -> list[Self]:
+        """Return the directories of this user's servers, and nothing else that may be there."""
+        return [
+            cls(path) for path in entries(home) if _SERVER_ID.fullmatch(path.name) and is_own(path)
+        ]
+
+    def owner(self) -> ProcessIdentity | None:
+        """Return the process that started the server, if it lives.
+
+        What another user has put there is not believed.
+        """
+        owner = self._read_owner()
+        return owner if owner is not None and owner.is_alive() else None
+
+    def is_left(self) -> bool:
+        """Tell whether the owner is known to have ended without cleaning up."""
+        owner = self._read_owner()
+        return owner is not None and owner.is_dead()
+
+    def is_of_another_host(self) -> bool:
+        """Tell whether its owner cannot be judged from here."""
+        owner = self._read_owner()
+        return owner is not None and not owner.is_here and not owner.is_dead()
+
+    def set_owner(self, owner: ProcessIdentity) -> None:
+        """Record who started the server."""
+        make_private(self.path)
+        write_whole(self._owner, str(owner))
+
+    def clear_owner(self) -> None:
+        """Record that nobody has a server here, unless another process has one by now."""
+        with self.exclusive():
+            owner = self._read_owner()
+            if owner is None or owner.is_dead() or owner == ProcessIdentity.of(os.getpid()):
+                self._owner.unlink(missing_ok=True)
+
+    def wake(self) -> None:
+        """Let an owner go on that somebody stopped: it cannot keep its server like that."""
+        owner = self._read_owner()
+        if owner is not None:
+            owner.wake()
+
+    def is_needed(self) -> bool:
+        """Tell whether a driver that lives has a consumer outstanding."""
+        return any(
+            driver.is_alive() and any(path.name[0] != "." for path in entries(leases))
+            for driver, leases in self._drivers()
+        )
+
+    def sockets(self) -> list[Path]:
+        """Return the sockets that a server has, or left, here."""
+        return [path for path in entries(self.path) if stat.S_ISSOCK(path.lstat().st_mode)]
+
+    def remove_server_files(self) -> None:
+        """Remove what a server that has ended leaves, and keep what its consumers wrote."""
+        shutil.rmtree(self.keys, ignore_errors=True)
+        for path in self._server_files():
+            path.unlink(missing_ok=True)
+
+    def _server_files(self) -> list[Path]:
+        # The plan last: as long as it is there, somebody has to look for the rest.
+        files = [self.endpoint_file, self.models_link, self.backends_link]
+        return [*files, *self.sockets(), self.plan_file]
+
+    def tidy(self) -> None:
+        """Remove the directory if nobody needs or has the server."""
+        if not is_own(self.path):
+            return
+        with self.exclusive():
+            owner = self._read_owner()
+            if (owner is None or owner.is_dead()) and not self.is_needed():
+                shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # others are in it
+            self.path.parent.rmdir()
+
+    def touch(self) -> None:
+        """Make everything here look used: cleaners of ``/tmp`` take what is some days old."""
+        for path in (self.path, *self.path.rglob("*")):
+            if not path.is_symlink():
+                try:
+                    os.utime(path)
+                except OSError:  # it went meanwhile
+                    continue
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the directory's lock, for a moment; the kernel drops it with the process.
+
+        Raises
+        ------
+        LockTimeoutError
+            Another process has held it for a minute.
+        """
+        with self._locked("lock"):
+            yield
+
+    @contextmanager
+    def cleaning(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+        """Hold the right to end a server here, or to start one.
+
+        Raises
+        ------
+        LockTimeoutError
+            Another process is at it, and was not done in time.
+        """
+        with self._locked("cleaning", timeout_s):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            make_private(self.path)
+            lock = self.path / name
+            try:
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            try:
+                if _try_lock(descriptor) and os.fstat(descriptor).st_nlink > 0:
+                    # Else it guards a directory that is gone.
+                    yield
+                    return
+            finally:
+                # Unlock explicitly: a child that was forked meanwhile shares the open file, so
+                # that closing it here alone would keep the lock.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                os.close(descriptor)
+            if time.monotonic() > deadline:
+                raise LockTimeoutError(str(lock), timeout_s)
+            time.sleep(POLL_S)
+
+    def _drivers(self) -> Iterator[tuple[ProcessIdentity, Path]]:
+        for path in entries(self._leases):
+            try:
+                yield ProcessIdentity.parse(path.name), path
+            except ValueError:  # not ours
+                continue
+
+    def _read_owner(self) -> ProcessIdentity | None:
+        text = text_of(self._owner) if is_own(self.path) else ""
+        try:
+            return ProcessIdentity.parse(text) if text else None
+        except ValueError:
+            return None
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory for this user only, with its parents.
+
+    Raises
+    ------
+    ParameterError
+        It cannot be made, or belongs to somebody else, who could plant files in it.
+    """
+    for path in (directory.parent, directory):
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            problem = f"{path} cannot be made: {error.strerror}; set it to a directory of yours"
+            raise ParameterError(STATE_VARIABLE, problem) from error
+        if not is_own(path):
+            problem = f"{path} is not a directory of this user; set it to one that is"
+            raise ParameterError(STATE_VARIABLE, problem)
+    if stat.S_IMODE(directory.stat().st_mode) != 0o700:
+        directory.chmod(0o700)
+
+
+def is_own(directory: Path) -> bool:
+    """Tell whether a directory is there and belongs to this user."""
+    try:
+        status = directory.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+
+
+def entries(directory: Path) -> list[Path]:
+    """Return what is in a directory, sorted; nothing where there is none."""
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, for this user's eyes only, that appears whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def text_of(path: Path) -> str:
+    """Return what is in a file; nothing where there is none."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def facts_of(path: Path) -> dict[str, object] | None:
+    """Return the JSON object in a file, or None where there is none."""
+    try:
+        facts = json.loads(text_of(path) or "null")
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) else None

@@ -1,0 +1,77 @@
+"""The names of shared memory, which tell whose it is, and the end of what nobody has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from pathlib import Path
+
+from hermes._processes import SHARED_MEMORY, Host, ProcessIdentity, server_processes
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "hermes-shm-"
+_SERVER_ID = re.compile(r"hermes-([0-9a-f]{6})[0-9a-f]{8}(?=-)")
+
+
+def new_region_name() -> str:
+    """Return a name for a region of this process."""
+    return f"{PREFIX}{ProcessIdentity.of(os.getpid())}-{secrets.token_hex(6)}"
+
+
+def server_regions(server_id: str) -> list[Path]:
+    """Return the regions that the backends of a server have in ``/dev/shm``."""
+    return [path for path in SHARED_MEMORY.glob(f"{server_id}-*") if _is_own(path)]
+
+
+def make_private(server_id: str) -> None:
+    """Let nobody else read a server's regions: the Python backend makes them with mode 0644."""
+    for region in server_regions(server_id):
+        region.chmod(0o600)
+
+
+def regions_of_the_dead() -> list[Path]:
+    """Return the regions of this user whose process, or server, is known to have ended.
+
+    What processes of another PID namespace or host have is left out: nobody here can tell.
+    """
+    found = []
+    here = Host.here().digest
+    for path in sorted(SHARED_MEMORY.glob("hermes-*")):
+        if path.name.startswith(PREFIX):
+            try:
+                owner = ProcessIdentity.parse(path.name.removeprefix(PREFIX).rpartition("-")[0])
+            except ValueError:  # somebody else's name
+                continue
+            is_left = owner.is_dead()
+        else:
+            match = _SERVER_ID.match(path.name)
+            is_left = match is not None and match[1] == here and not server_processes(match[0])
+        if is_left and _is_own(path):
+            found.append(path)
+    return found
+
+
+def sweep_regions() -> list[str]:
+    """Remove what was left in ``/dev/shm`` by processes that were killed.
+
+    Returns
+    -------
+    list of str
+        The names of the regions that were removed.
+    """
+    removed = []
+    for path in regions_of_the_dead():
+        path.unlink(missing_ok=True)
+        logger.info("removed %s, which a process left that is gone", path)
+        removed.append(path.name)
+    return removed
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.getuid()
+    except FileNotFoundError:
+        return False

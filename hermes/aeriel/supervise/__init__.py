@@ -1,0 +1,17 @@
+"""A Triton server for as long as somebody needs it, in a process of its own."""
+
+from hermes._directory import state_home
+from hermes.aeriel.supervise._client import ensure_server, stop_server
+from hermes.aeriel.supervise._spec import ServerSpec
+from hermes.aeriel.supervise._state import Lease, ServerState, Status, Wishes
+
+__all__ = [
+    "Lease",
+    "ServerSpec",
+    "ServerState",
+    "Status",
+    "Wishes",
+    "ensure_server",
+    "state_home",
+    "stop_server",
+]

@@ -1,0 +1,143 @@
+"""What each driver of a shared server wants written, for as long as that driver needs it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.monitor import ServerMonitor
+from hermes.aeriel.supervise._state import ServerState
+from hermes.errors import HermesError, OutputError
+
+logger = logging.getLogger(__name__)
+
+COPY_BYTES = 1 << 20
+
+
+class WishedFiles:
+    """Copies a server's log, and monitors the server, into the files that its drivers want.
+
+    A driver's files end with its last lease, and what one driver wants holds whatever others do.
+
+    Parameters
+    ----------
+    state
+        The server's directory.
+
+    Attributes
+    ----------
+    endpoint
+        Where the server listens; None until it is ready.
+    """
+
+    def __init__(self, state: ServerState) -> None:
+        self.endpoint: Endpoint | None = None
+        self._state = state
+        self._logs: dict[str, _LogCopy] = {}
+        self._monitors: dict[str, ExitStack] = {}
+        self._failed: set[str] = set()
+
+    def __enter__(self) -> Self:
+        for wishes in self._state.wishes():
+            if wishes.log_file:  # what cannot be written is an error before the server starts
+                self._logs[wishes.log_file] = _LogCopy(wishes.log_file, self._state.log_file)
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for path in list(self._monitors):
+            self._monitors.pop(path).close()
+        for path in list(self._logs):
+            self._logs.pop(path).close()
+
+    def update(self) -> None:
+        """Begin and end files as drivers come and go, and write what is new."""
+        wishes = self._state.wishes()
+        logs = {each.log_file for each in wishes} - {""}
+        monitors = {each.monitor_file for each in wishes} - {""}
+        for path in logs - self._logs.keys() - self._failed:
+            try:
+                self._logs[path] = _LogCopy(path, self._state.log_file)
+            except OutputError as error:
+                self._fail(path, error)
+        for path in self._logs.keys() - logs:
+            self._logs.pop(path).close()
+        for path, log in self._logs.items():
+            try:
+                log.update()
+            except OSError as error:
+                self._fail(path, error)
+        for path in self._monitors.keys() - monitors:
+            self._monitors.pop(path).close()
+        if self.endpoint is not None:
+            for path in monitors - self._monitors.keys() - self._failed:
+                self._begin_monitor(path)
+
+    def _begin_monitor(self, path: str) -> None:
+        stack = ExitStack()
+        try:
+            # Not the endpoint of now: a server that lost its ports to another one takes others.
+            stack.enter_context(ServerMonitor(lambda: self.endpoint or "", path))
+        except HermesError as error:
+            self._fail(path, error)
+        else:
+            self._monitors[path] = stack
+
+    def _fail(self, path: str, error: Exception) -> None:
+        if path not in self._failed:
+            logger.warning("%s is not written any more: %s", path, error)
+        self._failed.add(path)
+
+
+class _LogCopy:
+    """A server's log, as a file that one driver wants.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+
+    def __init__(self, path: str, log_file: Path) -> None:
+        self._log_file = log_file
+        self._position = 0
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._copy = Path(path).open("wb", buffering=0)  # noqa: SIM115 (closed by `close`)
+        except OSError as error:
+            raise OutputError(path, f"the server's log cannot be written: {error}") from error
+
+    def update(self) -> None:
+        """Copy what is new.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
+        """
+        try:
+            size = self._log_file.stat().st_size
+            while self._position < size:
+                with self._log_file.open("rb") as log:
+                    log.seek(self._position)
+                    data = log.read(COPY_BYTES)
+                self._position += os.write(self._copy.fileno(), data)
+        except FileNotFoundError:  # there is no server yet, or any more
+            return
+
+    def close(self) -> None:
+        """Copy the rest, and close the file."""
+        try:
+            self.update()
+        except OSError as error:
+            logger.warning("%s is incomplete: %s", self._copy.name, error)
+        self._copy.close()
