@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+CANNOT_BE_STARTED = 126  # as a shell says it
 
 
 def bind_to(parent: int) -> None:
@@ -56,7 +57,8 @@ def main() -> None:
     try:
         os.execv(command[0], command)
     except OSError as error:
-        sys.exit(f"{command[0]} cannot be started: {error.strerror}")
+        print(f"It cannot be started: {error.strerror}", file=sys.stderr)  # noqa: T201 (the server's log)
+        sys.exit(CANNOT_BE_STARTED)
 
 
 if __name__ == "__main__":

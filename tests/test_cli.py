@@ -187,7 +187,7 @@ def test_taken_port_is_told_at_once(empty: Path) -> None:
         ("--ports=8001,8000,70000", "ports: metrics: 70000 is not between 1 and 65535"),
         ("--gpus=0,x", "gpus: 'x' is neither an index"),
         ("--server-arg=--id=x", "server_args: --id is set by"),
-        ("--listen=nowhere", "listen: 'nowhere' is not an IP address"),
+        ("--listen=nowhere", "listen: 'nowhere' is neither an IP address nor unix"),
         ("--endpoint-file=/nowhere/at/all", "endpoint_file: /nowhere/at/all cannot be written"),
         ("--endpoint-file=/tmp", "endpoint_file: /tmp cannot be written"),
         ("--log-file=/proc/nothing/log", "log_file: cannot be written"),

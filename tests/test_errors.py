@@ -20,6 +20,7 @@ from hermes.errors import (
     InstallError,
     InstanceExistsError,
     InstanceStartError,
+    LockTimeoutError,
     MissingExtraError,
     ModelError,
     ModelLoadError,
@@ -27,6 +28,7 @@ from hermes.errors import (
     OutputError,
     ParameterError,
     PortInUseError,
+    ProcError,
     RequestError,
     RequestTimeoutError,
     ServerDiedError,
@@ -83,6 +85,11 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
         [f"after 2 s: no answer. Its log, {LOG}, ends with:\n  | loading"],
     ),
     (ServerStopError("hermes-1", ("process 7",)), ["hermes-1", "left: process 7"]),
+    (
+        LockTimeoutError("/state/lock", 60.0),
+        ["another process has held /state/lock for 60 s", "fuser /state/lock"],
+    ),
+    (ProcError("cannot be read"), ["/proc cannot be read", "--mount-proc"]),
     (SupervisorError("no GPU"), ["no server: no GPU"]),
     (
         SupervisorError("it ended", "Killed"),

@@ -141,8 +141,8 @@ class Run:
         is_one: dict[str, Callable[[int, list[str]], bool]] = {
             "driver": lambda pid, _: pid == driver,
             "worker": lambda pid, command: pid != driver and command == found.get(driver),
-            "supervisor": lambda _, command: any(a.startswith("--state-dir=") for a in command),
-            "guard": lambda _, command: "hermes.aeriel._guard" in " ".join(command),
+            "supervisor": lambda _, command: "hermes.aeriel.supervise" in command,
+            "guard": lambda _, command: "_watcher.py" in " ".join(command),
             "server": lambda _, command: Path(command[0]).name == "tritonserver",
             "stub": lambda _, command: Path(command[0]).name == "triton_python_backend_stub",
         }

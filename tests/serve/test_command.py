@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes._directory import ServerDirectory
 from hermes.aeriel.serve import Ports
 from hermes.aeriel.serve._command import (
     ServerSettings,
@@ -16,7 +17,8 @@ PORTS = Ports(grpc=1, http=2, metrics=3)
 
 
 def settings(**facts: object) -> ServerSettings:
-    return ServerSettings(**{"server_id": "hermes-1", "model_repository": "/models", **facts})  # type: ignore[arg-type]
+    directory = ServerDirectory(Path("/state/hermes-1"))
+    return ServerSettings(**{"directory": directory, "model_repository": "/models", **facts})  # type: ignore[arg-type]
 
 
 def test_command_names_everything_that_identifies_the_server() -> None:
@@ -32,6 +34,16 @@ def test_command_names_everything_that_identifies_the_server() -> None:
         "--metrics-port=3",
         "--exit-timeout-secs=30",
     ]
+
+
+def test_sockets_are_in_the_server_s_directory() -> None:
+    arguments = settings(listen="unix").arguments(PORTS)
+    assert "--grpc-address=unix:/state/hermes-1/g" in arguments
+    assert "--http-address=unix:/state/hermes-1/h" in arguments
+    assert "--metrics-address=unix:/state/hermes-1/m" in arguments
+    endpoint = settings(listen="unix").endpoint(PORTS)
+    assert endpoint.grpc == "unix:/state/hermes-1/g:1"  # so gRPC names its socket
+    assert endpoint.http == "unix:/state/hermes-1/h"
 
 
 def test_repository_may_be_seen_elsewhere_by_the_server() -> None:

@@ -277,12 +277,12 @@ def test_deadline_is_kept_and_the_log_that_the_error_names_too(loading: Path) ->
     assert remains(log_file.stem) == [log_file]
 
 
-def test_log_file_is_appended_to_and_stays(empty: Path, tmp_path: Path) -> None:
+def test_log_file_is_replaced_and_stays(empty: Path, tmp_path: Path) -> None:
     log_file = tmp_path / "new" / "directory" / "a log"
     for _ in range(2):
         with serve(empty, ports="auto", log_file=log_file, wait=True) as instance:
             assert instance.log_file == log_file
-    assert log_file.read_text().count("Started GRPCInferenceService") == 2
+    assert log_file.read_text().count("Started GRPCInferenceService") == 1
 
 
 def test_log_file_that_cannot_be_written_is_refused(empty: Path, tmp_path: Path) -> None:
@@ -640,7 +640,7 @@ def guards(owner: Owner) -> list[int]:
     found = []
     for pid in owner.processes():
         with contextlib.suppress(OSError):
-            if "hermes.aeriel._guard" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
+            if "_watcher.py" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
                 found.append(pid)
     return found
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hermes import _launch
 from hermes._cleanup import Plan, end_all, end_leftovers
 from hermes._processes import ProcessIdentity
 from hermes._shared_memory import make_private
@@ -104,6 +105,7 @@ class TritonInstance(ABC):
             self._check_log()
             self._check_ports()
             undo.callback(self._remove_log_of_clean_end)
+            undo.callback(self._leave_directory)
             self._take_directory()
             credentials = self._settings.credentials
             # Before anything that it would have to remove.
@@ -237,6 +239,12 @@ class TritonInstance(ABC):
             end_leftovers(self._directory)
             self._plan.write(self._directory)
 
+    def _leave_directory(self) -> None:
+        """Remove the directory, unless it is a supervisor's, or something of the server is left."""
+        if self._plan.started_by != "supervisor" and not self._directory.plan_file.exists():
+            self._directory.clear_owner()
+            self._directory.tidy()
+
     def _check_log(self) -> None:
         if self._wanted_log_file is None:
             self.log_file = self._directory.log_file
@@ -298,10 +306,18 @@ class TritonInstance(ABC):
                 raise TritonNotFoundError(
                     looked_in=(self._command[0],), advice=f"It cannot be started: {error.strerror}"
                 ) from error
-        # For a moment it has no command line, by which it is found when it is to be stopped.
+        # For a moment it has no command line, by which it is found when it is to be stopped, and
+        # then that of what it is started by, which is not told to stop.
         command_line = Path(f"/proc/{self._process.pid}/cmdline")
-        while self._process.poll() is None and not command_line.read_bytes():
+        while self._process.poll() is None:
+            command = command_line.read_bytes()
+            if command and _launch.__file__.encode() not in command:
+                return
             time.sleep(0.001)
+        if self._process.returncode == _launch.CANNOT_BE_STARTED:
+            program = self._command[self._command.index(_launch.__file__) + 3]
+            advice = log_tail(self.log_file, since=self._log_start)
+            raise TritonNotFoundError(looked_in=(program,), advice=advice)
 
     def _start_again_or_raise(self) -> None:
         """Take other ports when free ones were wanted and somebody was faster."""

@@ -133,7 +133,6 @@ def serve(
         if directory is None:
             sweep(state_home())
             directory = ServerDirectory(state_home() / new_server_id())
-            stack.callback(_leave, directory)
         if isinstance(gpus, GPULease):
             lease = gpus
         else:
@@ -171,13 +170,6 @@ def serve(
         if wait:
             instance.wait(timeout_s)
         yield instance
-
-
-def _leave(directory: ServerDirectory) -> None:
-    """Remove the directory of a server that has ended; what could not be ended is swept later."""
-    if not directory.plan_file.exists():
-        directory.clear_owner()
-        directory.tidy()
 
 
 def warn_of_writers(path: Path, what: str) -> None:
