@@ -18,8 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from hermes._processes import Host, ProcessIdentity
 from hermes.errors import LockTimeoutError, ParameterError
@@ -60,6 +61,27 @@ def _digest(text: str, digits: int) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:digits]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What the owner of a server says of it.
+
+    Parameters
+    ----------
+    phase
+        ``starting``, ``waiting`` (for a GPU), ``ready``, ``restarting`` or ``stopping``.
+    detail
+        What it waits for.
+    model_repository, image, gpus
+        What it serves, from where and on which GPUs.
+    """
+
+    phase: str
+    detail: str = ""
+    model_repository: str = ""
+    image: str = ""
+    gpus: tuple[str, ...] = ()
+
+
 class ServerDirectory:
     """The directory of one server.
 
@@ -79,6 +101,7 @@ class ServerDirectory:
         self.server_id = path.name
         self.plan_file = path / "plan.json"
         self.endpoint_file = path / "endpoint.json"
+        self.status_file = path / "status.json"
         # Beside it: the log of a server that failed is to be read when its directory is gone.
         self.log_file = path.with_name(f"{path.name}.log")
         self.watcher_log = path / "watcher.log"
@@ -127,6 +150,17 @@ class ServerDirectory:
             owner = self._read_owner()
             if owner is None or owner.is_dead() or owner == ProcessIdentity.of(os.getpid()):
                 self._owner.unlink(missing_ok=True)
+
+    def write_status(self, status: Status) -> None:
+        """Say what the server and its supervisor are at."""
+        write_whole(self.status_file, json.dumps(asdict(status)))
+
+    def status(self) -> Status | None:
+        """Return what the owner said of itself last, if it lives."""
+        facts: Any = facts_of(self.status_file)
+        if self.owner() is None or facts is None:
+            return None
+        return Status(**{**facts, "gpus": tuple(facts["gpus"])})
 
     def wake(self) -> None:
         """Let an owner go on that somebody stopped: it cannot keep its server like that."""

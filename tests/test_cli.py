@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -251,3 +252,27 @@ def test_installation_that_cannot_be_is_told(
 def test_a_server_that_is_neither_file_nor_address_is_told_at_once(server: str) -> None:
     told = failed("infer", server, "model", "x.h5", "--output-dir=out")
     assert f"there is no file '{server}', and a server is named by host:port" in told
+
+
+def test_a_server_of_the_command_is_listed_and_stopped(empty: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "HERMES_STATE_HOME": str(tmp_path / "states")}
+    command = [sys.executable, "-m", "hermes"]
+    with subprocess.Popen(
+        [*command, "serve", str(empty), "--ports=auto"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("ready: GRPC at ")
+
+        def hermes(*arguments: str) -> str:
+            return subprocess.check_output([*command, *arguments], env=environment, text=True)
+
+        [listed] = json.loads(hermes("ps", "--json"))
+        assert (listed["phase"], listed["model_repository"]) == ("ready", str(empty))
+        assert hermes("stop", "--all") == f"stopped {listed['id']}\n"
+        assert server.wait(30) == 0
+        assert json.loads(hermes("ps", "--json")) == []
+        assert hermes("stop", "--all") == "no server of yours runs on this host\n"

@@ -60,6 +60,8 @@ class ServerSettings:
         cannot do that, is off then, and metrics stay on the loopback address.
     locks
         Descriptors of locked files; the locks last as long as the server, however that ends.
+    image, gpus
+        The container image and the GPUs, for others to read.
     """
 
     directory: ServerDirectory
@@ -71,6 +73,8 @@ class ServerSettings:
     stop_timeout_s: float = 30.0
     credentials: ServerCredentials | None = None
     locks: tuple[int, ...] = ()
+    image: str = ""
+    gpus: tuple[str, ...] = ()
 
     @property
     def server_id(self) -> str:

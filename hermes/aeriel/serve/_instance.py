@@ -11,12 +11,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from hermes import _launch
 from hermes._cleanup import Plan, end_all, end_leftovers
+from hermes._directory import Status
 from hermes._processes import ProcessIdentity
 from hermes._shared_memory import make_private
 from hermes.aeriel.endpoint import Endpoint
@@ -72,6 +74,12 @@ class TritonInstance(ABC):
         self._directory = settings.directory
         self._wanted_log_file = log_file
         self._plan = plan or Plan(grace_s=settings.stop_timeout_s)
+        self._status = Status(
+            phase="starting",
+            model_repository=settings.model_repository,
+            image=settings.image,
+            gpus=settings.gpus,
+        )
         self._undo = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
@@ -107,6 +115,7 @@ class TritonInstance(ABC):
             undo.callback(self._remove_log_of_clean_end)
             undo.callback(self._leave_directory)
             self._take_directory()
+            self._tell("starting")
             credentials = self._settings.credentials
             # Before anything that it would have to remove.
             self._guard = Guard(self._directory, self._settings.locks)
@@ -152,6 +161,7 @@ class TritonInstance(ABC):
         if not is_ready(self.endpoint):
             return False
         make_private(self.server_id)
+        self._tell("ready")
         return True
 
     def wait(self, timeout_s: float = 600.0) -> None:
@@ -238,6 +248,13 @@ class TritonInstance(ABC):
             self._directory.set_owner(ProcessIdentity.of(os.getpid()))
             end_leftovers(self._directory)
             self._plan.write(self._directory)
+
+    def _tell(self, phase: str) -> None:
+        """Say in the directory what the server is at, unless a supervisor says it."""
+        if self._plan.started_by != "supervisor":
+            self._directory.write_status(replace(self._status, phase=phase))
+            if phase == "ready":
+                self.endpoint.write(self._directory.endpoint_file)
 
     def _leave_directory(self) -> None:
         """Remove the directory, unless it is a supervisor's, or something of the server is left."""

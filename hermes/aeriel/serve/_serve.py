@@ -150,6 +150,8 @@ def serve(
             stop_timeout_s=stop_timeout_s,
             credentials=None if is_open else make_credentials(directory.keys),
             locks=lease.descriptors,
+            image=str(image or ""),
+            gpus=tuple(map(str, lease.gpus or ())),
         )
         plan = Plan(
             grace_s=stop_timeout_s,

@@ -1,9 +1,9 @@
 """A Triton server for as long as somebody needs it, in a process of its own."""
 
-from hermes._directory import state_home
+from hermes._directory import Status, state_home
 from hermes.aeriel.supervise._client import ensure_server, stop_server
 from hermes.aeriel.supervise._spec import ServerSpec
-from hermes.aeriel.supervise._state import Lease, ServerState, Status, Wishes
+from hermes.aeriel.supervise._state import Lease, ServerState, Wishes
 
 __all__ = [
     "Lease",

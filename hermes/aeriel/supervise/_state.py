@@ -18,7 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hermes._directory import ServerDirectory, entries, facts_of, state_home, text_of, write_whole
+from hermes._directory import (
+    ServerDirectory,
+    entries,
+    facts_of,
+    state_home,
+    text_of,
+    write_whole,
+)
 from hermes._processes import ProcessIdentity
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.supervise._spec import ServerSpec
@@ -41,27 +48,6 @@ class Lease:
 
     consumer: str
     is_running: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """What a supervisor says of itself and its server.
-
-    Parameters
-    ----------
-    phase
-        ``starting``, ``waiting`` (for a GPU), ``ready``, ``restarting`` or ``stopping``.
-    detail
-        What it waits for.
-    model_repository, image, gpus
-        What it serves, from where and on which GPUs.
-    """
-
-    phase: str
-    detail: str = ""
-    model_repository: str = ""
-    image: str = ""
-    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +80,6 @@ class ServerState(ServerDirectory):
         self.supervisor_log = path / "supervisor.log"
         self._spec = path / "spec.json"
         self._failure = path / "failure"
-        self._status = path / "status.json"
         self._refused = path / "refused"
         self._place = path / "place"
         self._wishes = path / "wishes"
@@ -158,7 +143,7 @@ class ServerState(ServerDirectory):
     def clear(self, spec: ServerSpec) -> None:
         """Forget what an earlier supervisor said, who may have been killed; within `exclusive`."""
         self._failure.unlink(missing_ok=True)
-        self._status.unlink(missing_ok=True)
+        self.status_file.unlink(missing_ok=True)
         self.unpublish()
         write_whole(self._spec, spec.to_json())
 
@@ -185,17 +170,6 @@ class ServerState(ServerDirectory):
             return Endpoint.read(self.endpoint_file)
         except (FileNotFoundError, HermesError):
             return None
-
-    def write_status(self, status: Status) -> None:
-        """Say what the server and its supervisor are at."""
-        write_whole(self._status, json.dumps(asdict(status)))
-
-    def status(self) -> Status | None:
-        """Return what the owner said of itself last, if it lives."""
-        facts: dict[str, Any] | None = facts_of(self._status)
-        if self.owner() is None or facts is None:
-            return None
-        return Status(**{**facts, "gpus": tuple(facts["gpus"])})
 
     def block_drivers(self) -> None:
         """Say that the server is not to be started again for the drivers that are there now."""

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from hermes._cleanup import sweep
+from hermes._directory import Status
 from hermes._shared_memory import sweep_regions
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve import GPURequest, run_with_restarts, serve, stop_signal
 from hermes.aeriel.supervise._gpu_sharing import YieldTimer, wait_for_gpus
 from hermes.aeriel.supervise._spec import ServerSpec
-from hermes.aeriel.supervise._state import ServerState, Status
+from hermes.aeriel.supervise._state import ServerState
 from hermes.aeriel.supervise._wishes import WishedFiles
 from hermes.errors import HermesError
 
