@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ class GPUBench(Bench):
 @pytest.fixture
 def bench(tmp_path: Path, slow_models: Path) -> Iterator[GPUBench]:
     for name in ("a", "b"):
-        (tmp_path / name).symlink_to(slow_models)
+        shutil.copytree(slow_models, tmp_path / name)
     bench = GPUBench(tmp_path)
     yield bench
     bench.finish()
