@@ -1,0 +1,175 @@
+"""Models that ask for a GPU, where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
+
+from hermes.aeriel.serve import serve
+from hermes.aeriel.serve._cpu import check_gpu_models, cpu_repository, gpu_lines, on_cpu
+from hermes.errors import ModelLoadError
+
+CONFIG = """\
+# KIND_GPU is what exporters write
+backend: "python"
+max_batch_size: 8
+input [{ name: "x", data_type: TYPE_FP32, dims: [2] }]
+output [{ name: "y", data_type: TYPE_FP32, dims: [2] }]
+parameters { key: "KIND_GPU # \\" gpus: [1]" value { string_value: 'KIND_GPU' } }
+instance_group [
+  { kind: KIND_GPU count: 2 gpus: [ 0, 1 ] },
+  { gpus: 1, kind:KIND_GPU },
+  { kind: KIND_CPU, count: 3 }
+]
+"""
+
+
+def parsed(config: str) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(config, model_config_pb2.ModelConfig())
+
+
+def test_lines_that_ask_for_a_gpu_are_found() -> None:
+    assert gpu_lines(CONFIG) == [8, 9]
+    assert gpu_lines(CONFIG.replace("KIND_GPU", "KIND_MODEL")) == []
+
+
+def test_only_kinds_and_gpus_change() -> None:
+    wanted = parsed(CONFIG)
+    for group in wanted.instance_group[:2]:
+        group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+        del group.gpus[:]
+    assert parsed(on_cpu(CONFIG)) == wanted
+
+
+@pytest.mark.parametrize("config", ["", 'name: "m"', "instance_group [{ gpus: [0] }]", "{{{", '"'])
+def test_what_asks_for_no_gpu_stays_as_it_is(config: str) -> None:
+    assert on_cpu(config) == config
+
+
+KINDS = st.sampled_from(["KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"])
+GROUPS = st.lists(st.tuples(KINDS, st.integers(1, 9), st.lists(st.integers(0, 7), max_size=3)))
+
+
+@given(GROUPS, st.text(max_size=20), st.booleans())
+def test_every_configuration_is_read_as_protobuf_reads_it(
+    groups: Sequence[tuple[str, int, list[int]]], text: str, in_one_line: bool
+) -> None:
+    config = model_config_pb2.ModelConfig(name=text, default_model_filename="gpus: [1] KIND_GPU")
+    for kind, count, gpus in groups:
+        config.instance_group.add(kind=kind, count=count, gpus=gpus)
+    written = text_format.MessageToString(config, as_one_line=in_one_line)
+    changed = parsed(on_cpu(written))
+    assert len(gpu_lines(written)) == sum(kind == "KIND_GPU" for kind, _, _ in groups)
+    assert (changed.name, changed.default_model_filename) == (text, config.default_model_filename)
+    for before, after in zip(config.instance_group, changed.instance_group, strict=True):
+        assert (after.kind == after.KIND_CPU) == (before.kind in {before.KIND_CPU, before.KIND_GPU})
+        assert after.count == before.count
+
+
+@pytest.fixture
+def repository(doubler: Path, tmp_path: Path) -> Path:
+    """A repository, under a path that needs care, one of whose two models asks for a GPU."""
+    repository = tmp_path / "mod els\n'ü"
+    for name in ("double", "plain"):
+        (repository / name / "1").mkdir(parents=True)
+        for file in ("config.pbtxt", "1/model.py"):
+            text = (doubler / "double" / file).read_text()
+            (repository / name / file).write_text(text)
+    with (repository / "double" / "config.pbtxt").open("a") as config:
+        config.write("instance_group [{ kind: KIND_GPU, gpus: [0] }]\n")
+    return repository
+
+
+def refuse(repository: Path, *server_args: str, gpus: Sequence[int] | None = ()) -> None:
+    check_gpu_models(str(repository), server_args, gpus, {})
+
+
+class TestCheck:
+    def test_the_line_to_change_is_named(self, repository: Path) -> None:
+        with pytest.raises(ModelLoadError) as error:
+            refuse(repository)
+        config = repository / "double" / "config.pbtxt"
+        n_lines = len(config.read_text().splitlines())
+        assert f"{config}, line {n_lines}, asks for a GPU (KIND_GPU)" in str(error.value)
+        assert "the server sees none: it is to see none (gpus=[])" in str(error.value)
+        assert "cpu=True (--cpu)" in str(error.value)
+
+    @pytest.mark.parametrize(
+        "server_args",
+        [
+            ["--exit-on-error=false"],
+            ["--model-control-mode=explicit"],
+            ["--model-control-mode", "explicit", "--load-model", "plain"],
+        ],
+    )
+    def test_a_model_that_need_not_load_is_let_be(
+        self, repository: Path, server_args: Sequence[str]
+    ) -> None:
+        refuse(repository, *server_args)
+
+    @pytest.mark.parametrize("model", ["double", "*"])
+    def test_a_model_that_is_to_load_is_not(self, repository: Path, model: str) -> None:
+        with pytest.raises(ModelLoadError):
+            refuse(repository, "--model-control-mode=explicit", f"--load-model={model}")
+
+    def test_a_machine_without_a_driver_has_none(self, repository: Path) -> None:
+        if Path("/dev/nvidiactl").exists() or Path("/dev/nvmap").exists():
+            pytest.skip("this machine has a GPU")
+        for gpus in (None, [0]):
+            with pytest.raises(ModelLoadError, match="NVIDIA's driver cannot be used here"):
+                refuse(repository, gpus=gpus)
+
+    def test_nothing_is_known_of_a_url(self) -> None:
+        check_gpu_models("s3://bucket/models", (), (), {})
+
+
+class TestOverlay:
+    @pytest.mark.usefixtures("triton_home")
+    def test_the_models_are_served_on_the_cpu(self, repository: Path, tmp_path: Path) -> None:
+        overlay = cpu_repository(str(repository), tmp_path / "overlay")
+        with serve(overlay, ports="auto", gpus=[], wait=True) as instance:
+            client = tritonclient.grpc.InferenceServerClient(instance.endpoint.grpc)
+            for model in ("double", "plain"):
+                config = client.get_model_config(model).config
+                (group,) = config.instance_group
+                assert group.kind == group.KIND_CPU
+                assert client.is_model_ready(model)
+            client.close()
+
+    def test_the_repository_is_as_it_was(self, repository: Path, tmp_path: Path) -> None:
+        before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+        overlay = Path(cpu_repository(str(repository), tmp_path / "overlay"))
+        assert {path: path.read_bytes() for path in before} == before
+        assert (overlay / "plain").readlink() == repository / "plain"
+        assert (overlay / "double" / "1").readlink() == repository / "double" / "1"
+        assert not (overlay / "double" / "config.pbtxt").is_symlink()
+
+    def test_further_configurations_change_too(self, repository: Path, tmp_path: Path) -> None:
+        """Those that --model-config-name chooses."""
+        (repository / "plain" / "configs").mkdir()
+        (repository / "plain" / "configs" / "fast.pbtxt").write_text(CONFIG)
+        (repository / "plain" / "configs" / "slow.pbtxt").write_text("")
+        overlay = Path(cpu_repository(str(repository), tmp_path / "overlay"))
+        assert (overlay / "plain" / "configs" / "fast.pbtxt").read_text() == on_cpu(CONFIG)
+        assert (overlay / "plain" / "configs" / "slow.pbtxt").is_symlink()
+
+    def test_bytes_that_are_no_text_stay(self, repository: Path, tmp_path: Path) -> None:
+        config = repository / "double" / "config.pbtxt"
+        config.write_bytes(b'name: "\xff"\r\ninstance_group [{ kind: KIND_GPU }]')
+        overlay = Path(cpu_repository(str(repository), tmp_path / "overlay"))
+        wanted = b'name: "\xff"\r\ninstance_group [{ kind: KIND_CPU }]'
+        assert (overlay / "double" / "config.pbtxt").read_bytes() == wanted
+
+    def test_nothing_is_made_where_nothing_asks_for_a_gpu(
+        self, doubler: Path, tmp_path: Path
+    ) -> None:
+        assert cpu_repository(str(doubler), tmp_path / "overlay") == str(doubler)
+        assert cpu_repository("s3://bucket/models", tmp_path / "overlay") == "s3://bucket/models"
+        assert not (tmp_path / "overlay").exists()
