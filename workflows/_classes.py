@@ -82,8 +82,10 @@ def labels_of(
         hot: Integers = chunk.argmax(axis=1)
         return hot
     flat = chunk.reshape(-1)
-    values = flat.astype(np.float64) if flat.dtype.kind == "f" else flat
-    # The limit is a power of two where there is no other: as a float, 2**63 - 1 is 2**63.
+    # Widened, as half precision and bool cannot be compared with every limit; and a power of two
+    # where there is no other limit, as float64 has no 2**63 - 1.
+    wide = {"f": np.float64, "b": np.int64}.get(flat.dtype.kind, flat.dtype)
+    values = flat.astype(wide, copy=False)
     bad = ~((values >= 0) & (values < (1 << 63 if n_classes is None else n_classes)))
     if values.dtype.kind == "f":
         bad |= values != np.floor(values)

@@ -143,7 +143,8 @@ def compute_metrics(
     rest, of the ROC AUC and the average precision (``average="macro"``, ``multi_class="ovr"``).
 
     Regression and ``reference`` take arrays of one shape, (rows,) and (rows, 1) being the same.
-    R2 is the unweighted mean over the columns.
+    ``bias`` is the mean of prediction minus target. R2 and ``rmse`` are unweighted means over the
+    columns. A column of equal targets has an R2 of 1 where every prediction meets them, and else 0.
 
     Parameters
     ----------

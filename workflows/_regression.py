@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workflows._pairs import N_BINS, Floats, Integers, Metric, Pair
+from workflows._pairs import N_BINS, Floats, Integers, Metric, Pair, Rows
+
+# Sums of squares of larger numbers are not finite, and tell nothing.
+LARGEST = 1e140
 
 
 @dataclass(kw_only=True)
@@ -23,6 +26,7 @@ class RegressionTotals:
     n_rows: int = 0
     squared: Floats
     squared_total: Floats
+    total: float = 0.0
     absolute: float = 0.0
     max_absolute: float = 0.0
     residuals: Integers
@@ -34,6 +38,7 @@ class RegressionTotals:
         self.n_rows += len(residuals)
         self.squared += (residuals**2).sum(axis=0)
         self.squared_total += ((targets - self.target_mean) ** 2).sum(axis=0)
+        self.total += float(residuals.sum())
         self.absolute += float(np.abs(residuals).sum())
         self.max_absolute = max(self.max_absolute, float(np.abs(residuals).max()))
         self.residuals += np.histogram(residuals, self.residual_edges)[0]
@@ -44,6 +49,10 @@ class RegressionTotals:
     def mean(self, total: float) -> float:
         """Return the mean over rows and outputs of what sums to a total."""
         return total / (self.n_rows * self.squared.size)
+
+    def rmse(self) -> float:
+        """Return the root of the mean of squares, the mean over the outputs."""
+        return float(np.sqrt(self.squared / self.n_rows).mean())
 
     def r2(self) -> float:
         """Return the coefficient of determination, the mean over the outputs."""
@@ -74,25 +83,28 @@ def gather_residuals(pair: Pair) -> RegressionTotals:
     Raises
     ------
     DataError
-        When the arrays differ in shape, hold NaN or infinity, or have too few rows for R2.
+        When the arrays differ in shape, hold NaN, infinity or a number above 1e140 in magnitude, or
+        have too few rows for R2.
     """
     pair.check_same_shape()
     n_rows = pair.predictions.shape[0]
     if n_rows < 2 and any(metric.name == "r2" for metric in pair.metrics):
         raise pair.error(pair.targets, "r2 wants at least two rows, given 1")
     n_outputs = math.prod(pair.predictions.shape[1:])
-    target_sum = np.zeros(n_outputs)
+    # Sums of differences from the first row: where a target is constant, its mean is exact.
+    origin, shift = np.zeros(n_outputs), np.zeros(n_outputs)
     ranges = np.array([[np.inf, -np.inf]] * 3)
     for start, predictions, targets in pair.chunks():
-        pair.check_finite(pair.predictions, predictions, start)
-        pair.check_finite(pair.targets, targets, start)
-        given, wanted = _outputs(predictions), _outputs(targets)
-        target_sum += wanted.sum(axis=0)
+        given = _outputs(pair, pair.predictions, predictions, start)
+        wanted = _outputs(pair, pair.targets, targets, start)
+        if start == 0:
+            origin = wanted[0]
+        shift += (wanted - origin).sum(axis=0)
         for index, values in enumerate((given - wanted, given, wanted)):
             ranges[index, 0] = min(ranges[index, 0], values.min())
             ranges[index, 1] = max(ranges[index, 1], values.max())
     totals = RegressionTotals(
-        target_mean=target_sum / n_rows,
+        target_mean=origin + shift / n_rows,
         residual_edges=_edges(*ranges[0]),
         value_edges=_edges(ranges[1:, 0].min(), ranges[1:, 1].max()),
         squared=np.zeros(n_outputs),
@@ -100,13 +112,23 @@ def gather_residuals(pair: Pair) -> RegressionTotals:
         residuals=np.zeros(N_BINS, np.int64),
         pairs=np.zeros((N_BINS, N_BINS), np.int64),
     )
-    for _, predictions, targets in pair.chunks():
-        totals.add(_outputs(predictions), _outputs(targets))
+    for start, predictions, targets in pair.chunks():
+        totals.add(
+            _outputs(pair, pair.predictions, predictions, start),
+            _outputs(pair, pair.targets, targets, start),
+        )
     return totals
 
 
-def _outputs(chunk: npt.NDArray[Any]) -> Floats:
-    return chunk.reshape(len(chunk), -1).astype(np.float64)
+def _outputs(pair: Pair, array: Rows, chunk: npt.NDArray[Any], start: int) -> Floats:
+    pair.check_finite(array, chunk, start)
+    outputs: Floats = chunk.reshape(len(chunk), -1).astype(np.float64)
+    large = np.abs(outputs) > LARGEST
+    if large.any():
+        row, column = np.argwhere(large)[0]
+        problem = f"row {start + row} has the value {outputs[row, column]}"
+        raise pair.error(array, f"{problem}, wanted at most {LARGEST} in magnitude")
+    return outputs
 
 
 def _edges(low: float, high: float) -> Floats:
@@ -120,7 +142,9 @@ def _edges(low: float, high: float) -> Floats:
 
 _VALUES: dict[str, Callable[[RegressionTotals], float]] = {
     "mse": lambda totals: totals.mean(float(totals.squared.sum())),
+    "rmse": RegressionTotals.rmse,
     "mae": lambda totals: totals.mean(totals.absolute),
+    "bias": lambda totals: totals.mean(totals.total),
     "r2": RegressionTotals.r2,
     "max_absolute_error": lambda totals: totals.max_absolute,
 }

@@ -153,7 +153,7 @@ def throughput(done: Sequence[FilePredictions]) -> dict[str, Any]:
 def _default_metrics(target: np.dtype[Any]) -> tuple[str, ...]:
     if target.kind in "iub":
         return "accuracy", "log_loss", "confusion_matrix"
-    return "mse", "mae", "r2", "max_absolute_error"
+    return "mse", "rmse", "mae", "bias", "r2", "max_absolute_error"
 
 
 def _output_name(there: Sequence[str], wanted: str) -> str:

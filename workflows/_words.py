@@ -11,6 +11,8 @@ LABELS = {
     "roc_auc": "ROC AUC",
     "average_precision": "Average precision",
     "mse": "Mean squared error",
+    "rmse": "Root mean squared error",
+    "bias": "Bias (mean of predicted \N{MINUS SIGN} true)",
     "mae": "Mean absolute error",
     "r2": "R²",
     "max_absolute_error": "Largest absolute error",

@@ -30,7 +30,7 @@ SCORE_METRICS = [
     "average_precision",
     "confusion_matrix",
 ]
-REGRESSION_METRICS = ["mse", "mae", "r2", "max_absolute_error"]
+REGRESSION_METRICS = ["mse", "rmse", "mae", "bias", "r2", "max_absolute_error"]
 
 
 def softmax(logits: Any) -> Any:
@@ -337,7 +337,9 @@ def test_regression_agrees_with_scikit_learn(
     assert result.scalars == pytest.approx(
         {
             "mse": sklearn_metrics.mean_squared_error(t, p),
+            "rmse": sklearn_metrics.root_mean_squared_error(t, p),
             "mae": sklearn_metrics.mean_absolute_error(t, p),
+            "bias": (p - t).mean(),
             "r2": sklearn_metrics.r2_score(t, p),
             "max_absolute_error": sklearn_metrics.max_error(t.ravel(), p.ravel()),
         },
@@ -353,6 +355,25 @@ def test_a_constant_target_has_the_r2_of_scikit_learn(shift: float, r2: float) -
     result = compute_metrics(["r2"], targets + shift * 1e9, targets)
     assert result.scalars == {"r2": r2}
     assert sum(result.curves["residual_histogram"]["counts"]) == 5
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 3, None])
+def test_a_constant_target_is_constant_though_its_mean_is_rounded(chunk_rows: int | None) -> None:
+    # The sum of three tenths is not 0.3.
+    targets = np.full(3, 0.1)
+    for shift, r2 in ((0.0, 1.0), (0.25, 0.0)):
+        result = compute_metrics(["r2"], targets + shift, targets, chunk_rows=chunk_rows)
+        assert result.scalars == {"r2": r2}
+
+
+def test_numbers_that_no_sum_of_squares_can_hold_are_refused() -> None:
+    large = np.array([0.0, -1e141])
+    with pytest.raises(
+        DataError, match=r"the targets: mae: row 1 has the value -1e\+141, wanted at"
+    ):
+        compute_metrics(["mae"], np.zeros(2), large)
+    with pytest.raises(DataError, match="the predictions: mse: row 1 has the value"):
+        compute_metrics(["mse"], large, np.zeros(2), chunk_rows=1)
 
 
 def test_one_column_and_none_are_the_same() -> None:
