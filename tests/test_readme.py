@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tests.helpers import remains, wait_until
 
 ROOT = Path(__file__).parents[1]
 BLOCKS: list[tuple[str, str]] = re.findall(
@@ -22,17 +26,18 @@ def block(kind: str, containing: str) -> str:
     return found[0]
 
 
-def run(command: list[str], cwd: Path, **environ: str) -> str:
+def environment(**variables: str) -> dict[str, str]:
     # Under `make check ARGS=…` the make in a block would run with these ARGS: the whole suite.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**inherited, "PATH": path, **variables}
+
+
+def run(command: list[str], cwd: Path, **environ: str) -> str:
     result = subprocess.run(
         command,
         cwd=cwd,
-        env={
-            **inherited,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            **environ,
-        },
+        env=environment(**environ),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -64,6 +69,34 @@ def test_the_two_commands(tmp_path: Path) -> None:
     assert re.search(rf"accuracy 0\.\d+; the report is {report}$", said, re.MULTILINE)
     assert report.exists()
     assert " passed" in said
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Return the command lines that name a directory, or a path in it."""
+    commands = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    return [" ".join(words) for words in commands if any(str(directory) in w for w in words or ())]
+
+
+def test_ctrl_c_leaves_nothing_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    variables = environment(VENV=sys.prefix, DEMO=str(demo))
+    # As a terminal does it: the signal goes to make, the shell, Luigi and its workers at once.
+    with subprocess.Popen(
+        ["make", "validate"], cwd=ROOT, env=variables, start_new_session=True
+    ) as interrupted:
+        wait_until(lambda: any("tritonserver" in c for c in processes_of(demo)), 120)
+        server_ids = set(re.findall(r"--id=(\S+)", " ".join(processes_of(demo))))
+        children = psutil.Process(interrupted.pid).children(recursive=True)
+        os.killpg(interrupted.pid, signal.SIGINT)
+        assert interrupted.wait(60) != 0
+    wait_until(lambda: processes_of(demo) == [], 60)
+    assert [left for server_id in server_ids for left in remains(server_id)] == []
+    assert [r for child in children for r in Path("/dev/shm").glob(f"hermes-*-{child.pid}-*")] == []
+    said = run(["make", "validate"], ROOT, VENV=sys.prefix, DEMO=str(demo))
+    assert re.search(r"accuracy 0\.\d+; the report is", said)
+    predictions = {path: path.stat().st_mtime_ns for path in (demo / "results").rglob("*.h5")}
+    run(["make", "validate"], ROOT, VENV=sys.prefix, DEMO=str(demo))
+    assert predictions == {path: path.stat().st_mtime_ns for path in predictions}
 
 
 def test_your_own_files(project: Path) -> None:
