@@ -75,7 +75,10 @@ define install
 	[ "$$VENV/.$(1)" -nt setup.cfg ] && [ "$$VENV/.$(1)" -nt pyproject.toml ] || { \
 	    echo "installing hermes and what it needs into $$VENV: a minute or two"; \
 	    "$$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-	        --editable '.[$(1)]' && touch "$$VENV/.demo" "$$VENV/.$(1)"; }
+	        --editable '.[$(1)]' || { \
+	        echo "hermes was not installed, for the reason above. Behind a proxy or with a mirror:" \
+	            "pip config set global.proxy URL, pip config set global.index-url URL" >&2; exit 1; }; \
+	    touch "$$VENV/.demo" "$$VENV/.$(1)"; }
 endef
 
 install-demo:

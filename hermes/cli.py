@@ -225,14 +225,14 @@ def ps(
     as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
 ) -> None:
     """List the servers of this user on this host."""
-    from hermes import _machine  # noqa: PLC0415 (as above)
+    from hermes import _ps  # noqa: PLC0415 (as above)
     from hermes.aeriel.supervise import state_home  # noqa: PLC0415 (as above)
 
-    servers = _machine.list_servers(state_home())
+    servers = _ps.list_servers(state_home())
     if as_json:
         typer.echo(json.dumps([asdict(server) for server in servers], indent=2))
         return
-    typer.echo(_machine.as_table([_machine.HEADER, *(server.row() for server in servers)]))
+    typer.echo(_ps.as_table([_ps.HEADER, *(server.row() for server in servers)]))
     for server in servers:
         if server.detail:
             typer.echo(f"\n{server.id} waits: {server.detail}")
@@ -248,18 +248,18 @@ def stop(
 
     A pipeline that is started later brings up a server of its own.
     """
-    from hermes import _machine  # noqa: PLC0415 (as above)
+    from hermes import _ps  # noqa: PLC0415 (as above)
     from hermes.aeriel.supervise import ServerState, state_home, stop_server  # noqa: PLC0415 (as above)
 
     with _errors_as_text():
         running = [state for state in ServerState.all(state_home()) if state.owner()]
-        chosen = [s for s in running if everything or _machine.short_id(s) == server]
+        chosen = [s for s in running if everything or _ps.short_id(s) == server]
         if not chosen and not (everything and not server):
-            known = ", ".join(map(_machine.short_id, running)) or "none"
+            known = ", ".join(map(_ps.short_id, running)) or "none"
             raise ParameterError("server", f"{server!r} is not one of those that run: {known}")
         for state in chosen:
             stop_server(state, timeout_s=timeout_s)
-            typer.echo(f"stopped {_machine.short_id(state)}")
+            typer.echo(f"stopped {_ps.short_id(state)}")
         if not chosen:
             typer.echo("no server of yours runs on this host")
 
@@ -267,10 +267,10 @@ def stop(
 @app.command()
 def check() -> None:
     """Say what this machine has, and what is missing for which feature."""
-    from hermes import _machine  # noqa: PLC0415 (as above)
+    from hermes import _check  # noqa: PLC0415 (as above)
 
     with _errors_as_text():
-        for fact in _machine.machine_facts():
+        for fact in _check.machine_facts():
             typer.echo(f"{'missing' if fact.is_missing else 'ok':8}{fact.subject}: {fact.text}")
 
 

@@ -83,9 +83,11 @@ class InstallError(HermesError):
 
     step: str
     output: str
+    advice: str = ""
 
     def __str__(self) -> str:
-        return f"Triton was not installed: {self.step} failed\n{_indented(self.output)}"
+        text = f"Triton was not installed: {self.step} failed\n{_indented(self.output)}"
+        return f"{text}\n{self.advice}" if self.advice else text
 
 
 class ServerError(HermesError):

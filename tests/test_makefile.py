@@ -96,7 +96,9 @@ def test_a_wrong_python_is_told_in_a_sentence(clone: Path, version: str) -> None
 def test_what_was_stopped_half_way_is_done_by_the_next_call(
     clone: Path, fault: dict[str, str]
 ) -> None:
-    assert make_triton(clone, **fault).returncode != 0
+    done = make_triton(clone, **fault)
+    assert done.returncode != 0
+    assert ("pip config set global.proxy" in done.stderr) == ("pip" in fault)
     shutil.rmtree(clone / ".venv" / "bin")  # so that the fake writes through no link
     done = make_triton(clone)
     assert done.returncode == 0, done.stderr

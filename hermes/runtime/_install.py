@@ -43,6 +43,30 @@ print(json.dumps({
 }))
 """
 SOURCES = Path(__file__).parent
+# What to do about a failure, by what a step says when it fails.
+ADVICE = (
+    (
+        ("No space left on device", "Disk quota exceeded"),
+        f"An installation needs 1 GB; name another directory with {_layout.HOME_VARIABLE}",
+    ),
+    (
+        ("Read-only file system", "Permission denied", "Not a directory"),
+        f"Nothing can be written there; name another directory with {_layout.HOME_VARIABLE}",
+    ),
+    (
+        ("No module named ensurepip",),
+        "Install the package of your system that brings venv (on Debian: apt install python3-venv)",
+    ),
+    (
+        ("after connection broken by", "HTTP error 403", "Could not find a version"),
+        (
+            "pip got nothing from a package index. Name your site's proxy (pip config set "
+            "global.proxy URL) or mirror (pip config set global.index-url URL). Without any, serve "
+            "from a container image, or from a tritonserver of your own on the PATH or in "
+            "HERMES_TRITON_BINARY"
+        ),
+    ),
+)
 
 
 def install_triton(
@@ -134,9 +158,12 @@ def _build(
     about = _python()
     step(
         f"creating an environment with {about['executable']}",
-        *(about["executable"], "-I", "-m", "venv", directory),
+        *(about["executable"], "-I", "-m", "venv", "--without-pip", directory),
     )
-    pip: tuple[str | Path, ...] = (directory / "bin" / "python3", "-I", "-m", "pip")
+    python = directory / "bin" / "python3"
+    # A step of its own: venv keeps to itself why pip could not be brought.
+    step("bringing pip", python, "-I", "-m", "ensurepip", "--default-pip")
+    pip: tuple[str | Path, ...] = (python, "-I", "-m", "pip")
     requirements = _requirements(wishes)
     step(f"pip install {' '.join(requirements)}", *pip, "install", "--prefer-binary", *requirements)
     # Its other dependencies serve its own Python API, which hermes does not use.
@@ -219,10 +246,16 @@ def _check(installation: Installation, lock: int) -> None:
         )
         if result.returncode not in (0, 1):
             advice = (
-                f"\nIf it is libpython that is missing: {sys.executable} was built without its "
+                f"If it is libpython that is missing: {sys.executable} was built without its "
                 "shared library, or that is a package of its own; use a Python that has it"
             )
-            raise InstallError(f"starting {program.name}", result.stderr + advice)
+            raise InstallError(f"starting {program.name}", result.stderr, advice)
+
+
+def _failed(step: str, output: str) -> InstallError:
+    """Return the error of a step, with what to do next where its output tells."""
+    advice = (text for signs, text in ADVICE if any(sign in output for sign in signs))
+    return InstallError(step, output, next(advice, ""))
 
 
 def _run(
@@ -250,9 +283,9 @@ def _run(
             check=False,
         )
     except OSError as error:
-        raise InstallError(description, str(error)) from error
+        raise _failed(description, str(error)) from error
     if result.returncode != 0:
-        raise InstallError(description, result.stdout)
+        raise _failed(description, result.stdout)
     return result.stdout
 
 
@@ -262,7 +295,7 @@ def _locked(home: Path, report: Callable[[str], None]) -> Iterator[int]:
         home.mkdir(parents=True, exist_ok=True)
         lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise InstallError(f"creating {home}", str(error)) from error
+        raise _failed(f"creating {home}", str(error)) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +91,55 @@ def test_failed_install_leaves_what_was_there(plain_home: Path) -> None:
     assert directories(plain_home) == before
 
 
-def test_missing_network_is_named_in_the_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
-    monkeypatch.setenv("PIP_RETRIES", "1")
+class Refuses(http.server.BaseHTTPRequestHandler):
+    """A proxy, or an index, that lets nobody in."""
 
-    with pytest.raises(InstallError, match="Connection refused"):
+    def do_GET(self) -> None:
+        self.send_error(HTTPStatus.FORBIDDEN)
+
+    def do_CONNECT(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The address of a server that answers 403 to everything."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        (None, "Connection refused"),
+        ("PIP_PROXY", "Tunnel connection failed: 403 Forbidden"),
+        ("PIP_INDEX_URL", "Could not find a version"),
+    ],
+)
+def test_missing_network_is_told_with_what_to_do(
+    variable: str | None,
+    told: str,
+    refusing: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for other in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "https://127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    if variable is not None:
+        monkeypatch.setenv(variable, refusing)
+
+    with pytest.raises(InstallError, match=told) as caught:
         install_triton(tmp_path)
 
+    assert "pip config set global.proxy" in str(caught.value).splitlines()[-1]
     assert directories(tmp_path) == ["lock"]
 
 

@@ -368,7 +368,7 @@ class Host:
 
 CHECK = """
 import json
-from hermes._machine import _gpus
+from hermes._check import _gpus
 found = {}
 for fact in _gpus():
     found[fact.subject] = found.get(fact.subject, "") + fact.text + ". "

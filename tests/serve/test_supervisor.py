@@ -19,13 +19,13 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from hermes._directory import new_server_id, state_home
-from hermes._machine import short_id
 from hermes._processes import (
     SHARED_MEMORY,
     ProcessIdentity,
     is_tritonserver,
     server_processes,
 )
+from hermes._ps import short_id
 from hermes._shared_memory import regions_of_the_dead
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._health import MOST_ERRORS, MOST_MISSES, Finding, Health

@@ -1,4 +1,4 @@
-"""What runs on this machine, and what it has: the answers of `hermes ps` and `hermes check`."""
+"""What this machine has for hermes, and what is missing: the answers of `hermes check`."""
 
 from __future__ import annotations
 
@@ -7,82 +7,31 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes._processes import SHARED_MEMORY
+from hermes._processes import SHARED_MEMORY, Host
 from hermes._shared_memory import regions_of_the_dead
 from hermes.aeriel.serve import Ports
 from hermes.aeriel.serve._gpus import job_gpus, order_doubt, undivided, unusable
 from hermes.aeriel.serve._leases import gpu_holders
 from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.aeriel.serve._ports import check_free
-from hermes.aeriel.supervise import ServerState
-from hermes.errors import HermesError, PortInUseError
+from hermes.errors import HermesError, PortInUseError, ProcError
 from hermes.runtime import find_triton
+from hermes.runtime._layout import HOME_VARIABLE, triton_home
 
 VERSION_TIMEOUT_S = 20.0
+TRITON_BYTES = 1_000_000_000  # an installed one has a third of that; pip unpacks beside it
+TEMPORARY_BYTES = 100_000_000  # logs, and what pip unpacks
 # What each extra is for, and a module that it brings.
 EXTRAS = {
     "report": ("jinja2", "reports as pages"),
     "tls": ("cryptography", "servers that clients on other hosts reach"),
     "demo": ("skl2onnx", "the digits example"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    """One server of this user.
-
-    Parameters
-    ----------
-    id
-        What `hermes stop` knows it by.
-    phase, detail
-        What it is at, and what it waits for.
-    endpoint
-        Its GRPC address, when it is ready.
-    model_repository, image, gpus
-        What it serves, from where and on which GPUs.
-    drivers
-        The ids of the processes that run pipelines with it.
-    consumers, running
-        How many tasks need it still, and how many of those run.
-    age_s
-        Seconds since the process started that keeps it.
-    log
-        The server's log, by default.
-    """
-
-    id: str
-    phase: str
-    detail: str
-    endpoint: str | None
-    model_repository: str
-    image: str
-    gpus: tuple[str, ...]
-    drivers: tuple[int, ...]
-    consumers: int
-    running: int
-    age_s: float
-    log: str
-
-    def row(self) -> tuple[str, ...]:
-        """Return the server as a line of a table."""
-        return (
-            self.id,
-            self.phase,
-            self.endpoint or "-",
-            ",".join(self.gpus) or "-",
-            ",".join(map(str, self.drivers)) or "-",
-            f"{self.running}/{self.consumers}",
-            f"{self.age_s:.0f} s",
-            self.model_repository,
-        )
-
-
-HEADER = ("ID", "STATE", "ENDPOINT", "GPUS", "DRIVERS", "RUNNING", "AGE", "MODELS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,69 +51,71 @@ class Fact:
     is_missing: bool = False
 
 
-def short_id(state: ServerState) -> str:
-    """Return what tells a server's id from the others."""
-    return state.server_id.removeprefix("hermes-")
-
-
-def list_servers(home: Path) -> list[Server]:
-    """Return the servers whose owners live."""
-    found = []
-    for state in ServerState.all(home):
-        owner, status = state.owner(), state.status()
-        if owner is None:
-            continue
-        endpoint = state.endpoint()
-        consumers = state.consumers()
-        leases = [lease for each in consumers.values() for lease in each]
-        found.append(
-            Server(
-                id=short_id(state),
-                phase="starting" if status is None else status.phase,
-                detail="" if status is None else status.detail,
-                endpoint=None if endpoint is None else endpoint.grpc,
-                model_repository="" if status is None else status.model_repository,
-                image="" if status is None else status.image,
-                gpus=() if status is None else status.gpus,
-                drivers=tuple(driver.pid for driver in consumers),
-                consumers=len(leases),
-                running=sum(lease.is_running for lease in leases),
-                age_s=round(owner.age_s(), 1),
-                log=str(state.log_file),
-            )
-        )
-    return found
-
-
-def as_table(rows: list[tuple[str, ...]]) -> str:
-    """Return rows as lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
 def machine_facts() -> Iterator[Fact]:
     """Yield what this machine has, and what is missing for which feature."""
     yield Fact(subject="python", text=f"{sys.version.split()[0]}, {sys.executable}")
-    yield _triton()
+    yield from _triton()
     yield from _runtimes()
     yield from _gpus()
     yield from _ports()
+    yield _temporary_files()
+    processes = _processes()
+    yield processes
     yield from _shared_memory()
+    if not processes.is_missing:
+        for region in regions_of_the_dead():
+            yield Fact(
+                subject=str(region), text="left by a process that is gone; it can be removed"
+            )
     for extra, (module, purpose) in EXTRAS.items():
         is_missing = importlib.util.find_spec(module) is None
         text = f"pip install 'hermes-aeriel[{extra}]' for {purpose}" if is_missing else "installed"
         yield Fact(subject=f"extra {extra}", text=text, is_missing=is_missing)
 
 
-def _triton() -> Fact:
+def _triton() -> Iterator[Fact]:
     try:
         triton = find_triton()
     except HermesError as error:
-        return Fact(subject="triton", text=f"{error}", is_missing=True)
-    return Fact(subject="triton", text=f"{triton.binary}, from {triton.source}")
+        yield Fact(subject="triton", text=f"{error}", is_missing=True)
+        yield _room(
+            "triton's home",
+            triton_home(os.environ),
+            TRITON_BYTES,
+            f"name another directory for `hermes install-triton` with {HOME_VARIABLE}",
+        )
+    else:
+        yield Fact(subject="triton", text=f"{triton.binary}, from {triton.source}")
+
+
+def _temporary_files() -> Fact:
+    advice = "name another directory with TMPDIR"
+    try:
+        directory = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        return Fact(subject="temporary files", text=f"{error}; {advice}", is_missing=True)
+    return _room("temporary files", directory, TEMPORARY_BYTES, advice)
+
+
+def _room(subject: str, directory: Path, wanted_bytes: int, advice: str) -> Fact:
+    """Return whether a directory, which may not be there yet, can take so many bytes."""
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Fact(subject=subject, text=f"{there} cannot be written; {advice}", is_missing=True)
+    text = f"{directory}, {free / 1e9:.1f} GB free"
+    if free >= wanted_bytes:
+        return Fact(subject=subject, text=text)
+    text = f"{text}, and {wanted_bytes / 1e9:.1f} GB are needed; {advice}"
+    return Fact(subject=subject, text=text, is_missing=True)
+
+
+def _processes() -> Fact:
+    try:
+        Host.here()
+    except ProcError as error:
+        return Fact(subject="processes", text=str(error), is_missing=True)
+    return Fact(subject="processes", text="/proc shows those of this PID namespace")
 
 
 def _runtimes() -> Iterator[Fact]:
@@ -223,10 +174,13 @@ def _ports() -> Iterator[Fact]:
 
 
 def _shared_memory() -> Iterator[Fact]:
+    subject, purpose = str(SHARED_MEMORY), "Triton's Python models and fast tensors need it"
+    if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        problem = "cannot be written" if SHARED_MEMORY.is_dir() else "is not there"
+        yield Fact(subject=subject, text=f"{problem}; {purpose}", is_missing=True)
+        return
     usage = shutil.disk_usage(SHARED_MEMORY)
     size = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free"
     small = usage.total < 256e6
     text = f"{size}; Python models and large tensors want more" if small else size
-    yield Fact(subject=str(SHARED_MEMORY), text=text, is_missing=small)
-    for region in regions_of_the_dead():
-        yield Fact(subject=str(region), text="left by a process that is gone; it can be removed")
+    yield Fact(subject=subject, text=text, is_missing=small)

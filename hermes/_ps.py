@@ -1,0 +1,105 @@
+"""What runs on this machine: the answers of `hermes ps`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.aeriel.supervise import ServerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One server of this user.
+
+    Parameters
+    ----------
+    id
+        What `hermes stop` knows it by.
+    phase, detail
+        What it is at, and what it waits for.
+    endpoint
+        Its GRPC address, when it is ready.
+    model_repository, image, gpus
+        What it serves, from where and on which GPUs.
+    drivers
+        The ids of the processes that run pipelines with it.
+    consumers, running
+        How many tasks need it still, and how many of those run.
+    age_s
+        Seconds since the process started that keeps it.
+    log
+        The server's log, by default.
+    """
+
+    id: str
+    phase: str
+    detail: str
+    endpoint: str | None
+    model_repository: str
+    image: str
+    gpus: tuple[str, ...]
+    drivers: tuple[int, ...]
+    consumers: int
+    running: int
+    age_s: float
+    log: str
+
+    def row(self) -> tuple[str, ...]:
+        """Return the server as a line of a table."""
+        return (
+            self.id,
+            self.phase,
+            self.endpoint or "-",
+            ",".join(self.gpus) or "-",
+            ",".join(map(str, self.drivers)) or "-",
+            f"{self.running}/{self.consumers}",
+            f"{self.age_s:.0f} s",
+            self.model_repository,
+        )
+
+
+HEADER = ("ID", "STATE", "ENDPOINT", "GPUS", "DRIVERS", "RUNNING", "AGE", "MODELS")
+
+
+def short_id(state: ServerState) -> str:
+    """Return what tells a server's id from the others."""
+    return state.server_id.removeprefix("hermes-")
+
+
+def list_servers(home: Path) -> list[Server]:
+    """Return the servers whose owners live."""
+    found = []
+    for state in ServerState.all(home):
+        owner, status = state.owner(), state.status()
+        if owner is None:
+            continue
+        endpoint = state.endpoint()
+        consumers = state.consumers()
+        leases = [lease for each in consumers.values() for lease in each]
+        found.append(
+            Server(
+                id=short_id(state),
+                phase="starting" if status is None else status.phase,
+                detail="" if status is None else status.detail,
+                endpoint=None if endpoint is None else endpoint.grpc,
+                model_repository="" if status is None else status.model_repository,
+                image="" if status is None else status.image,
+                gpus=() if status is None else status.gpus,
+                drivers=tuple(driver.pid for driver in consumers),
+                consumers=len(leases),
+                running=sum(lease.is_running for lease in leases),
+                age_s=round(owner.age_s(), 1),
+                log=str(state.log_file),
+            )
+        )
+    return found
+
+
+def as_table(rows: list[tuple[str, ...]]) -> str:
+    """Return rows as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,86 @@
+"""hermes where the kernel's file systems are not what it needs: it says so, at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import DOUBLE, write_model
+
+pytestmark = pytest.mark.root
+
+WITHOUT_PROC = "mount -t tmpfs none /proc"
+READ_ONLY_SHARED_MEMORY = "mount -t tmpfs -o ro none /dev/shm"
+FOREIGN_PROC = ":"  # the new PID namespace goes on with the host's
+
+
+def in_namespaces(set_up: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run ``hermes`` in mount and PID namespaces of its own, after a command of the shell there.
+
+    With the host's ``/proc`` where that command does not bring another one.
+    """
+    mounting = ["unshare", "--mount", "sh", "-ec", f'{set_up}; exec "$@"', "sh"]
+    with_pids = ["unshare", "--pid", "--fork"] if set_up == FOREIGN_PROC else []
+    return subprocess.run(
+        [*mounting, *with_pids, sys.executable, "-m", "hermes", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("set_up", "told"),
+    [
+        (WITHOUT_PROC, "missing processes: /proc cannot be read"),
+        (FOREIGN_PROC, "missing processes: /proc is that of another PID namespace"),
+        (READ_ONLY_SHARED_MEMORY, "missing /dev/shm: cannot be written"),
+    ],
+)
+def test_check_tells_what_is_missing(set_up: str, told: str, triton_home: Path) -> None:
+    done = in_namespaces(set_up, "check")
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("missing")]
+    assert line.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("set_up", "told"),
+    [
+        (WITHOUT_PROC, "/proc cannot be read"),
+        (FOREIGN_PROC, "/proc is that of another PID namespace"),
+        (READ_ONLY_SHARED_MEMORY, "shared memory"),
+    ],
+)
+def test_a_server_that_cannot_be_started_is_told_at_once(
+    set_up: str, told: str, triton_home: Path, tmp_path: Path
+) -> None:
+    write_model(tmp_path, "double", DOUBLE)
+    done = in_namespaces(set_up, "serve", tmp_path, "--ports=auto", "--timeout-s=600")
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_installation_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    mount = f"mount -t tmpfs -o size=20m none {tmp_path}; export HERMES_TRITON_HOME={tmp_path}/home"
+    checked = in_namespaces(mount, "check").stdout
+    assert f"missing triton's home: {tmp_path}/home, 0.0 GB free, and 1.0 GB are needed" in checked
+    done = in_namespaces(mount, "install-triton")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("name another directory with HERMES_TRITON_HOME")
+
+
+def test_an_installation_into_what_is_read_only_is_told(tmp_path: Path) -> None:
+    mount = f"mount -t tmpfs -o ro none {tmp_path}; export HERMES_TRITON_HOME={tmp_path}/home"
+    checked = in_namespaces(mount, "check").stdout
+    assert f"missing triton's home: {tmp_path} cannot be written" in checked
+    done = in_namespaces(mount, "install-triton")
+    assert done.returncode == 1
+    assert "Read-only file system" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("name another directory with HERMES_TRITON_HOME")
