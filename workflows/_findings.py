@@ -38,10 +38,6 @@ class Findings:
         """Forget everything."""
         os.ftruncate(self._file, 0)
 
-    def close(self) -> None:
-        """Leave the file to the others."""
-        os.close(self._file)
-
 
 class Queue(Protocol):
     """What Luigi hands a result to."""

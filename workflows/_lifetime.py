@@ -22,10 +22,11 @@ from typing import Any
 
 import luigi
 from luigi.configuration import get_config
-from luigi.worker import KeepAliveThread, TaskProcess
+from luigi.worker import TaskProcess
 
 from hermes._processes import ProcessIdentity, stopped_forks
 from hermes.aeriel.supervise import Lease, ServerState, state_home
+from workflows._builds import driver_pid, is_driven_here
 from workflows._findings import Findings, Results
 
 logger = logging.getLogger(__name__)
@@ -55,33 +56,32 @@ class Service(luigi.Task):
 class Driver:
     """A process that runs a pipeline, as far as leases go; its workers are part of it.
 
-    Attributes
+    Parameters
     ----------
     identity
-        The process: this one, or its parent where this one was forked to run a task.
+        The process.
+
+    Attributes
+    ----------
     running
         The task that runs in this process, if any.
     is_resumed
         Whether that is a service's, which has run before and waits for something.
     """
 
-    def __init__(self) -> None:
-        self.identity = ProcessIdentity.of(os.getpid())
+    def __init__(self, identity: ProcessIdentity) -> None:
+        self.identity = identity
         self.running: luigi.Task | None = None
         self.is_resumed = False
         self._consumers: dict[str, luigi.Task] = {}
         self._dependents: defaultdict[str, set[str]] = defaultdict(set)
         self._findings = Findings()
-        self._services: defaultdict[str, dict[str, Service]] = defaultdict(dict)
         self._states: dict[str, ServerState] = {}
         self._lock = threading.Lock()
         self._watch: threading.Thread | None = None
 
     def discover(self, task: luigi.Task, dependency: luigi.Task) -> None:
         """Note that a task that has yet to run needs another."""
-        if self.identity.pid != os.getpid():
-            self._findings.close()
-            self.__init__()  # type: ignore[misc]  # a fork that drives a pipeline of its own
         self._dependents[dependency.task_id].add(task.task_id)
         if isinstance(dependency, Service):
             self._consumers[task.task_id] = task
@@ -94,8 +94,6 @@ class Driver:
     def begin(self, task: luigi.Task) -> None:
         """Note that this process is about to run a task."""
         self.running = task
-        if os.getpid() != self.identity.pid:
-            die_with(self.identity)
         for service in services_of(task):
             self._acquire(service, task.task_id, is_running=True)
         if isinstance(task, Service):
@@ -106,9 +104,8 @@ class Driver:
         """Note that the task has left this process; it may come again."""
         task, self.running = self.running, None
         if task is not None:
-            for service in self._services[task.task_id].values():
-                if service.state.has_lease(self.identity, task.task_id):
-                    self._acquire(service, task.task_id, is_running=False)
+            for state in self._leased(task.task_id):
+                state.acquire(self.identity, Lease(consumer=task.task_id))
 
     def take_up(self, service: Service) -> bool:
         """Make the running task a consumer; tell whether it was one already."""
@@ -146,7 +143,6 @@ class Driver:
                 state.release_waiting(self.identity, consumer)
 
     def _acquire(self, service: Service, consumer: str, *, is_running: bool) -> None:
-        self._services[consumer][service.task_id] = service
         lease = Lease(consumer=consumer, is_running=is_running)
         if self.identity.pid != os.getpid():
             # Without the lock: a thread of the driver may have held it when this one was forked.
@@ -161,8 +157,13 @@ class Driver:
                 self._watch.start()
 
     def _release(self, consumer: str) -> None:
-        for service in self._services[consumer].values():
-            service.state.release(self.identity, consumer)
+        for state in self._leased(consumer):
+            state.release(self.identity, consumer)
+
+    def _leased(self, consumer: str) -> list[ServerState]:
+        """Return the servers that a consumer has a lease of, whichever process took it."""
+        states = ServerState.all(state_home())
+        return [state for state in states if state.has_lease(self.identity, consumer)]
 
     def _attend(self) -> None:
         """Give every lease back when Luigi's workers are done, though the process may go on."""
@@ -171,14 +172,13 @@ class Driver:
         while True:
             with self._lock:
                 states = list(self._states.values())
-                if not _luigi_works():
+                if not is_driven_here():
                     for state in states:
                         state.release_all(self.identity)
                     self._states, self._watch = {}, None
                     self._consumers.clear()
                     self._dependents.clear()
                     self._findings.clear()
-                    self._services.clear()
                     break
             for state in states:
                 state.wake()
@@ -215,7 +215,27 @@ class Driver:
             state.release_waiting(self.identity, lease.consumer)
 
 
-driver = Driver()
+_drivers: dict[int, Driver] = {}
+
+
+def driver() -> Driver:
+    """Return the driver of the pipeline that runs.
+
+    It is found when the pipeline asks for it, and not when this module is imported: the process
+    may have become another one since, a daemon for example.
+    """
+    pid = driver_pid()
+    if pid not in _drivers:
+        _drivers[pid] = Driver(ProcessIdentity.of(pid))
+    return _drivers[pid]
+
+
+def begin(task: luigi.Task) -> None:
+    """Note that this process is about to run a task."""
+    parent = driver_pid()
+    if parent != os.getpid():
+        die_with(parent)
+    driver().begin(task)
 
 
 class Run:
@@ -232,9 +252,9 @@ class Run:
         self._task = process.task
 
     def __enter__(self) -> None:
-        self._process.result_queue = Results(self._process.result_queue, driver.find)
+        self._process.result_queue = Results(self._process.result_queue, driver().find)
         try:
-            driver.begin(self._task)
+            begin(self._task)
         except Exception:
             # Luigi's worker has no place for an error here. Where it matters, it comes again.
             logger.exception("the servers of %s cannot be told", self._task)
@@ -246,7 +266,7 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            driver.pause()
+            driver().pause()
         except OSError:
             logger.exception("the servers of %s cannot be told", self._task)
 
@@ -257,31 +277,27 @@ def services_of(task: luigi.Task) -> Iterator[Service]:
 
 
 def _discovered(task: luigi.Task, dependency: luigi.Task) -> None:
-    driver.discover(task, dependency)
+    driver().discover(task, dependency)
 
 
 def _started(task: luigi.Task) -> None:
-    if driver.running is not task:  # Luigi was told to enter something else around each run
-        driver.begin(task)
+    if driver().running is not task:  # Luigi was told to enter something else around each run
+        begin(task)
 
 
 def _succeeded(task: luigi.Task) -> None:
-    driver.finish(task)
+    driver().finish(task)
 
 
 def _failed(task: luigi.Task, *_: object) -> None:
-    driver.give_up(task)
+    driver().give_up(task)
 
 
-def die_with(parent: ProcessIdentity) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel end this worker when its driver is gone, however that ended."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent.pid:  # it was faster
+    if os.getppid() != parent:  # it was faster
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _luigi_works() -> bool:
-    return any(isinstance(t, KeepAliveThread) and t.is_alive() for t in threading.enumerate())
 
 
 for _event, _handler in (
@@ -295,6 +311,8 @@ for _event, _handler in (
     (luigi.Event.DEPENDENCY_MISSING, _failed),
 ):
     luigi.Task.event_handler(_event)(_handler)
+
+driver()  # made before Luigi forks its workers: they share what each of them finds out
 
 if not get_config().has_option("worker", "task_process_context"):
     get_config().set("worker", "task_process_context", f"{__name__}.{Run.__name__}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import cached_property
 from pathlib import Path
 from typing import cast, get_args
 
@@ -141,7 +140,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
         """The HDF5 file to write."""
         return Path(self.output().path)
 
-    @cached_property
+    @property
     def server(self) -> TritonServerTask:
         """The server that this task requires.
 
@@ -163,9 +162,9 @@ class InferenceTask(InferenceParameters, luigi.Task):
             return found is not None
         return found == self.fingerprint
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """What stands for everything that the output depends on."""
+        """What stands for everything that the output depends on, as it is now."""
         return fingerprint(
             input=stamp_of(self.input_file),
             model=read_model(

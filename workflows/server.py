@@ -63,8 +63,8 @@ class EndpointTarget(luigi.Target):
         ServerError
             It is not ready.
         """
-        if driver.running is not None:
-            driver.take_up(self._server)
+        if driver().running is not None:
+            driver().take_up(self._server)
             return self._server.ensure()
         endpoint = self._server.state.endpoint()
         if endpoint is None:
@@ -208,7 +208,7 @@ class TritonServerTask(ServerParameters, Service):
         ServerError
             There is no way to have the server.
         """
-        if driver.take_up(self):
+        if driver().take_up(self):
             self.ensure()
         return self.output().exists()
 
@@ -222,7 +222,7 @@ class TritonServerTask(ServerParameters, Service):
         """
         return ensure_server(
             self.spec,
-            driver=driver.identity,
+            driver=driver().identity,
             timeout_s=self.server_timeout_s + 60.0,
         )
 
@@ -235,14 +235,14 @@ class TritonServerTask(ServerParameters, Service):
         try:
             ensure_server(
                 self.spec,
-                driver=driver.identity,
+                driver=driver().identity,
                 timeout_s=self.server_timeout_s + 60.0,
                 wait_for_gpus=False,
-                attempts=1 if driver.is_resumed else 0,
+                attempts=1 if driver().is_resumed else 0,
             )
         except GPUBusyError as error:
-            if not driver.is_resumed:  # once will do
+            if not driver().is_resumed:  # once will do
                 logger.warning("%s waits: %s", self, error)
             yield WaitForGPU(
-                server=self.state.server_id, driver=str(driver.identity), number=time.time_ns()
+                server=self.state.server_id, driver=str(driver().identity), number=time.time_ns()
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from hermes.aeriel.files import (
     window_inputs,
 )
 from hermes.errors import GateError
+from workflows._builds import once_per_build
 from workflows._gates import Gate, GateResult, evaluate_gates
 from workflows._merge import Part, merge
 from workflows._metrics import MetricsResult
@@ -129,7 +129,7 @@ class Merge(ValidationParameters, luigi.Task):
         """Tell whether the merged file is there, and is that of these predictions."""
         return fingerprint_of(Path(self.output().path)) == self.fingerprint
 
-    @cached_property
+    @once_per_build
     def inputs_facts(self) -> list[InputFacts]:
         """What is known of the input files, after checking all that can be checked now.
 
@@ -162,7 +162,7 @@ class Merge(ValidationParameters, luigi.Task):
         check_writable(Path(self.output_dir))
         return facts
 
-    @cached_property
+    @once_per_build
     def fingerprint(self) -> str:
         """What stands for everything that the merged file depends on."""
         parts = [task.fingerprint for task in self.requires()]
@@ -245,7 +245,7 @@ class Validate(ValidationParameters, luigi.Task):
         is_whole = self.output()["html"].exists() and report["verdict"] != "failed"
         return bool(is_whole and report.get("fingerprint") == self.fingerprint)
 
-    @cached_property
+    @once_per_build
     def fingerprint(self) -> str:
         """What stands for everything that the report depends on."""
         return fingerprint(

@@ -1,0 +1,83 @@
+"""Luigi's builds, as a process sees them: whether it drives one, and what was found out in it.
+
+A build is one run of a pipeline: of the command ``luigi``, or of `luigi.build`. Luigi has no name
+for it, but a thread that lasts as long (`KeepAliveThread`), in the process that drives; a task
+runs in this process, or in a worker that it forks (`TaskProcess`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+from luigi.worker import KeepAliveThread, TaskProcess
+
+T = TypeVar("T")
+
+
+def is_driven_here() -> bool:
+    """Tell whether this process drives a build just now."""
+    return _keep_alive_thread() is not None
+
+
+def driver_pid() -> int:
+    """Return the process that drives the build: the parent of a worker, else this process.
+
+    Found anew whenever it matters, for a process may have become another one, a daemon for
+    example, since it imported this.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid is None or not _is_worker() or is_driven_here():
+        return os.getpid()
+    return parent.pid
+
+
+class once_per_build(Generic[T]):  # noqa: N801 (used as property and cached_property are)
+    """A property that is found out once in each build, and each time outside of one.
+
+    Luigi keeps task objects for as long as the process lives, and returns the old one where a task
+    is made with the same parameters. So what a task has found out must not stay in it: a file may
+    have changed before the next build.
+
+    Parameters
+    ----------
+    find
+        The method.
+    """
+
+    def __init__(self, find: Callable[[Any], T]) -> None:
+        self.__doc__ = find.__doc__
+        self._find = find
+        # With the task, so that its id is not used again.
+        self._found: WeakKeyDictionary[object, dict[int, tuple[object, T]]] = WeakKeyDictionary()
+
+    @overload
+    def __get__(self, task: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, task: object, owner: type) -> T: ...
+    def __get__(self, task: object | None, owner: type) -> Self | T:
+        if task is None:
+            return self
+        # A worker finds out for itself; it sees the files as they are when it runs.
+        build = _keep_alive_thread() or (
+            multiprocessing.current_process() if _is_worker() else None
+        )
+        if build is None:
+            return self._find(task)
+        found = self._found.setdefault(build, {})
+        if id(task) not in found:
+            found[id(task)] = task, self._find(task)
+        return found[id(task)][1]
+
+
+def _keep_alive_thread() -> KeepAliveThread | None:
+    threads = (t for t in threading.enumerate() if isinstance(t, KeepAliveThread))
+    return next((thread for thread in threads if thread.is_alive()), None)
+
+
+def _is_worker() -> bool:
+    return isinstance(multiprocessing.current_process(), TaskProcess)
