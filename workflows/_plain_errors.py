@@ -12,7 +12,7 @@ import tempfile
 
 from luigi.parameter import ParameterException
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, ParameterError
 
 # The one whose messages Luigi shows.
 logger = logging.getLogger("luigi-interface")
@@ -68,6 +68,8 @@ def _text_and_words(record: logging.LogRecord) -> tuple[str, str]:
     """Return what a record says, and what the known error says that it tells of."""
     text = record.getMessage()
     error = record.exc_info[1] if record.exc_info else None
+    if error is not None and isinstance(error.__cause__, ParameterError):
+        error = error.__cause__  # Luigi adds only that the value was a default, or in a file
     if isinstance(error, HermesError | ParameterException):
         return text, str(error)
     found = _TRACEBACK.search(text)

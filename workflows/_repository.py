@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
-from tritonclient.utils import triton_to_np_dtype
 
-from hermes.aeriel.files import RowInputs, most_rows, row_inputs
+from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.serve import check_model_repository
 from hermes.errors import ModelLoadError, ModelNotFoundError
+
+# Of a text from a configuration, in a message.
+SHOWN = 300
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,21 +27,15 @@ class RepositoryModel:
 
     Parameters
     ----------
-    inputs
-        The shape of a row (-1: any length) and the dtype of each input, or None where only a
-        server can tell (no configuration, or one without inputs).
-    max_batch_size
-        The most rows of a request; None where only a server can tell.
-    stateful
-        Whether the model, or a step of the ensemble, has a sequence batcher; None likewise.
+    specification
+        What it takes and gives, or None where only a server can tell: there is no configuration,
+        or one that leaves something of the inputs to the server.
     stamp
         Changes when a file of the model, or of a step of the ensemble, does (by size or
         modification time).
     """
 
-    inputs: RowInputs | None = None
-    max_batch_size: int | None = None
-    stateful: bool | None = None
+    specification: ModelSpecification | None = None
     stamp: str
 
 
@@ -59,30 +56,32 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
     repository = Path(check_model_repository(model_repository))
     directory = repository / model_name
     where = f"the model repository {repository}"
-    if not model_name or not directory.is_dir():
+    if not _is_name(model_name) or not directory.is_dir():
         models = tuple(sorted(path.name for path in repository.iterdir() if path.is_dir()))
         raise ModelNotFoundError(model=model_name, where=where, available=models)
-    if model_version and not (directory / model_version).is_dir():
-        versions = tuple(sorted(path.name for path in directory.iterdir() if path.name.isdigit()))
+    versions = sorted(path.name for path in directory.iterdir() if path.name.isdigit())
+    if model_version and model_version not in versions:
         available = tuple(f"{model_name} version {version}" for version in versions)
         raise ModelNotFoundError(
             model=f"{model_name} version {model_version}", where=where, available=available
         )
     configs = _read_configs(repository, model_name, where)
     stamp = _stamp(repository, configs)
+    return RepositoryModel(specification=_specification(model_name, configs, where), stamp=stamp)
+
+
+def _specification(
+    model_name: str, configs: Mapping[str, Any], where: str
+) -> ModelSpecification | None:
     config = configs[model_name]
-    if config is None or not config.input:
-        return RepositoryModel(stamp=stamp)
-    inputs = {tensor.name: (tuple(tensor.dims), _dtype(tensor)) for tensor in config.input}
-    stateful = any(
-        one is not None and one.HasField("sequence_batching") for one in configs.values()
-    )
-    return RepositoryModel(
-        inputs=row_inputs(inputs, batched=config.max_batch_size > 0),
-        max_batch_size=most_rows(inputs, config.max_batch_size, stateful=stateful),
-        stateful=stateful,
-        stamp=stamp,
-    )
+    if config is None or not config.input or any(not each.data_type for each in config.input):
+        return None
+    steps = [step for name, step in configs.items() if name != model_name and step is not None]
+    try:
+        return replace(ModelSpecification.from_config(config, steps), name=model_name)
+    except ValueError as error:
+        reason = f"its config.pbtxt cannot be right: {str(error)[:SHOWN]}"
+        raise ModelLoadError(model=model_name, where=where, reason=reason) from error
 
 
 def _read_configs(repository: Path, model_name: str, where: str) -> dict[str, Any]:
@@ -93,9 +92,19 @@ def _read_configs(repository: Path, model_name: str, where: str) -> dict[str, An
         name = names.pop()
         if name not in configs:
             configs[name] = config = _read_config(repository / name, where)
-            if config is not None:
-                names += [step.model_name for step in config.ensemble_scheduling.step]
+            steps = [] if config is None else config.ensemble_scheduling.step
+            for step in steps:
+                if not _is_name(step.model_name):
+                    reason = f"its config.pbtxt names {step.model_name[:SHOWN]!r} as a step"
+                    raise ModelLoadError(model=name, where=where, reason=reason)
+                names.append(step.model_name)
     return configs
+
+
+def _is_name(text: str) -> bool:
+    """Tell whether a text can be the name of a directory in a repository."""
+    is_plain = Path(text).name == text != "" and text != ".." and "\0" not in text
+    return is_plain and len(os.fsencode(text)) <= LONGEST_NAME
 
 
 def _read_config(directory: Path, where: str) -> Any:
@@ -105,24 +114,31 @@ def _read_config(directory: Path, where: str) -> Any:
     config: Any = model_config_pb2.ModelConfig()
     try:
         text_format.Parse(file.read_text(), config)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        reason = f"{file} cannot be understood: {error}"
+    # Protobuf raises ValueError of numbers that are out of range, and RecursionError.
+    except (text_format.ParseError, ValueError, OSError, RecursionError) as error:
+        reason = f"{file} cannot be understood: {str(error)[:SHOWN]}"
         raise ModelLoadError(model=directory.name, where=where, reason=reason) from error
     return config
-
-
-def _dtype(tensor: Any) -> np.dtype[Any]:
-    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-    dtype: np.dtype[Any] = np.dtype(triton_to_np_dtype("BYTES" if name == "STRING" else name))
-    return dtype
 
 
 def _stamp(repository: Path, models: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for model in sorted(models):
-        for path in sorted((repository / model).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                status = path.stat()
-                facts = f"{path.relative_to(repository)} {status.st_size} {status.st_mtime_ns}\n"
-                digest.update(facts.encode())
+        for path in sorted(_files(repository / model)):
+            status = path.stat()
+            facts = f"{path.relative_to(repository)} {status.st_size} {status.st_mtime_ns}\n"
+            digest.update(facts.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Yield the files below a directory, those behind links to directories too."""
+    seen = set()
+    for parent, directories, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a directory above it
+            directories.clear()
+            continue
+        seen.add(real)
+        directories[:] = [name for name in directories if name != "__pycache__"]
+        yield from (path for name in names if (path := Path(parent, name)).is_file())

@@ -23,7 +23,7 @@ from hermes.aeriel.files import (
 from hermes.errors import HermesError, ParameterError
 from workflows._progress import Progress
 from workflows._repository import read_model
-from workflows.parameters import Number, TextList, TextMap, WholeNumber
+from workflows.parameters import Choice, Flag, Number, Text, TextList, TextMap, WholeNumber
 from workflows.server import TritonServerTask
 
 # How long one connection is tried before the server is looked for again.
@@ -33,10 +33,8 @@ RECONNECT_S = 5.0
 class InferenceParameters:
     """How a file goes through a model."""
 
-    model_name = luigi.Parameter(description="name of the model in the repository")
-    model_version = luigi.Parameter(
-        default="", description="its version; none: the server's choice"
-    )
+    model_name = Text(description="name of the model in the repository")
+    model_version = Text(default="", description="its version; none: the server's choice")
     input_map = TextMap(
         default={}, description='JSON object: the dataset for each model input, {"x": "/path"}'
     )
@@ -45,11 +43,11 @@ class InferenceParameters:
     rows_per_sequence = WholeNumber(
         default=0, description="rows of a sequence, for a model with a state; 0: the whole file"
     )
-    cast = luigi.BoolParameter(description="round numbers to a model's floating-point input")
-    window = luigi.Parameter(
+    cast = Flag(description="round numbers to a model's floating-point input")
+    window = Text(
         default="", description="length of a window of a time series: 1024 (samples), or 1.5s"
     )
-    stride = luigi.Parameter(
+    stride = Text(
         default="", description="from one window to the next, likewise; none: the window's length"
     )
     shifts = TextList(
@@ -59,7 +57,7 @@ class InferenceParameters:
     max_in_flight = WholeNumber(
         default=0, significant=False, description="requests under way at once; 0: what suits"
     )
-    transport = luigi.ChoiceParameter(
+    transport = Choice(
         choices=get_args(TransportName),
         default="auto",
         significant=False,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,30 +16,70 @@ from hermes.errors import ParameterError
 
 T = TypeVar("T")
 
+# Of a value in a message, at most.
+SHOWN = 200
+
+
+# What reading and converting a value raises; deep nesting, and a number that no float can have.
+_WRONG = (TypeError, ValueError, RecursionError, OverflowError)
+
+
+class _Given(list[str]):
+    """The texts that a command line gives for one option, in order."""
+
+
+class _Append(argparse.Action):
+    """Keeps every text of an option that is repeated; an empty one stands for the default."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 (argparse calls it)
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002 (likewise)
+    ) -> None:
+        if values:
+            setattr(namespace, self.dest, _Given([*(getattr(namespace, self.dest) or ()), values]))
+
 
 class _Checked(luigi.Parameter[T]):
-    """A parameter that is written as JSON, or as itself, and checks what it gets."""
+    """A parameter that is written as JSON, or as itself, and checks what it gets.
+
+    An option that is given several times adds up where the parameter has several values, and is
+    refused where it has one.
+    """
 
     takes = "a text"
 
-    def parse(self, x: str) -> T:
-        """Return the value of a text, or raise ParameterError."""
-        try:
-            value = self._read(x)
-        except ValueError as error:
-            raise self._error(x) from error
-        return self.normalize(value)
+    @classmethod
+    def _parser_kwargs(cls, param_name: str, task_name: str | None = None) -> dict[str, Any]:
+        options = super()._parser_kwargs(param_name, task_name)  # type: ignore[no-untyped-call]  # Luigi's
+        return {**options, "action": _Append}
+
+    def parse(self, x: Any) -> T:
+        """Return the value of a text, or of a TOML file's value, or raise ParameterError."""
+        if not isinstance(x, _Given):
+            return self._parse_one(x)
+        first, *others = map(self._parse_one, x)
+        return self._joined([first, *others]) if others else first
 
     def normalize(self, x: Any) -> T:
         """Return the value in its own type, or raise ParameterError."""
         try:
             return self._checked(x)
-        except (TypeError, ValueError) as error:
+        except _WRONG as error:
             raise self._error(x) from error
 
     def serialize(self, x: Any) -> str:
         """Return the text that `parse` reads."""
         return json.dumps(x)
+
+    def _parse_one(self, given: Any) -> T:
+        try:
+            value = self._read(given) if isinstance(given, str) else given
+        except _WRONG as error:
+            raise self._error(given) from error
+        return self.normalize(value)
 
     def _read(self, text: str) -> Any:
         return json.loads(text)
@@ -46,8 +87,64 @@ class _Checked(luigi.Parameter[T]):
     def _checked(self, value: Any) -> T:
         raise NotImplementedError
 
+    def _joined(self, values: Sequence[T]) -> T:
+        """Return the value of an option that is given several times."""
+        problem = f"is given {len(values)} times, but takes one value; give it once"
+        raise ParameterError(self._attribute_name or "parameter", problem)
+
     def _error(self, value: object) -> ParameterError:
-        return ParameterError(self._attribute_name or "parameter", f"{value!r} is not {self.takes}")
+        shown = _shortened(repr(value))
+        return ParameterError(self._attribute_name or "parameter", f"{shown} is not {self.takes}")
+
+
+class Text(_Checked[str]):
+    """A text; a number stands for its digits."""
+
+    def serialize(self, x: Any) -> str:
+        """Return the text."""
+        return str(x)
+
+    def _read(self, text: str) -> Any:
+        return text
+
+    def _checked(self, value: Any) -> str:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return str(_only(value, isinstance(value, str) or is_number))
+
+
+class Choice(Text):
+    """One of some texts.
+
+    Parameters
+    ----------
+    choices
+        The texts.
+    """
+
+    def __init__(self, *, choices: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.takes = f"one of {', '.join(choices)}"
+        self.description = f"{self.description or ''} ({self.takes})".lstrip()
+        self._choices = choices
+
+    def _checked(self, value: Any) -> str:
+        return str(_only(value, value in self._choices))
+
+
+class Flag(luigi.BoolParameter):
+    """True or false; true where the option is given without either."""
+
+    def parse(self, x: Any) -> bool:
+        """Return the value of a text, or raise ParameterError."""
+        text = str(x).lower()
+        if text not in {"true", "false"}:
+            problem = f"{_shortened(repr(x))} is neither true nor false"
+            raise ParameterError(self._attribute_name or "parameter", problem)
+        return text == "true"
+
+    def normalize(self, x: Any) -> bool:
+        """Return the value, or raise ParameterError."""
+        return self.parse(x)
 
 
 class WholeNumber(_Checked[int]):
@@ -81,7 +178,7 @@ class Number(_Checked[float]):
 
 
 class TextList(_Checked[tuple[str, ...]]):
-    """Texts: one as it is, or a JSON list of them."""
+    """Texts: one as it is, or a JSON list of them; those of a repeated option are added."""
 
     takes = 'a text, or a JSON list of texts, such as \'["a", "b"]\''
 
@@ -91,6 +188,9 @@ class TextList(_Checked[tuple[str, ...]]):
     def _checked(self, value: Any) -> tuple[str, ...]:
         values = [value] if isinstance(value, str | Path) else _only(value, _is_list(value))
         return tuple(str(_only(text, isinstance(text, str | Path))) for text in values)
+
+    def _joined(self, values: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        return tuple(text for texts in values for text in texts)
 
 
 class GPUs(_Checked["tuple[int | str, ...] | None"]):
@@ -106,7 +206,7 @@ class GPUs(_Checked["tuple[int | str, ...] | None"]):
 
 
 class TextMap(_Checked[Mapping[str, str]]):
-    """A JSON object of texts."""
+    """A JSON object of texts; those of a repeated option are added."""
 
     takes = 'a JSON object of texts, such as \'{"x": "/path/in/file"}\''
 
@@ -116,7 +216,18 @@ class TextMap(_Checked[Mapping[str, str]]):
 
     def _checked(self, value: Any) -> Mapping[str, str]:
         items = _only(value, isinstance(value, Mapping)).items()
-        return FrozenOrderedDict((name, _only(text, isinstance(text, str))) for name, text in items)
+        return FrozenOrderedDict(
+            (name, _only(text, isinstance(name, str) and isinstance(text, str)))
+            for name, text in items
+        )
+
+    def _joined(self, values: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+        joined: dict[str, str] = {}
+        for name, text in (item for value in values for item in value.items()):
+            if joined.setdefault(name, text) != text:
+                problem = f"{name!r} is given as {joined[name]!r} and as {text!r}"
+                raise ParameterError(self._attribute_name or "parameter", problem)
+        return FrozenOrderedDict(joined)
 
 
 class AbsolutePath(_Checked[str]):
@@ -133,7 +244,12 @@ class AbsolutePath(_Checked[str]):
 
     def _checked(self, value: Any) -> str:
         text = str(_only(value, isinstance(value, str | Path)))
-        return text if not text or "://" in text else str(Path(text).expanduser().absolute())
+        if not text or "://" in text:
+            return text
+        try:
+            return str(Path(_only(text, "\0" not in text)).expanduser().absolute())
+        except RuntimeError as error:  # "~" of a user who has no home
+            raise ValueError(text) from error
 
 
 class ImagePath(AbsolutePath):
@@ -143,13 +259,21 @@ class ImagePath(AbsolutePath):
 
     def _checked(self, value: Any) -> str:
         text = str(_only(value, isinstance(value, str | Path)))
-        return super()._checked(value) if Path(text).expanduser().exists() else text
+        found = super()._checked(value)
+        try:
+            return found if Path(found).exists() else text
+        except OSError:  # it cannot be looked at; whoever needs the image says why
+            return text
 
 
 def _only(value: Any, is_right: bool) -> Any:
     if not is_right:
         raise ValueError(value)
     return value
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _is_list(value: Any) -> bool:

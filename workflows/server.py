@@ -22,10 +22,12 @@ from hermes.errors import GPUBusyError, ServerError
 from workflows._lifetime import Service, driver
 from workflows.parameters import (
     AbsolutePath,
+    Flag,
     GPUs,
     ImagePath,
     Number,
     OptionalWholeNumber,
+    Text,
     TextList,
 )
 
@@ -80,12 +82,12 @@ class ServerParameters:
     image = ImagePath(default="", description="Singularity/Apptainer image; none: a local Triton")
     gpus = GPUs(default=None, description="global indices or UUIDs of GPUs, as a JSON list")
     n_gpus = OptionalWholeNumber(default=None, description="how many GPUs, whichever are free")
-    listen = luigi.Parameter(
+    listen = Text(
         default="unix",
         description="address to listen on, or unix (sockets that no other user can reach); any but "
         "a loopback one asks clients for a certificate",
     )
-    insecure = luigi.BoolParameter(description="let everybody in who reaches the address")
+    insecure = Flag(description="let everybody in who reaches the address")
     server_args = TextList(default=(), description="further flags of tritonserver, as a JSON list")
     server_timeout_s = Number(
         default=600.0, significant=False, description="seconds to wait for the server"

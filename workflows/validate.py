@@ -17,9 +17,9 @@ import luigi
 from hermes.aeriel.files import (
     DatasetFacts,
     InputFacts,
+    RowPlan,
     check_against_model,
     check_agreement,
-    check_batch_size,
     check_sequences,
     find_files,
     fingerprint,
@@ -48,7 +48,7 @@ from workflows._validation import (
     throughput,
 )
 from workflows.inference import InferenceParameters, InferenceTask
-from workflows.parameters import AbsolutePath, Number, TextList
+from workflows.parameters import AbsolutePath, Number, Text, TextList
 from workflows.server import ServerParameters, TritonServerTask
 
 # The one whose messages Luigi shows.
@@ -89,7 +89,7 @@ class ValidationParameters(ServerParameters, InferenceParameters):
     """What is to be validated."""
 
     inputs = TextList(description="HDF5 files: a path or glob, or a JSON list of them")
-    target = luigi.Parameter(default="", description="dataset with the targets in each input file")
+    target = Text(default="", description="dataset with the targets in each input file")
     output_dir = AbsolutePath(description="directory for everything that is written")
 
     @property
@@ -138,26 +138,26 @@ class Merge(ValidationParameters, luigi.Task):
         ParameterError, DataError, ModelError, OutputError
             Something cannot work.
         """
-        model = read_model(self.model_repository, self.model_name, self.model_version)
+        repository = read_model(self.model_repository, self.model_name, self.model_version)
+        model = repository.specification
         files = find_files(self.inputs)
         cut = self.cut
         facts = [
             inspect(
                 file,
                 self.input_map,
-                model_inputs=None if model.inputs is None else list(model.inputs),
+                model_inputs=None if model is None else list(model.inputs),
+                optional=() if model is None else model.optional_inputs,
                 target=self.target or None,
                 shape_of=cut.shape_of if cut else None,
             )
             for file in files
         ]
         check_agreement(facts)
-        if model.inputs is not None:
-            inputs = model.inputs if cut is None else window_inputs(model.inputs, facts[0])[0]
+        if model is not None:
+            rows = RowPlan.of(model, self.batch_size).inputs
+            inputs = rows if cut is None else window_inputs(rows, facts[0])[0]
             check_against_model(facts[0], inputs, cast=self.cast)
-        if model.max_batch_size is not None:
-            check_batch_size(self.batch_size, self.model_name, model.max_batch_size)
-        if model.stateful is not None:
             check_sequences(self.rows_per_sequence, self.model_name, stateful=model.stateful)
         check_writable(Path(self.output_dir))
         return facts
@@ -216,11 +216,11 @@ class Validate(ValidationParameters, luigi.Task):
 
     metrics = TextList(default=(), description="metrics to compute, as a JSON list")
     require = TextList(default=(), description="requirements, such as 'accuracy >= 0.95'")
-    output_name = luigi.Parameter(default="", description="output to compare with the target")
-    scores = luigi.Parameter(default="auto", description="auto, probabilities or logits")
+    output_name = Text(default="", description="output to compare with the target")
+    scores = Text(default="auto", description="auto, probabilities or logits")
     rtol = Number(default=1e-5, description="relative tolerance of the metric reference")
     atol = Number(default=1e-8, description="absolute tolerance of the metric reference")
-    title = luigi.Parameter(default="", significant=False, description="headline of the report")
+    title = Text(default="", significant=False, description="headline of the report")
 
     def requires(self) -> Merge:
         """Return the task that merges the predictions, after checking what was asked for."""

@@ -67,6 +67,31 @@ def test_a_wrong_value_is_told_in_one_line(luigi: Luigi, given: dict[str, str]) 
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--transport=carrier-pigeon"], "transport: 'carrier-pigeon' is not one of "),
+        (["--batch-size=1", "--batch-size=2"], "batch_size: is given 2 times, but takes one value"),
+        (["--Validate-sample-rate=fast"], "sample_rate: 'fast' is not a number, 0 or more"),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(
+    luigi: Luigi, given: dict[str, str], options: list[str], problem: str
+) -> None:
+    said = validate(luigi, *options, **given)
+    assert said.splitlines()[-1].startswith(f"hermes: {problem}")
+    assert "Traceback" not in said
+
+
+def test_a_wrong_value_in_a_file_is_told_in_one_line(
+    luigi: Luigi, given: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "luigi.cfg").write_text("[Validate]\ncast = perhaps\n")
+    said = validate(luigi, **given)
+    assert said.splitlines()[-1] == "hermes: cast: 'perhaps' is neither true nor false"
+    assert "Traceback" not in said
+
+
 def test_a_missing_parameter_is_told_in_one_line(luigi: Luigi, given: dict[str, str]) -> None:
     del given["model_name"]
     said = validate(luigi, **given)

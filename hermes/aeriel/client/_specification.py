@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,35 @@ class ModelSpecification:
     sequence_places: int = 0
 
     @classmethod
+    def from_config(cls, config: Any, steps: Sequence[Any] = ()) -> ModelSpecification:
+        """Return the specification in a configuration: a ``config.pbtxt``, or a server's.
+
+        Parameters
+        ----------
+        config
+            The configuration; its version is the server's choice.
+        steps
+            The configurations of the steps, for an ensemble, and of theirs.
+
+        Raises
+        ------
+        ValueError
+            A tensor has a shape, or an element type, that no tensor can have.
+        """
+        places = [_sequence_places(one) for one in (config, *steps) if _keeps_state(one)]
+        return cls(
+            name=config.name,
+            version="",
+            platform=config.platform or config.backend,
+            inputs={tensor.name: _configured(tensor) for tensor in config.input},
+            outputs={tensor.name: _configured(tensor) for tensor in config.output},
+            max_batch_size=config.max_batch_size,
+            stateful=bool(places),
+            n_instances=max(1, sum(_instances(group) for group in config.instance_group)),
+            sequence_places=min(places, default=0),
+        )
+
+    @classmethod
     def from_server(
         cls, metadata: Any, config: Any, steps: Sequence[Any] = ()
     ) -> ModelSpecification:
@@ -95,32 +124,33 @@ class ModelSpecification:
         steps
             The configurations of the steps, for an ensemble, and of theirs.
         """
-        places = [_sequence_places(one) for one in (config, *steps) if _keeps_state(one)]
-        batched = config.max_batch_size > 0
-        optional = {tensor.name for tensor in config.input if tensor.optional}
+        described = cls.from_config(config, steps)
+        optional = described.optional_inputs
 
-        def tensors(described: Any) -> dict[str, TensorSpecification]:
+        def tensors(answered: Any) -> dict[str, TensorSpecification]:
             return {
                 tensor.name: TensorSpecification(
                     name=tensor.name,
                     datatype=tensor.datatype,
-                    shape=tuple(tensor.shape)[1 if batched else 0 :],
+                    shape=tuple(tensor.shape)[1 if described.max_batch_size > 0 else 0 :],
                     optional=tensor.name in optional,
                 )
-                for tensor in described
+                for tensor in answered
             }
 
-        return cls(
+        return replace(
+            described,
             name=metadata.name,
             version=max(metadata.versions, key=_version_number, default=""),
             platform=metadata.platform,
             inputs=tensors(metadata.inputs),
             outputs=tensors(metadata.outputs),
-            max_batch_size=config.max_batch_size,
-            stateful=bool(places),
-            n_instances=max(1, sum(_instances(group) for group in config.instance_group)),
-            sequence_places=min(places, default=0),
         )
+
+    @property
+    def optional_inputs(self) -> frozenset[str]:
+        """The names of the inputs that a request may leave out."""
+        return frozenset(name for name, tensor in self.inputs.items() if tensor.optional)
 
     def check(self, arrays: Arrays) -> int:
         """Return the number of rows of a request, or say what does not fit.
@@ -188,6 +218,21 @@ def _described(tensor: TensorSpecification) -> str:
 
 def _shape(shape: Sequence[int | str]) -> str:
     return "(" + ", ".join("any" if length == -1 else str(length) for length in shape) + ")"
+
+
+def _configured(tensor: Any) -> TensorSpecification:
+    """Return an input or output as a configuration describes it."""
+    # Raises ValueError of a number that is no element type.
+    datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    if any(length < -1 for length in tensor.dims):
+        problem = f"{tensor.name!r} has the dims {list(tensor.dims)}"
+        raise ValueError(problem)
+    return TensorSpecification(
+        name=tensor.name,
+        datatype="BYTES" if datatype == "STRING" else datatype,
+        shape=tuple(tensor.dims),
+        optional=getattr(tensor, "optional", False),
+    )
 
 
 def _keeps_state(config: Any) -> bool:

@@ -228,8 +228,8 @@ def to_samples(length: int | str, sample_rate: float | None, parameter: str = "l
     """
     if isinstance(length, int):
         return length
-    if re.fullmatch(r"\s*[+-]?\d+\s*", length):
-        return int(length)
+    if re.fullmatch(r"\s*[+-]?\d{1,18}\s*", length):
+        return int(length.strip())
     match = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*s\s*", length)
     if match is None:
         problem = f"{length!r} is neither samples, as 1024, nor seconds, as 1.5s"

@@ -19,7 +19,7 @@ from hermes.aeriel.files._predictions import (
     fingerprint_of,
     sign,
 )
-from hermes.aeriel.files._rows import RowInputs, check_batch_size, most_rows, row_inputs
+from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import check_sequences
 from hermes.aeriel.files._series import read_windows, window_inputs
 
@@ -30,11 +30,10 @@ __all__ = [
     "Job",
     "PredictionWriter",
     "Request",
-    "RowInputs",
+    "RowPlan",
     "as_output_errors",
     "check_against_model",
     "check_agreement",
-    "check_batch_size",
     "check_sequences",
     "find_files",
     "fingerprint",
@@ -43,11 +42,9 @@ __all__ = [
     "infer_file",
     "infer_files",
     "inspect",
-    "most_rows",
     "open_input",
     "output_names",
     "read_windows",
-    "row_inputs",
     "sign",
     "stamp_of",
     "versions",

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hermes.aeriel.client import ClientStatistics, InferenceClient, ModelSpecification
+from hermes.aeriel.client import ClientStatistics, InferenceClient
 from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import check_against_model, inspect, open_input
 from hermes.aeriel.files._predictions import PredictionWriter
@@ -100,7 +100,8 @@ def infer_file(
     facts = inspect(
         request.input_file,
         request.input_map,
-        model_inputs=_required(model),
+        model_inputs=list(model.inputs),
+        optional=model.optional_inputs,
         shape_of=request.cut.shape_of if request.cut else None,
     )
     check_sequences(request.rows_per_sequence, model.name, stateful=model.stateful)
@@ -165,7 +166,3 @@ def stamp_of(file: Path) -> str:
     """
     status = file.stat()
     return f"{file} {status.st_size} {status.st_mtime_ns}"
-
-
-def _required(model: ModelSpecification) -> list[str]:
-    return [name for name, tensor in model.inputs.items() if not tensor.optional]

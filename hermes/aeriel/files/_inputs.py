@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,7 @@ def inspect(
     input_map: Mapping[str, str],
     *,
     model_inputs: Sequence[str] | None = None,
+    optional: Collection[str] = (),
     target: str | None = None,
     shape_of: Callable[[h5py.Dataset], tuple[int, ...]] | None = None,
 ) -> InputFacts:
@@ -124,6 +125,8 @@ def inspect(
         The names of the model's inputs, where they are known. An input that `input_map` does not
         name takes the dataset of its own name; the only input of a model takes the only dataset
         (besides the target). Unknown inputs are as if there were one.
+    optional
+        Those of them that the model can do without: one whose dataset is not there is left out.
     target
         The path of the dataset with the targets, if any.
     shape_of
@@ -136,7 +139,9 @@ def inspect(
         its datasets have different numbers of rows.
     """
     with open_input(file) as opened:
-        names = _complete_map(opened, file, input_map, model_inputs, target)
+        names = _complete_map(
+            opened, file, input_map, model_inputs, optional=optional, target=target
+        )
         datasets = {name: _facts(opened, file, path, shape_of) for name, path in names.items()}
         target_facts = None if target is None else _facts(opened, file, target)
     first = next(iter(datasets.values()))
@@ -154,7 +159,8 @@ def check_agreement(files: Sequence[InputFacts]) -> None:
     """Raise DataError where a file's datasets differ from the first file's in shape or dtype."""
     first = files[0]
     for other in files[1:]:
-        pairs = [(first.datasets[name], other.datasets[name]) for name in first.datasets]
+        both = first.datasets.keys() & other.datasets.keys()  # an optional input may be missing
+        pairs = [(first.datasets[name], other.datasets[name]) for name in sorted(both)]
         if first.target is not None and other.target is not None:
             pairs.append((first.target, other.target))
         for expected, given in pairs:
@@ -230,6 +236,8 @@ def _complete_map(
     file: Path,
     input_map: Mapping[str, str],
     model_inputs: Sequence[str] | None,
+    *,
+    optional: Collection[str],
     target: str | None,
 ) -> dict[str, str]:
     if model_inputs is not None and len(model_inputs) == 1 and set(input_map) == {""}:
@@ -237,16 +245,22 @@ def _complete_map(
         return {model_inputs[0]: input_map[""]}
     wanted = list(model_inputs or input_map or [""])
     missing = [name for name in wanted if name not in input_map]
+    required = [name for name in wanted if name not in optional]
     paths = {name: input_map[name] for name in wanted if name in input_map}
     paths.update({name: path for name, path in input_map.items() if name not in paths})
     for name in missing:
         if name and name in opened:
             paths[name] = name
-        elif len(wanted) == 1:
+        elif name in optional:
+            continue
+        elif len(required) == 1:
             paths[name] = _only_dataset(opened, file, target)
         else:
             problem = f"not found; name the dataset for the model's input {name!r} in input_map"
             raise DataError(file=str(file), dataset=name, problem=f"{problem}. {_there(opened)}")
+    if not paths:
+        problem = f"has no dataset for any of the model's inputs {wanted}. {_there(opened)}"
+        raise DataError(file=str(file), problem=problem)
     return paths
 
 
