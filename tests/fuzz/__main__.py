@@ -16,7 +16,7 @@ def main() -> int:
 
     os.environ[RUNS_VARIABLE] = sys.argv[1] if len(sys.argv) > 1 else RUNS
     command = [sys.executable, "-m", "pytest", "-n0", "--timeout=0", str(Path(__file__).parent)]
-    os.execv(sys.executable, command)  # noqa: S606 (a list, no shell)
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":
