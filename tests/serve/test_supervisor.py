@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hermes._directory import new_server_id, state_home
 from hermes._processes import (
     SHARED_MEMORY,
     ProcessIdentity,
+    is_stub,
     is_tritonserver,
     server_processes,
 )
@@ -32,7 +34,7 @@ from hermes.aeriel.serve._health import MOST_ERRORS, MOST_MISSES, Finding, Healt
 from hermes.aeriel.serve._watchdog import is_worth_a_restart, restart_pause_s
 from hermes.aeriel.supervise import Lease, ServerSpec, ServerState, ensure_server
 from hermes.errors import ServerDiedError, ServerHangsError, SupervisorError
-from tests.helpers import python
+from tests.helpers import DOUBLE, python, write_model
 
 CLEAN_S = 10.0
 ME = ProcessIdentity.of(os.getpid())
@@ -193,6 +195,34 @@ class TestRestartInContainer(RestartTests):
 
 
 class TestRestart(RestartTests):
+    @pytest.mark.parametrize("when", ["auto_complete_config(config)", "initialize(self, args)"])
+    @pytest.mark.usefixtures("home")
+    def test_a_model_that_is_killed_while_it_loads_is_loaded_again(
+        self, tmp_path: Path, when: str
+    ) -> None:
+        # It takes long the first time, and is killed then.
+        slow = f"""
+    {"@staticmethod" if "config" in when else ""}
+    def {when}:
+        import pathlib
+        mark = pathlib.Path({str(tmp_path / "tried")!r})
+        if not mark.exists():
+            mark.touch()
+            time.sleep(60)
+        {"return config" if "config" in when else ""}
+"""
+        repository = write_model(tmp_path / "models", "double", DOUBLE + slow)
+        spec = ServerSpec(model_repository=str(repository))
+        state = ServerState.of(spec)
+        with ThreadPoolExecutor(1) as pool:
+            endpoint = pool.submit(bring_up, spec)
+            until((tmp_path / "tried").exists, 60)
+            processes = server_processes(state.server_id).items()
+            [stub] = [pid for pid, command in processes if is_stub(command)]
+            os.kill(stub, signal.SIGKILL)
+            assert endpoint.result(90).server_id == state.server_id
+        assert "restart 1 of 2" in state.supervisor_log.read_text()
+
     def test_a_server_that_is_killed_time_and_again_is_given_up(
         self, state: ServerState, endpoint: Endpoint
     ) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Self
 from hermes import _launch
 from hermes._cleanup import Plan, end_all, end_leftovers
 from hermes._directory import Status
-from hermes._processes import ProcessIdentity
+from hermes._processes import ProcessIdentity, ailing_processes
 from hermes._shared_memory import make_private
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import ServerSettings
@@ -31,6 +31,7 @@ from hermes.errors import (
     PortInUseError,
     ServerDiedError,
     ServerError,
+    ServerHangsError,
     ServerTimeoutError,
     TritonNotFoundError,
     log_tail,
@@ -39,6 +40,7 @@ from hermes.errors import (
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
+AILING_S = 5.0
 PORT_ATTEMPTS = 5
 _PORT_TAKEN = re.compile(r"already in use", re.IGNORECASE)
 
@@ -171,23 +173,59 @@ class TritonInstance(ABC):
         ------
         ServerDiedError
             The server has ended; the error carries the end of its log.
+        ServerHangsError
+            It cannot get ready: a process of it has died or was stopped.
         PortInUseError
             Another process took the port between the check and the start.
         ServerTimeoutError
             It was not ready within `timeout_s` seconds.
         """
+        self.wait_while(lambda: True, timeout_s)
+
+    def wait_while(self, is_wanted: Callable[[], bool], timeout_s: float = 600.0) -> bool:
+        """Return True when the server is ready, or False when it is no longer wanted.
+
+        Parameters
+        ----------
+        is_wanted
+            Asked a few times a second.
+        timeout_s
+            Seconds to wait at most.
+
+        Raises
+        ------
+        ServerError
+            As `wait`.
+        """
         deadline = time.monotonic() + timeout_s
+        well_at = time.monotonic()
         while not self.is_ready():
-            if time.monotonic() > deadline:
+            if not is_wanted():
+                return False
+            now = time.monotonic()
+            if now > deadline:
                 raise ServerTimeoutError(
                     address=self.endpoint.grpc,
                     timeout_s=timeout_s,
                     waiting_for="it runs, but is not live or has a model that is not ready",
                     log_file=self.log_file,
-                    log_tail=log_tail(self.log_file),
+                    log_tail=log_tail(self.log_file, since=self._log_start),
                 )
+            # A server that loads a model says nothing, for as long as it takes. But one whose
+            # model's process has died while Triton completes its configuration waits for ever.
+            problems = ailing_processes(self.server_id)
+            if not problems:
+                well_at = now
+            elif now - well_at > AILING_S:
+                raise self.hangs("; ".join(problems))
             time.sleep(POLL_S)
         logger.info("%r is ready", self)
+        return True
+
+    def hangs(self, problem: str) -> ServerHangsError:
+        """Return the error that says why the server cannot go on."""
+        tail = log_tail(self.log_file, since=self._log_start)
+        return ServerHangsError(problem=problem, log_file=self.log_file, log_tail=tail)
 
     def stop(self) -> None:
         """Stop the server: politely, then by force, then make sure that nothing is left.
@@ -349,7 +387,7 @@ class TritonInstance(ABC):
             command=self.command,
             exit_code=self.exit_code,
             log_file=self.log_file,
-            log_tail=log_tail(self.log_file),
+            log_tail=log_tail(self.log_file, since=self._log_start),
         )
 
     def _end(self) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
-from hermes._processes import ailing_processes
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._health import Health, Probe
 from hermes.aeriel.serve._instance import TritonInstance
@@ -18,7 +17,6 @@ from hermes.errors import (
     ServerDiedError,
     ServerError,
     ServerHangsError,
-    ServerTimeoutError,
     log_tail,
 )
 
@@ -29,8 +27,10 @@ POLL_S = 0.2
 FORGIVE_S = 120.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
-# A server that loads a model says nothing, for as long as it takes; but a stopped one is visible.
-STOPPED_S = 5.0
+# What fails while it loads its models may do so each time, and take long each time.
+MOST_FIRST_RESTARTS = 2
+# What Triton 2.51 says when a model's process was killed while it loaded.
+_STUB_DIED = "is not healthy"
 
 
 def run_with_restarts(
@@ -72,7 +72,7 @@ def run_with_restarts(
             try:
                 if failures:
                     instance.restart()
-                if not _wait_until_ready(instance, timeout_s, is_wanted):
+                if not instance.wait_while(is_wanted, timeout_s):
                     return
                 publish(instance.endpoint)
                 was_ready = True
@@ -84,11 +84,12 @@ def run_with_restarts(
             except ServerError as error:
                 is_forgiven = time.monotonic() - well_since >= FORGIVE_S
                 failures = 1 if was_ready and is_forgiven else failures + 1
-                if failures > most_restarts or not is_worth_a_restart(error, was_ready=was_ready):
+                most = most_restarts if was_ready else min(most_restarts, MOST_FIRST_RESTARTS)
+                if failures > most or not is_worth_a_restart(error, was_ready=was_ready):
                     raise
                 pause_s = restart_pause_s(failures)
                 message = "restart %d of %d in %.1f s, after: %s"
-                logger.warning(message, failures, most_restarts, pause_s, error)
+                logger.warning(message, failures, most, pause_s, error)
             else:
                 return
             deadline = time.monotonic() + pause_s
@@ -111,35 +112,9 @@ def is_worth_a_restart(error: ServerError, *, was_ready: bool) -> bool:
     """
     if isinstance(error, ServerDiedError) and not was_ready:
         code = error.exit_code
-        return code is not None and (code < 0 or code > 128)  # a shell's way to name a signal
+        was_killed = code is not None and (code < 0 or code > 128)  # a shell's way to name a signal
+        return was_killed or _STUB_DIED in error.log_tail
     return was_ready or isinstance(error, ServerHangsError)
-
-
-def _wait_until_ready(
-    instance: TritonInstance, timeout_s: float, is_wanted: Callable[[], bool]
-) -> bool:
-    """Return True when the server is ready, or False when it is no longer wanted."""
-    deadline = time.monotonic() + timeout_s
-    moved_at = time.monotonic()
-    while not instance.is_ready():
-        if not is_wanted():
-            return False
-        now = time.monotonic()
-        if now > deadline:
-            raise ServerTimeoutError(
-                address=instance.endpoint.grpc,
-                timeout_s=timeout_s,
-                waiting_for="it runs, but is not live or has a model that is not ready",
-                log_file=instance.log_file,
-                log_tail=log_tail(instance.log_file),
-            )
-        stopped = [each for each in ailing_processes(instance.server_id) if "stopped" in each]
-        if not stopped:
-            moved_at = now
-        elif now - moved_at > STOPPED_S:
-            raise _hangs(instance, "; ".join(stopped))
-        time.sleep(POLL_S)
-    return True
 
 
 def _watch(instance: TritonInstance, is_wanted: Callable[[], bool]) -> None:
@@ -157,14 +132,8 @@ def _watch(instance: TritonInstance, is_wanted: Callable[[], bool]) -> None:
             if (finding := probe.poll()) is not None:
                 health.add(finding)
                 if health.problem is not None:
-                    raise _hangs(instance, health.problem)
+                    raise instance.hangs(health.problem)
             time.sleep(POLL_S)
-
-
-def _hangs(instance: TritonInstance, problem: str) -> ServerHangsError:
-    return ServerHangsError(
-        problem=problem, log_file=instance.log_file, log_tail=log_tail(instance.log_file)
-    )
 
 
 @contextmanager
