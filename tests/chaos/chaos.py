@@ -31,6 +31,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from hermes._directory import facts_of
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")
 CLEAN_WITHIN_S = 10.0
@@ -61,7 +63,34 @@ class TritonPythonModel:
 """
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
 VICTIMS = ("driver", "worker", "supervisor", "guard", "server", "stub")
+# In the same moment.
+TOGETHER = (
+    "supervisor+guard SIGKILL",
+    "driver+supervisor SIGKILL",
+    "driver+guard SIGKILL",
+    "supervisor+server SIGKILL",
+    "supervisor+stub SIGKILL",
+    "driver+supervisor+guard SIGKILL",
+    "supervisor+guard+server SIGKILL",
+    "driver+worker+supervisor+guard+server+stub SIGKILL",
+)
+# At a moment that the log, or the server's directory, tells of.
+AT_A_MOMENT = (
+    "driver SIGKILL while loading",
+    "supervisor+guard SIGKILL while loading",
+    "stub SIGKILL while loading",
+    "driver SIGKILL while waiting",
+    "supervisor SIGKILL while waiting",
+    "driver SIGKILL while merging",
+    "worker SIGKILL while merging",
+    "driver SIGKILL while reporting",
+    "worker SIGKILL while reporting",
+    "driver SIGHUP",
+    "driver SIGINT twice",
+)
 OTHER_FAULTS = ("disk full", "port taken", "shared server")
+GPU = "GPU-0000-chaos"
+WAIT_FOR_GPU_S = 8.0
 # How long a stopped process stays so: longer than it takes to be found out.
 STOPPED_S = 12.0
 
@@ -83,6 +112,7 @@ class Run:
 
     directory: Path
     image: str | None
+    options: tuple[str, ...] = ()
     output: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +121,17 @@ class Run:
         self.state = self.directory / "state"
         self.temporary = self.directory / "tmp"
         self.temporary.mkdir()
-        self.regions = {path.name for path in SHARED_MEMORY.iterdir()}
+        self.gpus = self.directory / "gpus.json"
+        self.gpus.write_text(json.dumps([{"uuid": GPU}]))
+        self.environment = {
+            **os.environ,
+            "HERMES_STATE_HOME": str(self.state),
+            "TMPDIR": str(self.temporary),
+            "HERMES_CHAOS_RUN": str(self.directory),
+            # A stand-in for NVIDIA's driver, which is looked at where GPUs are asked for.
+            "PYTHONPATH": str(ROOT / "tests" / "environment" / "gpus"),
+            "FAKE_GPUS": str(self.gpus),
+        }
 
     def start(self, name: str = "results") -> subprocess.Popen[bytes]:
         """Start the pipeline."""
@@ -105,15 +145,10 @@ class Run:
                     *("--inputs", str(ROOT / "build" / "chaos" / "data" / "*.h5")),
                     *("--target", "expected", "--metrics", "reference"),
                     *("--require", "reference >= 1", "--output-dir", str(self.directory / name)),
-                    *("--workers", "3", "--local-scheduler", *image),
+                    *("--workers", "3", "--local-scheduler", *image, *self.options),
                 ],
                 cwd=ROOT,
-                env={
-                    **os.environ,
-                    "HERMES_STATE_HOME": str(self.state),
-                    "TMPDIR": str(self.temporary),
-                    "HERMES_CHAOS_RUN": str(self.directory),
-                },
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -151,23 +186,33 @@ class Run:
     def left(self) -> list[str]:
         """Return what is there that should have gone with the run."""
         processes = [f"process {pid}: {' '.join(c)[:120]}" for pid, c in self.processes().items()]
+        ids = {path.name for path in _entries(self.state)} | self.server_ids()
         regions = [
             f"region {path.name}"
             for path in SHARED_MEMORY.iterdir()
-            if path.name not in self.regions and path.name.startswith(tuple(self.server_ids()))
+            if path.name.startswith(tuple(f"{server_id}-" for server_id in ids))
         ]
         states = [f"state {path}" for path in _entries(self.state)]
         files = [f"temporary {path}" for path in _entries(self.temporary) if _is_ours(path)]
         return processes + regions + states + files
 
     def server_ids(self) -> set[str]:
-        """Return the ids of the servers that this run has had, as their logs tell."""
-        ids = {"hermes-shm"} if not self.processes() else set()
+        """Return the ids of the servers that this run has had, as its log tells."""
+        found: set[str] = set()
         for log in self.directory.rglob("triton.log"):
             for line in log.read_text(errors="replace").splitlines():
                 if line.startswith("| server_id "):
-                    ids.add(line.split("|")[2].strip())
-        return ids or {"hermes-none"}
+                    found.add(line.split("|")[2].strip())
+        return found or {"hermes-none"}
+
+    def is_at(self, moment: str) -> bool:
+        """Tell whether the run has come to a moment, by its log and its server's directory."""
+        phases = {"loading": "starting", "waiting": "waiting"}
+        if moment in phases:
+            statuses = [facts_of(path) for path in self.state.glob("*/status.json")]
+            return any(facts is not None and facts["phase"] == phases[moment] for facts in statuses)
+        task = {"merging": "Merge", "reporting": "Validate"}[moment]
+        return f"running   {task}(" in (self.directory / "results.log").read_text()
 
     def wrong(self) -> list[str]:
         """Return what is wrong with the results of a run that ended well."""
@@ -212,14 +257,18 @@ def once(
 ) -> Outcome:
     """Run the pipeline with a fault, look at what is left, and run it again without one."""
     directory = Path(tempfile.mkdtemp(prefix="hermes-chaos."))
-    run = Run(directory=directory, image=image)
+    options = {"port taken": ("--listen", "127.0.0.1")}.get(fault, ())
+    if fault.endswith("waiting"):
+        options = ("--gpus", "[0]")
+    run = Run(directory=directory, image=image, options=options)
     problems: list[str] = []
     with ExitStack() as stack:
         happened, code = _suffer(run, fault, rng.uniform(0.3, latest_s), rng, stack)
-        seconds, left = _time_to_clean(run)
+        seconds, left = _time_to_clean(run, _is_for_nobody_to_clean(fault))
         problems += [f"left after {CLEAN_WITHIN_S:g} s: {what}" for what in left]
-    for pid in run.processes():  # so that a leak of this run is not one of the next
-        os.kill(pid, signal.SIGKILL)
+    if not _is_for_nobody_to_clean(fault):
+        for pid in run.processes():  # so that a leak of this run is not one of the next
+            _signal_if_there(pid, signal.SIGKILL)
     again = run.start()
     if not _ends(again):
         problems.append("running it again did not end")
@@ -247,9 +296,12 @@ def _suffer(
     """Run the pipeline once; return whether the fault happened, and the exit code."""
     if fault == "disk full":
         stack.enter_context(_small_disk(run.output))
+    if fault.endswith("waiting"):
+        stack.enter_context(_gpu_held(run))
     driver = run.start()
     others = [run.start("others")] if fault == "shared server" else []
-    moment = time.monotonic() + after_s
+    # What is not to happen at a moment of the run's own happens at a random one.
+    moment = time.monotonic() + (0 if " while " in fault else after_s)
     happened = fault in OTHER_FAULTS
     while time.monotonic() < moment and driver.poll() is None:
         time.sleep(0.02)
@@ -277,28 +329,81 @@ def _ends(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _hit(run: Run, fault: str, driver: subprocess.Popen[bytes], rng: random.Random) -> bool:
-    """Send a signal to one of the victims, as soon as there is one; return whether there was."""
-    kind, _, name = fault.partition(" ")
-    while not (pids := run.victims(kind, driver.pid)):
+    """Send a signal to the victims, as soon as there are some; return whether there were."""
+    kinds, name, *when = fault.split(" ")
+    if when[:1] == ["while"]:
+        while not run.is_at(when[1]):
+            if driver.poll() is not None:
+                return False
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.5))
+    wanted = kinds.split("+")
+    while not (found := {kind: run.victims(kind, driver.pid) for kind in wanted})[wanted[0]]:
         if driver.poll() is not None:
             return False
         time.sleep(0.02)
-    pid = rng.choice(pids)
+    # One of several workers alone, but all of those that are to die together.
+    pids = [pid for some in found.values() for pid in (some if len(wanted) > 1 else [])]
+    pids = pids or [rng.choice(found[wanted[0]])]
     number = signal.Signals[name]
-    _signal_if_there(pid, number)
+    for pid in pids:
+        _signal_if_there(pid, number)
+    if when == ["twice"]:
+        time.sleep(rng.uniform(0.05, 2.0))
+        _signal_if_there(pids[0], number)
     if number == signal.SIGSTOP:
         time.sleep(STOPPED_S)
-        _signal_if_there(pid, signal.SIGCONT)
+        _signal_if_there(pids[0], signal.SIGCONT)
     return True
 
 
-def _time_to_clean(run: Run) -> tuple[float, list[str]]:
+def _is_for_nobody_to_clean(fault: str) -> bool:
+    """Tell whether those died who would have cleaned up, so that the next start does."""
+    return {"supervisor", "guard"} <= set(fault.partition(" ")[0].split("+"))
+
+
+def _time_to_clean(run: Run, is_for_the_next_start: bool = False) -> tuple[float, list[str]]:
+    """Return how long it took until nothing was left, and what was left after 10 s.
+
+    Parameters
+    ----------
+    run
+        The run.
+    is_for_the_next_start
+        Whether files may stay for now, and on this machine's own runtime nothing else: the kernel
+        ends a server whose owner is gone, but a container's.
+    """
     started = time.monotonic()
     while left := run.left():
+        if is_for_the_next_start:
+            left = [] if run.image else [each for each in left if each.startswith("process")]
+            if not left:
+                break
         if time.monotonic() - started > CLEAN_WITHIN_S:
             return time.monotonic() - started, left
         time.sleep(0.1)
     return time.monotonic() - started, []
+
+
+@contextmanager
+def _gpu_held(run: Run) -> Iterator[None]:
+    """Let somebody else have the run's GPU for a while."""
+    program = f"""
+import time
+from hermes.aeriel.serve._gpus import GPURequest
+from hermes.aeriel.serve._leases import Holder, hold_gpus
+with hold_gpus(GPURequest(gpus=(0,)), Holder(what="somebody's models"), 0):
+    print("held", flush=True)
+    time.sleep({WAIT_FOR_GPU_S})
+"""
+    # Without the run's mark: it is not one of its processes.
+    environment = {k: v for k, v in run.environment.items() if k != "HERMES_CHAOS_RUN"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, cwd=ROOT, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield
 
 
 @contextmanager
@@ -352,7 +457,7 @@ def _entries(directory: Path) -> list[Path]:
 def faults(runs: int, rng: random.Random) -> list[str]:
     """Return as many faults as there are runs, of each kind about the same number."""
     kinds = [f"{victim} {number.name}" for victim in VICTIMS for number in SIGNALS]
-    kinds += list(OTHER_FAULTS) * 2
+    kinds += [*TOGETHER, *AT_A_MOMENT, *(list(OTHER_FAULTS) * 2)]
     chosen = [kinds[number % len(kinds)] for number in range(runs)]
     rng.shuffle(chosen)
     return chosen
@@ -363,10 +468,10 @@ def summarise(outcomes: list[Outcome]) -> str:
     by_fault: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_fault[outcome.fault].append(outcome)
-    lines = [f"{'fault':<20} runs  happened  survived  recovered  seconds to clean (most)"]
+    lines = [f"{'fault':<52} runs  happened  survived  recovered  seconds to clean (most)"]
     for fault, found in sorted(by_fault.items()):
         lines.append(
-            f"{fault:<20} {len(found):>4}  {sum(o.happened for o in found):>8}  "
+            f"{fault:<52} {len(found):>4}  {sum(o.happened for o in found):>8}  "
             f"{sum(o.survived for o in found):>8}  {sum(not o.problems for o in found):>9}  "
             f"{max(o.seconds_to_clean for o in found):>10.1f}"
         )
