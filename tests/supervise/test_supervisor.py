@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
@@ -32,7 +36,7 @@ from hermes._shared_memory import regions_of_the_dead
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._health import MOST_ERRORS, MOST_MISSES, Finding, Health
 from hermes.aeriel.serve._watchdog import is_worth_a_restart, restart_pause_s
-from hermes.aeriel.supervise import Lease, ServerSpec, ServerState, ensure_server
+from hermes.aeriel.supervise import Lease, ServerSpec, ServerState, Wishes, ensure_server
 from hermes.errors import ServerDiedError, ServerHangsError, SupervisorError
 from tests.helpers import DOUBLE, python, write_model
 
@@ -121,6 +125,11 @@ Region(4096, Registry())
         client.wait()
     assert region.is_file()
     return region
+
+
+def has(file: Path, text: str) -> bool:
+    """Tell whether a file is there, and has a text in it."""
+    return file.exists() and text in file.read_text()
 
 
 def id_of(endpoint: Endpoint) -> str:
@@ -389,6 +398,105 @@ class TestEnd:
         )
         state.release_all(ME)
         until(lambda: nothing_is_left(endpoint))
+
+
+class TestWishes:
+    """What one driver wants written holds while it lives, whatever another driver wants."""
+
+    def test_each_driver_has_the_files_that_it_asked_for(
+        self, state: ServerState, spec: ServerSpec, tmp_path: Path
+    ) -> None:
+        def wishes(name: str) -> Wishes:
+            directory = tmp_path / name
+            return Wishes(
+                log_file=str(directory / "triton.log"),
+                monitor_file=str(directory / "triton.csv"),
+            )
+
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "triton.log").write_text("error: of an earlier run\n")
+        state.acquire(ME, Lease(consumer="Consumer"), wishes("a"))
+        endpoint = bring_up(spec)
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        driver = ProcessIdentity.of(other.pid)
+        state.acquire(driver, Lease(consumer="Other"), wishes("b"))
+        for name in ("a", "b"):
+            log, table = tmp_path / name / "triton.log", tmp_path / name / "triton.csv"
+            until(functools.partial(has, log, "Started GRPCInferenceService"))
+            until(functools.partial(has, table, "ok,"))
+        assert "of an earlier run" not in (tmp_path / "a" / "triton.log").read_text()
+
+        owner = state.owner()
+        assert owner is not None
+        os.kill(owner.pid, signal.SIGKILL)  # and the second driver brings it back
+        until(lambda: not owner.is_alive())
+        again = ensure_server(spec, driver=driver, timeout_s=90)
+        assert again != endpoint
+        before = (tmp_path / "a" / "triton.csv").stat().st_size
+        until(lambda: (tmp_path / "a" / "triton.csv").stat().st_size > before)
+        state.release_all(ME)
+        time.sleep(1.5)
+        ended = (tmp_path / "a" / "triton.csv").stat().st_size
+        other.communicate()
+        until(lambda: nothing_is_left(endpoint))
+        assert (tmp_path / "a" / "triton.csv").stat().st_size == ended
+
+    def test_a_file_that_cannot_be_written_is_an_error_at_once(
+        self, state: ServerState, spec: ServerSpec, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        wanted = Wishes(log_file=str(tmp_path / "file" / "log"))
+        state.acquire(ME, Lease(consumer="Consumer"), wanted)
+        with pytest.raises(SupervisorError, match="the server's log cannot be written"):
+            ensure_server(spec, driver=ME, timeout_s=90)
+
+
+class TestPrivacy:
+    def test_nobody_else_can_read_what_a_model_and_the_server_share(
+        self, endpoint: Endpoint
+    ) -> None:
+        regions = list(SHARED_MEMORY.glob(f"{id_of(endpoint)}-*"))
+        assert regions
+        assert {stat.S_IMODE(region.stat().st_mode) for region in regions} == {0o600}
+
+    def test_it_listens_on_no_port(self, endpoint: Endpoint) -> None:
+        connections = psutil.Process(server_pid(endpoint)).net_connections("inet")
+        assert [each for each in connections if each.status == psutil.CONN_LISTEN] == []
+
+
+class TestTogether:
+    """Who dies together leaves nothing running, and what is left goes at the next start."""
+
+    def test_the_kernel_ends_a_server_whose_owner_and_guard_die_at_once(
+        self, state: ServerState, spec: ServerSpec, endpoint: Endpoint
+    ) -> None:
+        owner, guard = state.owner(), guard_pid(endpoint)
+        assert owner is not None
+        assert guard is not None
+        for pid in (owner.pid, guard):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not server_processes(id_of(endpoint)))
+        state.release_all(ME)
+        assert state.path.exists()
+        other = replace(spec, server_args=("--log-verbose=0",))
+        bring_up(other)
+        assert not state.path.exists()
+
+    def test_everything_that_was_killed_is_swept_by_the_next_server(
+        self, state: ServerState, spec: ServerSpec, endpoint: Endpoint
+    ) -> None:
+        owner, guard = state.owner(), guard_pid(endpoint)
+        assert owner is not None
+        assert guard is not None
+        for pid in (owner.pid, guard, *server_processes(id_of(endpoint))):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until(lambda: not server_processes(id_of(endpoint)))
+        assert list(SHARED_MEMORY.glob(f"{id_of(endpoint)}-*"))
+        state.release_all(ME)
+        bring_up(replace(spec, server_args=("--log-verbose=0",)))
+        assert nothing_is_left(endpoint)
+        assert not state.path.exists()
 
 
 class TestFailure:
