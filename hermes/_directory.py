@@ -134,11 +134,6 @@ class ServerDirectory:
         owner = self._read_owner()
         return owner is not None and owner.is_dead()
 
-    def is_of_another_host(self) -> bool:
-        """Tell whether its owner cannot be judged from here."""
-        owner = self._read_owner()
-        return owner is not None and not owner.is_here and not owner.is_dead()
-
     def set_owner(self, owner: ProcessIdentity) -> None:
         """Record who started the server."""
         make_private(self.path)

@@ -66,7 +66,6 @@ def test_an_owner_of_another_host_or_namespace_is_neither_believed_nor_swept(
         directory.set_owner(replace(ME, host=host))
         assert directory.owner() is None
         assert not directory.is_left()
-        assert directory.is_of_another_host()
         sweep(directory.path.parent)
         directory.tidy()
         assert directory.path.exists()

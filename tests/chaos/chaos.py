@@ -90,7 +90,7 @@ AT_A_MOMENT = (
 )
 OTHER_FAULTS = ("disk full", "port taken", "shared server")
 GPU = "GPU-0000-chaos"
-WAIT_FOR_GPU_S = 8.0
+WAIT_FOR_GPU_S = 15.0
 # How long a stopped process stays so: longer than it takes to be found out.
 STOPPED_S = 12.0
 

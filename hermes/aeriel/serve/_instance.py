@@ -289,8 +289,9 @@ class TritonInstance(ABC):
 
     def _tell(self, phase: str) -> None:
         """Say in the directory what the server is at, unless a supervisor says it."""
-        if self._plan.started_by != "supervisor":
-            self._directory.write_status(replace(self._status, phase=phase))
+        status = replace(self._status, phase=phase)
+        if self._plan.started_by != "supervisor" and status != self._directory.status():
+            self._directory.write_status(status)
             if phase == "ready":
                 self.endpoint.write(self._directory.endpoint_file)
 
