@@ -108,6 +108,7 @@ class ServerDirectory:
         self.models_link = path / "models"
         self.backends_link = path / "backends"
         self.keys = path / "keys"
+        self.overlay = path / "overlay"
         self._owner = path / "owner"
         self._leases = path / "leases"
 
@@ -177,6 +178,7 @@ class ServerDirectory:
     def remove_server_files(self) -> None:
         """Remove what a server that has ended leaves, and keep what its consumers wrote."""
         shutil.rmtree(self.keys, ignore_errors=True)
+        shutil.rmtree(self.overlay, ignore_errors=True)
         for path in self._server_files():
             path.unlink(missing_ok=True)
 

@@ -57,6 +57,9 @@ def serve(
     n_gpus: Annotated[
         int | None, typer.Option(help="How many GPUs, out of those that are visible and free.")
     ] = None,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Serve on the CPU, also models that ask for a GPU.")
+    ] = False,
     gpu_timeout_s: Annotated[
         float, typer.Option(help="Seconds to wait for GPUs that another server has.")
     ] = 0.0,
@@ -97,7 +100,7 @@ def serve(
             if endpoint_file.is_dir() or not os.access(directory, os.W_OK):
                 raise ParameterError("endpoint_file", f"{endpoint_file} cannot be written")
             endpoint_file.unlink(missing_ok=True)  # of a server that was killed
-        request = serving.GPURequest(gpus=_gpus(gpus), n_gpus=n_gpus)
+        request = serving.GPURequest(gpus=_gpus(gpus), n_gpus=n_gpus, cpu=cpu)
         start = functools.partial(
             serving.serve,
             model_repository,
@@ -129,7 +132,7 @@ def serve(
                     endpoint_file.unlink(missing_ok=True)
 
             serving.run_with_restarts(
-                server(gpus=request.gpus, n_gpus=n_gpus, gpu_timeout_s=gpu_timeout_s),
+                server(gpus=request.gpus, n_gpus=n_gpus, cpu=cpu, gpu_timeout_s=gpu_timeout_s),
                 timeout_s=timeout_s,
                 is_wanted=lambda: not stopped.is_set(),
                 publish=publish,

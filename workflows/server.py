@@ -82,6 +82,7 @@ class ServerParameters:
     image = ImagePath(default="", description="Singularity/Apptainer image; none: a local Triton")
     gpus = GPUs(default=None, description="global indices or UUIDs of GPUs, as a JSON list")
     n_gpus = OptionalWholeNumber(default=None, description="how many GPUs, whichever are free")
+    cpu = luigi.BoolParameter(description="serve on the CPU, also models that ask for a GPU")
     listen = Text(
         default="unix",
         description="address to listen on, or unix (sockets that no other user can reach); any but "
@@ -154,6 +155,8 @@ class TritonServerTask(ServerParameters, Service):
         Global indices or UUIDs; null leaves the choice to the environment, ``[]`` hides all.
     n_gpus : int
         How many GPUs instead, out of those that are visible and free.
+    cpu : bool
+        Serve on the CPU, also models whose configuration asks for a GPU (``KIND_GPU``).
     listen : str
         The IP address to listen on; ``unix``, the default, takes sockets in the server's private
         directory, which no other user can reach. Any but a loopback address turns on mutual TLS;
@@ -179,6 +182,7 @@ class TritonServerTask(ServerParameters, Service):
             image=self.image,
             gpus=self.gpus,
             n_gpus=self.n_gpus,
+            cpu=self.cpu,
             listen=self.listen,
             insecure=self.insecure,
             server_args=self.server_args,

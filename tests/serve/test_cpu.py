@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
+from hermes._directory import state_home
 from hermes.aeriel.serve import serve
-from hermes.aeriel.serve._cpu import check_gpu_models, cpu_repository, gpu_lines, on_cpu
-from hermes.errors import ModelLoadError
+from hermes.aeriel.serve._cpu import check_gpu_models, gpu_lines, make_cpu_repository, on_cpu
+from hermes.aeriel.supervise._spec import ServerSpec
+from hermes.errors import ModelLoadError, ParameterError
 
 CONFIG = """\
 # KIND_GPU is what exporters write
@@ -126,15 +128,35 @@ class TestCheck:
             with pytest.raises(ModelLoadError, match="NVIDIA's driver cannot be used here"):
                 refuse(repository, gpus=gpus)
 
+    @pytest.mark.usefixtures("triton_home")
+    def test_no_server_is_started_for_it(self, repository: Path) -> None:
+        with (
+            pytest.raises(ModelLoadError, match="asks for a GPU"),
+            serve(repository, gpus=[], ports="auto"),
+        ):
+            pytest.fail("it was started")
+
+    def test_who_wants_the_cpu_wants_no_gpu(self, repository: Path) -> None:
+        for wanted in ({"gpus": [0]}, {"n_gpus": 1}):
+            with (
+                pytest.raises(ParameterError, match="give cpu or GPUs"),
+                serve(repository, cpu=True, ports="auto", **wanted),
+            ):
+                pytest.fail("it was started")
+
     def test_nothing_is_known_of_a_url(self) -> None:
         check_gpu_models("s3://bucket/models", (), (), {})
 
 
+def overlay_of(repository: Path, directory: Path) -> Path:
+    overlay = directory / "overlay"
+    make_cpu_repository(repository, overlay)
+    return overlay
+
+
 class TestOverlay:
-    @pytest.mark.usefixtures("triton_home")
-    def test_the_models_are_served_on_the_cpu(self, repository: Path, tmp_path: Path) -> None:
-        overlay = cpu_repository(str(repository), tmp_path / "overlay")
-        with serve(overlay, ports="auto", gpus=[], wait=True) as instance:
+    def test_the_models_are_served_on_the_cpu(self, repository: Path, image: Path | None) -> None:
+        with serve(repository, image, cpu=True, ports="auto", wait=True) as instance:
             client = tritonclient.grpc.InferenceServerClient(instance.endpoint.grpc)
             for model in ("double", "plain"):
                 config = client.get_model_config(model).config
@@ -142,10 +164,11 @@ class TestOverlay:
                 assert group.kind == group.KIND_CPU
                 assert client.is_model_ready(model)
             client.close()
+        assert not list(state_home().glob(f"{instance.server_id}*"))
 
     def test_the_repository_is_as_it_was(self, repository: Path, tmp_path: Path) -> None:
         before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
-        overlay = Path(cpu_repository(str(repository), tmp_path / "overlay"))
+        overlay = overlay_of(repository, tmp_path)
         assert {path: path.read_bytes() for path in before} == before
         assert (overlay / "plain").readlink() == repository / "plain"
         assert (overlay / "double" / "1").readlink() == repository / "double" / "1"
@@ -156,20 +179,26 @@ class TestOverlay:
         (repository / "plain" / "configs").mkdir()
         (repository / "plain" / "configs" / "fast.pbtxt").write_text(CONFIG)
         (repository / "plain" / "configs" / "slow.pbtxt").write_text("")
-        overlay = Path(cpu_repository(str(repository), tmp_path / "overlay"))
+        overlay = overlay_of(repository, tmp_path)
         assert (overlay / "plain" / "configs" / "fast.pbtxt").read_text() == on_cpu(CONFIG)
         assert (overlay / "plain" / "configs" / "slow.pbtxt").is_symlink()
 
     def test_bytes_that_are_no_text_stay(self, repository: Path, tmp_path: Path) -> None:
         config = repository / "double" / "config.pbtxt"
         config.write_bytes(b'name: "\xff"\r\ninstance_group [{ kind: KIND_GPU }]')
-        overlay = Path(cpu_repository(str(repository), tmp_path / "overlay"))
+        overlay = overlay_of(repository, tmp_path)
         wanted = b'name: "\xff"\r\ninstance_group [{ kind: KIND_CPU }]'
         assert (overlay / "double" / "config.pbtxt").read_bytes() == wanted
 
-    def test_nothing_is_made_where_nothing_asks_for_a_gpu(
-        self, doubler: Path, tmp_path: Path
-    ) -> None:
-        assert cpu_repository(str(doubler), tmp_path / "overlay") == str(doubler)
-        assert cpu_repository("s3://bucket/models", tmp_path / "overlay") == "s3://bucket/models"
-        assert not (tmp_path / "overlay").exists()
+    def test_one_of_an_earlier_start_is_made_anew(self, repository: Path, tmp_path: Path) -> None:
+        overlay_of(repository, tmp_path)
+        (repository / "plain").rename(repository / "other")
+        overlay = overlay_of(repository, tmp_path)
+        assert sorted(path.name for path in overlay.iterdir()) == ["double", "other"]
+        assert (repository / "other" / "1" / "model.py").exists()
+
+
+def test_a_server_on_the_cpu_is_another_server() -> None:
+    on_gpu, on_cpu_ = (ServerSpec(model_repository="models", cpu=cpu) for cpu in (False, True))
+    assert on_gpu.server_id() != on_cpu_.server_id()
+    assert ServerSpec.from_json(on_cpu_.to_json()) == on_cpu_

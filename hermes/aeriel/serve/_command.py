@@ -62,6 +62,8 @@ class ServerSettings:
         Descriptors of locked files; the locks last as long as the server, however that ends.
     image, gpus
         The container image and the GPUs, for others to read.
+    cpu
+        Give Triton the server's overlay in place of a local repository; see `_cpu`.
     """
 
     directory: ServerDirectory
@@ -75,6 +77,17 @@ class ServerSettings:
     locks: tuple[int, ...] = ()
     image: str = ""
     gpus: tuple[str, ...] = ()
+    cpu: bool = False
+
+    @property
+    def has_overlay(self) -> bool:
+        """Whether Triton is given links to the repository in its place."""
+        return self.cpu and self.model_repository.startswith("/")
+
+    @property
+    def served_repository(self) -> str:
+        """The repository that Triton is given, as the caller sees it."""
+        return str(self.directory.overlay) if self.has_overlay else self.model_repository
 
     @property
     def server_id(self) -> str:
@@ -136,7 +149,7 @@ class ServerSettings:
         """
         arguments = [
             f"--id={self.server_id}",
-            f"--model-repository={model_repository or self.model_repository}",
+            f"--model-repository={model_repository or self.served_repository}",
             # Its regions are found, and removed, by name when the server was killed.
             f"--backend-config=python,shm-region-prefix-name={self.server_id}-",
         ]

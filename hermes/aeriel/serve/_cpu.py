@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -93,30 +94,25 @@ def check_gpu_models(
             raise ModelLoadError(model=model, where="a server without GPUs", reason=problem)
 
 
-def cpu_repository(model_repository: str, directory: Path) -> str:
-    """Return a repository of the same models, none of which asks for a GPU.
+def make_cpu_repository(repository: Path, directory: Path) -> None:
+    """Make a repository of the same models, none of which asks for a GPU.
 
     Parameters
     ----------
-    model_repository
-        A directory. Where no model asks for a GPU, and of a URL, it is returned as it is.
+    repository
+        The model repository; an absolute path.
     directory
-        Is made, with configurations of its own, and links to everything else: whoever serves it
-        from a container has to show that the model repository too.
+        Is made anew, with configurations of its own, and links to everything else: a container
+        that serves it has to mount the model repository too, where it is.
     """
-    if "://" in model_repository:
-        return model_repository
-    repository = Path(model_repository).absolute()
     changed = {
         config: text
         for config in _configs(repository, every=True)
         if (text := on_cpu(original := _text(config))) != original
     }
-    if not changed:
-        return model_repository
+    shutil.rmtree(directory, ignore_errors=True)  # of an earlier start
     directory.mkdir(mode=0o700)
     _link(repository, directory, changed)
-    return str(directory)
 
 
 def gpu_lines(config: str) -> list[int]:

@@ -93,19 +93,24 @@ class GPURequest:
         Indices or UUIDs: these, and no others. None leaves that open.
     n_gpus
         How many, whichever are free. None leaves that open.
+    cpu
+        None at all.
 
     Raises
     ------
     ParameterError
-        Both are given, or one cannot be right.
+        Two of them are given, or one cannot be right.
     """
 
     gpus: tuple[int | str, ...] | None = None
     n_gpus: int | None = None
+    cpu: bool = False
 
     def __post_init__(self) -> None:
         if self.gpus is not None and self.n_gpus is not None:
             raise ParameterError("n_gpus", "give gpus or n_gpus, not both")
+        if self.cpu and (self.gpus or self.n_gpus):
+            raise ParameterError("cpu", "give cpu or GPUs (gpus, n_gpus), not both")
         if self.n_gpus is not None and (isinstance(self.n_gpus, bool) or self.n_gpus < 0):
             raise ParameterError("n_gpus", f"{self.n_gpus!r} is not a number of GPUs")
         gpu_environment(self.gpus)

@@ -23,6 +23,7 @@ from hermes._processes import ProcessIdentity, ailing_processes
 from hermes._shared_memory import make_private
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import ServerSettings
+from hermes.aeriel.serve._cpu import make_cpu_repository
 from hermes.aeriel.serve._guard import Guard
 from hermes.aeriel.serve._health import is_ready
 from hermes.aeriel.serve._ports import UNIX, Ports, check_free, free_ports, socket_ports
@@ -124,6 +125,9 @@ class TritonInstance(ABC):
             undo.callback(self._end)
             if credentials is not None:
                 credentials.write()
+            if self._settings.has_overlay:
+                repository = Path(self._settings.model_repository)
+                make_cpu_repository(repository, self._directory.overlay)
             self._make_log()
             self._open_container()
             self._launch()

@@ -115,6 +115,8 @@ def lease_gpus(request: GPURequest, environ: Mapping[str, str] = os.environ) -> 
     ParameterError
         They can never be had here.
     """
+    if request.cpu:
+        return GPULease(())
     gpus = list_gpus()
     if request.n_gpus is not None:
         lease = _lease_any(request.n_gpus, visible_gpus(gpus, environ), environ)

@@ -45,7 +45,7 @@ class LocalInstance(TritonInstance):
         """
         directory = self._settings.directory
         links = {
-            self._settings.model_repository: directory.models_link,
+            self._settings.served_repository: directory.models_link,
             str(self._triton.backend_directory or ""): directory.backends_link,
         }
         return {
@@ -56,7 +56,7 @@ class LocalInstance(TritonInstance):
 
     def _server_command(self) -> list[str]:
         links = self._links
-        repository, backends = self._settings.model_repository, self._triton.backend_directory
+        repository, backends = self._settings.served_repository, self._triton.backend_directory
         command = [*dies_with_this_process(), str(self._triton.binary)]
         if backends is not None:
             command.append(f"--backend-directory={links.get(str(backends), backends)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from hermes.aeriel.serve._command import (
     check_model_repository,
     check_server_args,
 )
+from hermes.aeriel.serve._cpu import check_gpu_models
 from hermes.aeriel.serve._gpus import GPURequest, gpu_environment
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._leases import GPULease, Holder, hold_gpus
@@ -37,6 +39,7 @@ def serve(
     name: str | None = None,
     gpus: Sequence[int | str] | GPULease | None = None,
     n_gpus: int | None = None,
+    cpu: bool = False,
     gpu_timeout_s: float = 0.0,
     server_args: Sequence[str] = (),
     log_file: str | Path | None = None,
@@ -70,6 +73,8 @@ def serve(
     n_gpus
         How many GPUs the server is to have instead, out of those that ``CUDA_VISIBLE_DEVICES`` or
         the batch job leaves visible and nobody computes on.
+    cpu
+        Serve on the CPU, also models whose configuration asks for a GPU (``KIND_GPU``).
     gpu_timeout_s
         Seconds to wait for GPUs that another server has.
     server_args
@@ -136,17 +141,22 @@ def serve(
         if isinstance(gpus, GPULease):
             lease = gpus
         else:
-            request = GPURequest(gpus=None if gpus is None else tuple(gpus), n_gpus=n_gpus)
+            names = None if gpus is None else tuple(gpus)
+            request = GPURequest(gpus=names, n_gpus=n_gpus, cpu=cpu)
             holder = Holder(what=str(model_repository))
             lease = stack.enter_context(hold_gpus(request, holder, gpu_timeout_s))
         is_open = address == UNIX or insecure or ipaddress.ip_address(address).is_loopback
+        variables = {**(environment or {}), **gpu_environment(lease.gpus)}
+        if not cpu:
+            check_gpu_models(repository, arguments, lease.gpus, {**os.environ, **variables})
         settings = ServerSettings(
             directory=directory,
             model_repository=repository,
+            cpu=cpu,
             ports=None if ports == "auto" else ports or Ports(),
             listen=address,
             server_args=arguments,
-            environment={**(environment or {}), **gpu_environment(lease.gpus)},
+            environment=variables,
             stop_timeout_s=stop_timeout_s,
             credentials=None if is_open else make_credentials(directory.keys),
             locks=lease.descriptors,

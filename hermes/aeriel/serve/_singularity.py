@@ -104,7 +104,8 @@ class SingularityInstance(TritonInstance):
 
     def _open_container(self) -> None:
         options = start_options(
-            self._settings.model_repository,
+            self._settings.served_repository,
+            linked=self._settings.model_repository if self._settings.has_overlay else None,
             use_driver=self._use_driver,
             directory=self._settings.directory.path,
         )
@@ -116,7 +117,7 @@ class SingularityInstance(TritonInstance):
         self._triton = self._find_triton()
 
     def _server_command(self) -> list[str]:
-        local = self._settings.model_repository.startswith("/")
+        local = self._settings.served_repository.startswith("/")
         arguments = self._settings.arguments(self._ports, MODELS if local else None)
         return [*self._exec_command(), self._triton, *arguments]
 
@@ -157,16 +158,21 @@ def has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def start_options(model_repository: str, *, use_driver: bool, directory: Path) -> list[str]:
+def start_options(
+    model_repository: str, *, linked: str | None = None, use_driver: bool, directory: Path
+) -> list[str]:
     """Return the options of ``instance start`` that let the server see what is outside.
 
     That is its models, its own directory (keys and sockets) and the GPUs. A local repository is
     always mounted, and always at the same place: whether it would be visible by itself depends on
-    the site's configuration. Remote ones are left to Triton. The directory is mounted where it is.
+    the site's configuration. Remote ones are left to Triton. The directory is mounted where it is,
+    and so is what the models are links to.
     """
     options = ["--nv"] if use_driver else []
     if model_repository.startswith("/"):
         options += _mount(model_repository, MODELS)
+    if linked is not None:
+        options += _mount(linked, linked)
     return [*options, *_mount(str(directory), str(directory), read_only=False)]
 
 
@@ -175,7 +181,8 @@ def _mount(source: str, destination: str, *, read_only: bool = True) -> list[str
     fields = ["type=bind", f"source={source}", f"destination={destination}"]
     fields += ["ro"] if read_only else []
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(fields)
+    # A newline alone is not quoted by default.
+    csv.writer(line, lineterminator="", quoting=csv.QUOTE_ALL).writerow(fields)
     return ["--mount", line.getvalue()]
 
 

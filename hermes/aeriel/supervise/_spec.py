@@ -16,6 +16,8 @@ _DECIDING = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
     "SLURM_JOB_ID",
+    "SLURM_STEP_GPUS",
+    "SLURM_JOB_GPUS",
     "_CONDOR_JOB_AD",
     "_CONDOR_AssignedGPUs",
     "PBS_JOBID",
@@ -39,6 +41,8 @@ class ServerSpec:
         A Singularity/Apptainer image; none: a local Triton.
     gpus, n_gpus
         Which GPUs, or how many.
+    cpu
+        On the CPU, also models that ask for a GPU.
     listen, insecure
         Where it listens, and whether anybody gets in.
     server_args
@@ -53,6 +57,7 @@ class ServerSpec:
     image: str = ""
     gpus: tuple[int | str, ...] | None = None
     n_gpus: int | None = None
+    cpu: bool = False
     listen: str = "unix"
     insecure: bool = False
     server_args: tuple[str, ...] = ()

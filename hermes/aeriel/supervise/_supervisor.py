@@ -99,7 +99,7 @@ class _Keeper:
         spec, state = self._spec, self._state
         lease = wait_for_gpus(
             state,
-            GPURequest(gpus=spec.gpus, n_gpus=spec.n_gpus),
+            GPURequest(gpus=spec.gpus, n_gpus=spec.n_gpus, cpu=spec.cpu),
             what=spec.model_repository,
             timeout_s=spec.timeout_s,
             is_wanted=self.is_wanted,
@@ -116,6 +116,7 @@ class _Keeper:
                 spec.model_repository,
                 spec.image or None,
                 gpus=lease,
+                cpu=spec.cpu,
                 server_args=spec.server_args,
                 ports="auto",
                 listen=spec.listen,
