@@ -82,7 +82,7 @@ class ServerParameters:
     image = ImagePath(default="", description="Singularity/Apptainer image; none: a local Triton")
     gpus = GPUs(default=None, description="global indices or UUIDs of GPUs, as a JSON list")
     n_gpus = OptionalWholeNumber(default=None, description="how many GPUs, whichever are free")
-    cpu = luigi.BoolParameter(description="serve on the CPU, also models that ask for a GPU")
+    cpu = Flag(description="serve on the CPU, also models that ask for a GPU")
     listen = Text(
         default="unix",
         description="address to listen on, or unix (sockets that no other user can reach); any but "
