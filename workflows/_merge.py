@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from hermes.aeriel.files import as_output_errors, open_input, sign
+from hermes._files import as_output_errors
+from hermes.aeriel.files import FINGERPRINT, OutputFile, open_input
 from hermes.errors import DataError
 
 BLOCK_BYTES = 16 << 20
@@ -80,27 +80,18 @@ def merge(
     OutputError
         The file cannot be written.
     """
-    with as_output_errors(output_file):
-        output_file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            dir=output_file.parent, prefix=f".{output_file.name}.", suffix=".partial"
-        )
-        os.close(descriptor)
-        temporary = Path(name)
+    output = OutputFile(output_file)
     try:
-        with as_output_errors(output_file), h5py.File(temporary, "w") as merged:
-            _merge_into(merged, parts, target, on_progress)
-            merged.attrs.update(attributes)
-            sign(merged, fingerprint)
-        temporary.chmod(0o644)
-        temporary.replace(output_file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        with as_output_errors(output_file):
+            _merge_into(output.create(), parts, target, on_progress)
+            output.write_attributes(output.hdf5, {**attributes, FINGERPRINT: fingerprint})
+            output.publish()
+    finally:
+        output.discard()
 
 
 def _merge_into(
-    merged: h5py.File,
+    merged: OutputFile,
     parts: Sequence[Part],
     target: str | None,
     on_progress: Callable[[int, int], None],
@@ -125,28 +116,43 @@ def _merge_into(
                 _copy(merged, TARGET, opened[target], part, start=start, total=total)
         on_progress(start + part.rows, total)
     for name, attributes in agreed.items():
-        merged[name].attrs.update(attributes)
-    index = merged.create_group(INDEX)
-    index["files"] = [str(part.input_file) for part in parts]
-    index["offsets"] = offsets
+        merged.write_attributes(merged.hdf5[name], attributes)
+    _write_index(merged, parts, offsets, start_times)
+
+
+def _write_index(
+    merged: OutputFile,
+    parts: Sequence[Part],
+    offsets: NDArray[np.int64],
+    start_times: NDArray[np.float64],
+) -> None:
+    total = int(offsets[-1])
+    files = np.array([str(part.input_file) for part in parts], dtype=object)
+    merged.reserve(0, INDEX)
+    merged.hdf5.create_group(INDEX)
+    merged.create_dataset(f"{INDEX}/files", files.shape, h5py.string_dtype())
+    merged.write(f"{INDEX}/files", 0, files)
+    merged.create_dataset(f"{INDEX}/offsets", offsets.shape, offsets.dtype)
+    merged.write(f"{INDEX}/offsets", 0, offsets)
     if not np.isnan(start_times).all():
-        index[START_TIME] = start_times
-    file = index.create_dataset("file", (total,), np.int32)
-    row = index.create_dataset("row", (total,), np.int64)
+        merged.create_dataset(f"{INDEX}/{START_TIME}", start_times.shape, start_times.dtype)
+        merged.write(f"{INDEX}/{START_TIME}", 0, start_times)
+    merged.create_dataset(f"{INDEX}/file", (total,), np.dtype(np.int32))
+    merged.create_dataset(f"{INDEX}/row", (total,), np.dtype(np.int64))
     step = BLOCK_BYTES // 8
     for begin in range(0, total, step):
         rows = np.arange(begin, min(begin + step, total))
-        files = np.searchsorted(offsets, rows, side="right") - 1
-        file[begin : begin + len(rows)] = files
-        row[begin : begin + len(rows)] = rows - offsets[files]
+        numbers = np.searchsorted(offsets, rows, side="right") - 1
+        merged.write(f"{INDEX}/file", begin, numbers)
+        merged.write(f"{INDEX}/row", begin, rows - offsets[numbers])
 
 
 def _copy(
-    merged: h5py.File, name: str, source: h5py.Dataset, part: Part, *, start: int, total: int
+    merged: OutputFile, name: str, source: h5py.Dataset, part: Part, *, start: int, total: int
 ) -> None:
-    if name not in merged:
+    if name not in merged.hdf5:
         merged.create_dataset(name, (total, *source.shape[1:]), source.dtype)
-    destination = merged[name]
+    destination = merged.hdf5[name]
     if (source.shape, source.dtype) != ((part.rows, *destination.shape[1:]), destination.dtype):
         given = f"is {source.dtype} of shape {source.shape}"
         wanted = f"{destination.dtype} of shape {(part.rows, *destination.shape[1:])}"
@@ -157,12 +163,12 @@ def _copy(
     for begin in range(0, part.rows, step):
         end = min(begin + step, part.rows)
         if source.dtype.kind == "O":
-            destination[start + begin : start + end] = source[begin:end]
+            merged.write(name, start + begin, source[begin:end])
             continue
         if buffer is None:
             buffer = np.empty((min(step, part.rows), *source.shape[1:]), source.dtype)
         source.read_direct(buffer, np.s_[begin:end], np.s_[: end - begin])
-        destination[start + begin : start + end] = buffer[: end - begin]
+        merged.write(name, start + begin, buffer[: end - begin])
 
 
 def _in_both(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hermes.errors import OutputError
+from hermes._files import write_whole
 from workflows._gates import GateResult
 from workflows._metrics import MetricsResult
 from workflows._page import render_report
@@ -125,7 +125,7 @@ def write_report_json(path: Path, report: Mapping[str, Any]) -> None:
     OutputError
         When it cannot be written; what was there before stays.
     """
-    _write(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def write_report_html(path: Path, report: Mapping[str, Any]) -> None:
@@ -138,20 +138,7 @@ def write_report_html(path: Path, report: Mapping[str, Any]) -> None:
     OutputError
         When it cannot be written; what was there before stays.
     """
-    _write(path, render_report(report))
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            # A path that is no UTF-8 can be in the text; the page need not repeat its bytes.
-            beside.write_bytes(text.encode(errors="replace"))
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(path=str(path), problem=error.strerror or str(error)) from error
+    write_whole(path, render_report(report))
 
 
 def _plain(value: Any) -> Any:

@@ -13,40 +13,25 @@ from hermes.aeriel.files._inputs import (
     output_names,
 )
 from hermes.aeriel.files._job import Job, in_words, infer_files
+from hermes.aeriel.files._output import OutputFile
 from hermes.aeriel.files._predictions import (
+    FINGERPRINT,
     PredictionWriter,
-    as_output_errors,
+    dataset_name,
     fingerprint_of,
-    sign,
+    output_name,
 )
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import check_sequences
 from hermes.aeriel.files._series import read_windows, window_inputs
 
 __all__ = [
+    "FINGERPRINT",
     "Cut",
     "DatasetFacts",
     "InputFacts",
     "Job",
+    "OutputFile",
     "PredictionWriter",
     "Request",
     "RowPlan",
-    "as_output_errors",
-    "check_against_model",
-    "check_agreement",
-    "check_sequences",
-    "find_files",
-    "fingerprint",
-    "fingerprint_of",
-    "in_words",
-    "infer_file",
-    "infer_files",
-    "inspect",
-    "open_input",
-    "output_names",
-    "read_windows",
-    "sign",
-    "stamp_of",
-    "versions",
-    "window_inputs",
-]

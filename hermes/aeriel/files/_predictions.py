@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes._files import as_output_errors, write_whole
+from hermes.aeriel.files._output import OutputFile
 from hermes.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -61,11 +58,15 @@ class PredictionWriter:
         self.rows_done = 0
         self._rows = rows
         self._fingerprint = fingerprint
-        self._partial = file.with_name(file.name + ".partial")
         self._checkpoint = file.with_name(file.name + ".partial.json")
-        with as_output_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._opened = self._open()
+        # What a row of each output is: dtype and shape; nothing before the first answer.
+        self._layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._output = OutputFile(file, keep=True)
+        try:
+            self._resume()
+        except BaseException:
+            self._output.discard()
+            raise
         self._resumed_at = self.rows_done
         self._saved = time.monotonic()
         # Runs of rows that are there: the first row by the end, and the end by the first row.
@@ -87,9 +88,9 @@ class PredictionWriter:
             try:
                 self._save()
             except (OSError, RuntimeError) as failure:  # the earlier checkpoint stands
-                logger.warning("%s: no last checkpoint: %s", self._partial, failure)
+                logger.warning("%s: no last checkpoint: %s", self._output.path, failure)
         try:
-            self._opened.close()
+            self._output.close()
         except (OSError, RuntimeError):
             if error is None:
                 raise
@@ -107,8 +108,10 @@ class PredictionWriter:
         Raises
         ------
         OutputError
-            They cannot be written; the disk is full, for one.
+            They cannot be written: the disk is full, for one, or they are not like the rows
+            before: other outputs, dtypes or shapes.
         """
+        self._check_layout(outputs, at)
         if at < self._resumed_at:
             return
         end = at + len(next(iter(outputs.values())))
@@ -137,30 +140,37 @@ class PredictionWriter:
             raise OutputError(str(self.file), f"has {self.rows_done} of {self._rows} rows")
         with as_output_errors(self.file):
             self._write_gathered()
-            for name, value in attributes.items():
-                self._opened.attrs[name] = _attribute(value)
-            for dataset in self._opened.values():
-                dataset.attrs.update(dataset_attributes or {})
-            sign(self._opened, self._fingerprint)
-            self._opened.attrs["resumed_at_row"] = self._resumed_at
-            self._opened.close()
-            _synchronise(self._partial)
-            self._partial.replace(self.file)
+            for dataset in self._output.hdf5.values():
+                self._output.write_attributes(dataset, dict(dataset_attributes or {}))
+            self._output.write_attributes(
+                self._output.hdf5,
+                {
+                    **{name: _attribute(value) for name, value in attributes.items()},
+                    FINGERPRINT: self._fingerprint,
+                    "resumed_at_row": self._resumed_at,
+                },
+            )
+            self._output.publish()
             self._checkpoint.unlink(missing_ok=True)
 
-    def _open(self) -> h5py.File:
+    def _resume(self) -> None:
+        """Go on with what an earlier writer left, or begin."""
         rows_done = self._rows_of_checkpoint()
         if rows_done:
             try:
-                opened = h5py.File(self._partial, "r+")
-            except OSError as error:
-                logger.warning("%s cannot be resumed: %s", self._partial, error)
+                self._output.open()
+                self._layout = {
+                    output_name(name): (dataset.dtype, dataset.shape[1:])
+                    for name, dataset in self._output.hdf5.items()
+                }
+            except (OSError, RuntimeError, KeyError) as error:
+                logger.warning("%s cannot be resumed: %s", self._output.path, error)
             else:
                 logger.info("%s: going on at row %d of %d", self.file, rows_done, self._rows)
                 self.rows_done = rows_done
-                return opened
+                return
         self._checkpoint.unlink(missing_ok=True)
-        return h5py.File(self._partial, "w")
+        self._output.create()
 
     def _rows_of_checkpoint(self) -> int:
         try:
@@ -169,26 +179,24 @@ class PredictionWriter:
             return 0
         return int(saved["rows_done"]) if saved[FINGERPRINT] == self._fingerprint else 0
 
-    def _create(self, name: str, array: NDArray[Any]) -> None:
-        shape = (self._rows, *array.shape[1:])
-        if array.dtype.kind == "O":
-            self._opened.create_dataset(name, shape, dtype=h5py.string_dtype("utf-8"))
-            return
-        needed = int(np.prod(shape)) * array.dtype.itemsize
-        free = shutil.disk_usage(self.file.parent).free
-        if needed > free:
+    def _check_layout(self, outputs: Mapping[str, NDArray[Any]], at: int) -> None:
+        """Raise OutputError where rows are not like those before."""
+        layout = {name: (array.dtype, array.shape[1:]) for name, array in outputs.items()}
+        if not self._layout:
+            self._layout = layout
+        if layout.keys() != self._layout.keys():
             problem = (
-                f"output {name!r} needs {needed / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free"
+                f"row {at} has the outputs {sorted(layout)}; {sorted(self._layout)} are wanted"
             )
-            raise OutputError(str(self.file), problem)
-        # Allocated at once and never filled: later writes change data, not the file's structure,
-        # so a process killed between two checkpoints leaves a file that can be opened.
-        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        space = h5py.h5s.create_simple(shape)
-        kind = h5py.h5t.py_create(array.dtype, logical=True)
-        h5py.h5d.create(self._opened.id, name.encode(), kind, space, dcpl=layout)
+            raise OutputError(str(self.file), f"{problem}, as in the rows before")
+        if layout != self._layout:
+            name = next(name for name in layout if layout[name] != self._layout[name])
+            problem = f"output {name!r} is {_row(*layout[name])} in row {at}"
+            advice = f"but {_row(*self._layout[name])} in the rows before; they have to agree"
+            raise OutputError(str(self.file), f"{problem}, {advice}")
+        if len({len(array) for array in outputs.values()}) != 1:
+            problem = f"has other numbers of rows than the other outputs from row {at} on"
+            raise OutputError(str(self.file), f"one of {sorted(outputs)} {problem}")
 
     def _join(self, begin: int, end: int) -> None:
         """Join rows with the runs before and behind them."""
@@ -198,30 +206,47 @@ class PredictionWriter:
         self.rows_done = self._ends[0]
 
     def _write_gathered(self) -> None:
-        gathered, self._gathered = self._gathered, {}
-        self._gathered_bytes = 0
-        for end, run in gathered.items():
+        for end, run in list(self._gathered.items()):
             for name in run[0]:
                 parts = [outputs[name] for outputs in run]
                 array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-                if name not in self._opened:
-                    self._create(name, array)
-                self._opened[name][end - len(array) : end] = array
+                dataset = dataset_name(name)
+                if dataset not in self._output.hdf5:
+                    dtype = h5py.string_dtype("utf-8") if array.dtype.kind == "O" else array.dtype
+                    self._output.create_dataset(dataset, (self._rows, *array.shape[1:]), dtype)
+                self._output.write(dataset, end - len(array), array)
+            # Only now: a checkpoint counts what is no longer waiting.
+            del self._gathered[end]
+        self._gathered_bytes = 0
 
     def _save(self) -> None:
         """Make the rows so far safe, then say so."""
         self._saved = time.monotonic()
         self._write_gathered()
-        if self.rows_done == 0 or any(
-            dataset.dtype.kind == "O" for dataset in self._opened.values()
-        ):
+        if self.rows_done == 0 or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
             return  # strings live outside their dataset, and every one changes the structure
-        self._opened.flush()
-        _synchronise(self._partial)
+        self._output.flush()
         write_whole(
             self._checkpoint,
             json.dumps({"rows_done": self.rows_done, FINGERPRINT: self._fingerprint}),
         )
+
+
+def dataset_name(output: str) -> str:
+    """Return the name of the dataset for an output: HDF5 takes a slash for a group.
+
+    Examples
+    --------
+    >>> dataset_name("/fc/Gemm_output_0")
+    '%2Ffc%2FGemm_output_0'
+    """
+    # A name that is a dot is the group itself.
+    return "%2E" if output == "." else output.replace("%", "%25").replace("/", "%2F")
+
+
+def output_name(dataset: str) -> str:
+    """Return the output that a dataset is for; undoes `dataset_name`."""
+    return dataset.replace("%2E", ".").replace("%2F", "/").replace("%25", "%")
 
 
 def fingerprint_of(file: Path) -> str | None:
@@ -234,58 +259,9 @@ def fingerprint_of(file: Path) -> str | None:
     return None if fingerprint is None else str(fingerprint)
 
 
-def sign(opened: h5py.File, fingerprint: str) -> None:
-    """Write a fingerprint into a file, for `fingerprint_of`."""
-    opened.attrs[FINGERPRINT] = fingerprint
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        It cannot be written.
-    """
-    with as_output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def as_output_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system or HDF5 says of a file into OutputError."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except (OSError, RuntimeError) as error:
-        # HDF5 has the number in its text only, and a RuntimeError for a failed close.
-        number = error.errno if isinstance(error, OSError) else None
-        text = str(error)
-        problem = f"cannot be written: {text}"
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
-            problem = "the disk is full (no space left on device)"
-        elif number == errno.EAGAIN or "unable to lock file" in text:
-            problem = "another process is writing it; wait for that run, or end it"
-        raise OutputError(str(path), problem) from error
+def _row(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    return f"{'string' if dtype.kind == 'O' else dtype} of shape {shape}"
 
 
 def _attribute(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else json.dumps(value, default=str)
-
-
-def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,235 @@
+"""Files that appear whole or not at all: the only writer of them that there is."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hermes.errors import OutputError
+
+SUFFIX = ".partial"
+# How long a text waits for another process that writes the same file.
+TEXT_WAIT_S = 10.0
+# A file system that has no locks: everybody is alone there, as HDF5 has it ("best effort").
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+class Partial:
+    """A file beside another one, whose name it takes when it is whole.
+
+    It is called ``.NAME.partial``, or ``NAME.partial`` where it is kept. A lock makes it one
+    process's own. The lock ends with the process, so what a process that was killed has left is
+    replaced by the next one, and nothing piles up.
+
+    Parameters
+    ----------
+    target
+        The file to write; its directory is made.
+    private
+        Whether nobody but its owner may read it; else the umask decides.
+    keep
+        Whether what an earlier process has left is kept, to go on with it.
+    wait_s
+        How many seconds to wait for another process that writes the same file.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file beside the target.
+
+    Raises
+    ------
+    OutputError
+        Another process is writing it, or the directory cannot be written.
+    """
+
+    def __init__(
+        self, target: Path, *, private: bool = False, keep: bool = False, wait_s: float = 0.0
+    ) -> None:
+        self.target = target
+        self.path = target.with_name(("" if keep else ".") + target.name + SUFFIX)
+        with as_output_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = _open_own(
+                self.path, 0o600 if private else 0o666, keep=keep, wait_s=wait_s
+            )
+
+    def write(self, content: bytes) -> None:
+        """Make this the content.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        with as_output_errors(self.target):
+            os.ftruncate(self._descriptor, 0)
+            view, at = memoryview(content), 0
+            while at < len(view):
+                at += os.pwrite(self._descriptor, view[at:], at)
+
+    def reserve(self, n_bytes: int) -> None:
+        """Take the space on the disk for a file of so many bytes.
+
+        Raises
+        ------
+        OSError
+            There is not enough.
+        """
+        os.posix_fallocate(self._descriptor, 0, n_bytes)
+
+    def synchronise(self) -> None:
+        """Make what was written safe from a loss of power."""
+        with as_output_errors(self.target):
+            os.fsync(self._descriptor)
+
+    def publish(self) -> None:
+        """Give the file the target's name, for good.
+
+        Raises
+        ------
+        OutputError
+            It cannot be done.
+        """
+        self.synchronise()
+        with as_output_errors(self.target):
+            self.path.replace(self.target)
+            directory = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a file system that has no such thing
+                    raise
+            finally:
+                os.close(directory)
+        self.close()
+
+    def discard(self) -> None:
+        """Remove the file."""
+        if self._descriptor >= 0:
+            self.path.unlink(missing_ok=True)
+            self.close()
+
+    def close(self) -> None:
+        """Let others write the file; what is there stays for them."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            # Unlock explicitly: a forked child shares this open file, and close() keeps its lock.
+            _lock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+@contextmanager
+def replacing(target: Path, *, private: bool = False, wait_s: float = 0.0) -> Iterator[Partial]:
+    """Yield a new file that takes the target's place when the block ends, and not if it fails.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    partial = Partial(target, private=private, wait_s=wait_s)
+    try:
+        yield partial
+        partial.publish()
+    finally:
+        partial.discard()
+
+
+def write_whole(path: Path, content: str | bytes, *, private: bool = False) -> None:
+    """Write a file that appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file; its directory is made.
+    content
+        What is to be in it; a text is written as UTF-8.
+    private
+        Whether nobody but its owner may read it; else the umask decides.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written; what was there before stays.
+    """
+    with replacing(path, private=private, wait_s=TEXT_WAIT_S) as partial:
+        # A path that is no UTF-8 can be in a text; it need not be repeated to the byte.
+        partial.write(content if isinstance(content, bytes) else content.encode(errors="replace"))
+
+
+@contextmanager
+def as_output_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system or HDF5 says of a file into OutputError."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except (OSError, RuntimeError) as error:
+        # HDF5 has the number in its text only, and a RuntimeError for a failed close.
+        number = error.errno if isinstance(error, OSError) else None
+        text = str(error)
+        problem = f"cannot be written: {text}"
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
+            problem = "the disk is full (no space left on device)"
+        elif number == errno.EAGAIN or "unable to lock file" in text:
+            problem = "another process is writing it; wait for that run, or end it"
+        raise OutputError(str(path), problem) from error
+
+
+def _open_own(path: Path, mode: int, *, keep: bool, wait_s: float) -> int:
+    """Open a file that is this process's alone until it unlocks it; a new one, or a left one."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        descriptor, is_new = _open_or_create(path, mode)
+        try:
+            _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(descriptor)
+            # Between open and lock its owner may have given it its name, or removed it.
+            is_ours = _is_same(path, status)
+            if is_ours and (is_new or (keep and stat.S_ISREG(status.st_mode))):
+                return descriptor
+            if is_ours:
+                path.unlink()
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise
+            time.sleep(0.01)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _open_or_create(path: Path, mode: int) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, mode), True
+    except FileExistsError:
+        try:
+            return os.open(path, flags), False
+        except FileNotFoundError:  # given its name meanwhile
+            return _open_or_create(path, mode)
+
+
+def _is_same(path: Path, status: os.stat_result) -> bool:
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
+
+
+def _lock(descriptor: int, operation: int) -> None:
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

@@ -1,0 +1,201 @@
+"""HDF5 files that are written, on disks that may be full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes._files import Partial, as_output_errors
+from hermes.errors import OutputError
+
+# What HDF5 writes besides data between two calls of `reserve`: object headers, names, B-trees.
+MARGIN_BYTES = 1 << 16
+# What a string takes besides its bytes: a header, and a multiple of 8.
+STRING_BYTES = 24
+
+
+class OutputFile:
+    """An HDF5 file that gets its name when it is whole, and never meets a full disk.
+
+    HDF5 may crash the process when the disk is full as a file is flushed or closed. So the space
+    for everything is taken before HDF5 writes it.
+
+    Parameters
+    ----------
+    target
+        The file to write.
+    keep
+        Whether what an earlier process has left beside it is kept, for `open`.
+
+    Raises
+    ------
+    OutputError
+        Another process is writing it, the directory cannot be written, or the disk is full.
+    """
+
+    def __init__(self, target: Path, *, keep: bool = False) -> None:
+        self.target = target
+        self._partial = Partial(target, keep=keep)
+        self._opened: h5py.File | None = None
+        self._reserved = 0
+
+    @property
+    def hdf5(self) -> h5py.File:
+        """The file beside the target, after `create` or `open`."""
+        assert self._opened is not None  # noqa: S101 (for the type checker: there is an order)
+        return self._opened
+
+    @property
+    def path(self) -> Path:
+        """The file beside the target."""
+        return self._partial.path
+
+    def create(self) -> Self:
+        """Begin with an empty file.
+
+        Raises
+        ------
+        OutputError
+            The disk is full.
+        """
+        self._close_hdf5()
+        # Not by h5py.File(…, "w"): that opens the file before there is any space for it.
+        self._partial.write(_empty_hdf5())
+        self.open()
+        self.reserve(0, "a file")
+        return self
+
+    def open(self) -> None:
+        """Go on with what was kept.
+
+        Raises
+        ------
+        OSError, RuntimeError
+            It is no HDF5 file, or damaged.
+        """
+        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+        # HDF5 would lock it as well, and find it locked.
+        access.set_file_locking(False, True)
+        # Small writes wait in a buffer else, and h5py drops what is said when that is written.
+        access.set_sieve_buf_size(0)
+        flags = h5py.h5f.ACC_RDWR
+        self._opened = h5py.File(h5py.h5f.open(os.fsencode(self.path), flags, fapl=access))
+        self._reserved = 0
+
+    def reserve(self, n_bytes: int, what: str) -> None:
+        """Take the space for what is written next: `n_bytes` of data, and what HDF5 adds to them.
+
+        Raises
+        ------
+        OutputError
+            There is not enough; `what` is named.
+        """
+        end = self.hdf5.id.get_filesize() + n_bytes + MARGIN_BYTES
+        if end <= self._reserved:
+            return
+        with as_output_errors(self.target):
+            try:
+                self._partial.reserve(end)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                free = shutil.disk_usage(self.path.parent).free
+                sizes = f"{what} needs {n_bytes / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free"
+                problem = f"the disk is full (no space left on device): {sizes}"
+                raise OutputError(str(self.target), problem) from error
+        self._reserved = end
+
+    def create_dataset(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Make a dataset, with the space for all of its values.
+
+        Raises
+        ------
+        OutputError
+            There is not enough space.
+        """
+        if dtype.kind == "O":
+            # What a string takes here is where it lies in the heap.
+            self.reserve(16 * int(np.prod(shape)), f"output {name!r}")
+            self.hdf5.create_dataset(name, shape, dtype=dtype)
+            return
+        self.reserve(int(np.prod(shape)) * dtype.itemsize, f"output {name!r}")
+        # Allocated at once and never filled: later writes change data, not the file's structure,
+        # so a process killed between two checkpoints leaves a file that can be opened.
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        space = h5py.h5s.create_simple(shape)
+        kind = h5py.h5t.py_create(dtype, logical=True)
+        h5py.h5d.create(self.hdf5.id, name.encode(), kind, space, dcpl=layout)
+
+    def write(self, name: str, begin: int, rows: NDArray[Any]) -> None:
+        """Write rows of a dataset.
+
+        Raises
+        ------
+        OutputError
+            There is not enough space for strings.
+        """
+        if rows.dtype.kind == "O":
+            n_bytes = sum(len(value) + STRING_BYTES for value in rows.flat)
+            # Strings lie in heaps, which may stay half empty.
+            self.reserve(2 * n_bytes, f"output {name!r}")
+        self.hdf5[name][begin : begin + len(rows)] = rows
+
+    def write_attributes(self, holder: Any, attributes: dict[str, Any]) -> None:
+        """Write attributes of the file, or of something in it.
+
+        Raises
+        ------
+        OutputError
+            There is not enough space.
+        """
+        n_bytes = sum(
+            len(name) + len(value) if isinstance(value, str) else np.asarray(value).nbytes
+            for name, value in attributes.items()
+        )
+        self.reserve(2 * n_bytes, "what the file says of itself")
+        holder.attrs.update(attributes)
+
+    def flush(self) -> None:
+        """Make what was written safe from a loss of power."""
+        self.hdf5.flush()
+        self._partial.synchronise()
+
+    def publish(self) -> None:
+        """Close the file, and give it its name."""
+        self._close_hdf5()
+        self._partial.publish()
+
+    def close(self) -> None:
+        """Close the file, and leave it as it is."""
+        try:
+            self._close_hdf5()
+        finally:
+            self._partial.close()
+
+    def discard(self) -> None:
+        """Close the file, and remove it."""
+        try:
+            self._close_hdf5()
+        finally:
+            self._partial.discard()
+
+    def _close_hdf5(self) -> None:
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            opened.close()
+
+
+def _empty_hdf5() -> bytes:
+    with h5py.File("empty", "w", driver="core", backing_store=False) as opened:
+        opened.flush()
+        return bytes(opened.id.get_file_image())
