@@ -175,13 +175,14 @@ def test_an_unlocked_partial_can_be_locked_though_a_child_has_it_open(tmp_path: 
 # Every size in turn, each in a child, since HDF5 would crash it: its exit status, and what it left.
 SIZES = """
 import resource
-for size in range(2048, 400_000, 8192):
+for size in range(4096, 400_000, 8192):
     directory = Path(sys.argv[1], str(size))
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     child = os.fork()
     if child == 0:
         try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+            if sys.argv[3] == "limit":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
             predict(directory / "p.h5", words=sys.argv[2] == "words")
             merge_one(directory / "p.h5", directory / "merged.h5")
         except OutputError:
@@ -195,10 +196,8 @@ for size in range(2048, 400_000, 8192):
 """
 
 
-@pytest.mark.parametrize("outputs", ["rows", "words"])
-def test_a_limit_for_files_is_an_error_at_every_size(tmp_path: Path, outputs: str) -> None:
-    """The limit stands for a full disk, which takes root; HDF5 meets both in the same way."""
-    done = python(SIZES, tmp_path, outputs)
+def check_every_size(directory: Path, outputs: str, limit: str) -> None:
+    done = python(SIZES, directory, outputs, limit)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert {line[1] for line in lines} == {"3", "0"}, done.stdout + done.stderr
     assert len(lines) == 49
@@ -206,8 +205,28 @@ def test_a_limit_for_files_is_an_error_at_every_size(tmp_path: Path, outputs: st
         assert ("merged.h5" in left) == (code == "0"), size
         assert set(left) <= {"merged.h5", "p.h5", "p.h5.partial", "p.h5.partial.json"}
         for name in {"merged.h5", "p.h5"} & set(left):
-            with h5py.File(tmp_path / size / name) as opened:
+            with h5py.File(directory / size / name) as opened:
                 assert np.array_equal(opened["y"], ROWS)
+
+
+@pytest.mark.parametrize("outputs", ["rows", "words"])
+def test_a_limit_for_files_is_an_error_at_every_size(tmp_path: Path, outputs: str) -> None:
+    check_every_size(tmp_path, outputs, "limit")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("outputs", ["rows", "words"])
+def test_a_full_disk_is_an_error_at_every_size(tmp_path: Path, outputs: str) -> None:
+    disks = {size: tmp_path / str(size) for size in range(4096, 400_000, 8192)}
+    try:
+        for size, disk in disks.items():
+            disk.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", f"size={2 * size}", "tmpfs", disk]
+            subprocess.run(command, check=True)
+        check_every_size(tmp_path, outputs, "disk")
+    finally:
+        for disk in disks.values():
+            subprocess.run(["umount", "--lazy", disk], check=False)
 
 
 def test_a_write_that_failed_is_not_in_the_checkpoint(tmp_path: Path) -> None:
