@@ -221,12 +221,12 @@ def test_a_full_disk_is_an_error_at_every_size(tmp_path: Path, outputs: str) -> 
     try:
         for size, disk in disks.items():
             disk.mkdir()
-            command = ["mount", "-t", "tmpfs", "-o", f"size={2 * size}", "tmpfs", disk]
+            command = ["mount", "-t", "tmpfs", "-o", f"size={2 * size}", "tmpfs", str(disk)]
             subprocess.run(command, check=True)
         check_every_size(tmp_path, outputs, "disk")
     finally:
         for disk in disks.values():
-            subprocess.run(["umount", "--lazy", disk], check=False)
+            subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
 def test_a_write_that_failed_is_not_in_the_checkpoint(tmp_path: Path) -> None:
