@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors
-from hermes.aeriel.files import FINGERPRINT, OutputFile, open_input
+from hermes.aeriel.files import OutputFile, open_input
 from hermes.errors import DataError
 
 BLOCK_BYTES = 16 << 20
@@ -84,8 +84,8 @@ def merge(
     try:
         with as_output_errors(output_file):
             _merge_into(output.create(), parts, target, on_progress)
-            output.write_attributes(output.hdf5, {**attributes, FINGERPRINT: fingerprint})
-            output.publish()
+            output.write_attributes(output.hdf5, dict(attributes))
+            output.publish(fingerprint)
     finally:
         output.discard()
 

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel.files import _predictions
-from hermes.aeriel.files._predictions import PredictionWriter, fingerprint_of
+from hermes.aeriel.files import _predictions, fingerprint_of
+from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.errors import OutputError
 
 ROWS = np.arange(60, dtype=np.float32).reshape(20, 3)

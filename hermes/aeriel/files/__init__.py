@@ -13,12 +13,10 @@ from hermes.aeriel.files._inputs import (
     output_names,
 )
 from hermes.aeriel.files._job import Job, in_words, infer_files
-from hermes.aeriel.files._output import OutputFile
+from hermes.aeriel.files._output import OutputFile, fingerprint_of
 from hermes.aeriel.files._predictions import (
-    FINGERPRINT,
     PredictionWriter,
     dataset_name,
-    fingerprint_of,
     output_name,
 )
 from hermes.aeriel.files._rows import RowPlan
@@ -26,7 +24,6 @@ from hermes.aeriel.files._sequences import check_sequences
 from hermes.aeriel.files._series import read_windows, window_inputs
 
 __all__ = [
-    "FINGERPRINT",
     "Cut",
     "DatasetFacts",
     "InputFacts",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hermes._files import Partial, as_output_errors
 from hermes.errors import OutputError
 
+FINGERPRINT = "fingerprint"
 # What HDF5 writes besides data between two calls of `reserve`: object headers, names, B-trees.
 MARGIN_BYTES = 1 << 16
 # What a string takes besides its bytes: a header, and a multiple of 8.
@@ -170,8 +171,15 @@ class OutputFile:
         self.hdf5.flush()
         self._partial.synchronise()
 
-    def publish(self) -> None:
-        """Close the file, and give it its name."""
+    def publish(self, fingerprint: str) -> None:
+        """Close the file, and give it its name; `fingerprint_of` finds what it depends on.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        self.write_attributes(self.hdf5, {FINGERPRINT: fingerprint})
         self._close_hdf5()
         self._partial.publish()
 
@@ -193,6 +201,16 @@ class OutputFile:
         if self._opened is not None:
             opened, self._opened = self._opened, None
             opened.close()
+
+
+def fingerprint_of(file: Path) -> str | None:
+    """Return the fingerprint of a file that was published, or None where there is no whole one."""
+    try:
+        with h5py.File(file, "r") as opened:
+            fingerprint = opened.attrs.get(FINGERPRINT)
+    except (OSError, RuntimeError, KeyError):
+        return None
+    return None if fingerprint is None else str(fingerprint)
 
 
 def _empty_hdf5() -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors, write_whole
-from hermes.aeriel.files._output import OutputFile
+from hermes.aeriel.files._output import FINGERPRINT, OutputFile
 from hermes.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_S = 2.0
 # A write to HDF5 takes as long as a small request: they are gathered to this size.
 WRITE_BYTES = 1 << 20
-FINGERPRINT = "fingerprint"
 
 
 class PredictionWriter:
@@ -146,11 +145,10 @@ class PredictionWriter:
                 self._output.hdf5,
                 {
                     **{name: _attribute(value) for name, value in attributes.items()},
-                    FINGERPRINT: self._fingerprint,
                     "resumed_at_row": self._resumed_at,
                 },
             )
-            self._output.publish()
+            self._output.publish(self._fingerprint)
             self._checkpoint.unlink(missing_ok=True)
 
     def _resume(self) -> None:
@@ -247,16 +245,6 @@ def dataset_name(output: str) -> str:
 def output_name(dataset: str) -> str:
     """Return the output that a dataset is for; undoes `dataset_name`."""
     return dataset.replace("%2E", ".").replace("%2F", "/").replace("%25", "%")
-
-
-def fingerprint_of(file: Path) -> str | None:
-    """Return the fingerprint of a file of predictions, or None where there is no whole one."""
-    try:
-        with h5py.File(file, "r") as opened:
-            fingerprint = opened.attrs.get(FINGERPRINT)
-    except OSError:
-        return None
-    return None if fingerprint is None else str(fingerprint)
 
 
 def _row(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
