@@ -28,6 +28,7 @@ platform: "onnxruntime_onnx"
 max_batch_size: 256
 input [{ name: "image", data_type: TYPE_FP32, dims: [ 64 ] }]
 output [{ name: "probabilities", data_type: TYPE_FP32, dims: [ 10 ] }]
+instance_group [{ kind: KIND_CPU }]
 dynamic_batching {}
 """
 

@@ -38,6 +38,7 @@ sequence_batching {
 IMPLICIT = """
 platform: "onnxruntime_onnx"
 max_batch_size: 4
+instance_group [{ kind: KIND_CPU }]
 input [{ name: "x", data_type: TYPE_FP32, dims: [1] }]
 output [{ name: "y", data_type: TYPE_FP32, dims: [1] }]
 sequence_batching {

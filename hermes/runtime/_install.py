@@ -43,6 +43,8 @@ print(json.dumps({
 }))
 """
 SOURCES = Path(__file__).parent
+# Copied beside each backend, as hermes_batching.py and so on.
+SHARED = ("_batching.py", "_sequences.py", "_threads.py")
 # What to do about a failure, by what a step says when it fails.
 ADVICE = (
     (
@@ -214,10 +216,11 @@ def _with_backends(installation: Installation, *, write: bool = True) -> Install
     stub = part / "python" / installation.stub.name
     shutil.copy2(installation.stub, stub)
     stub.chmod(0o755)
-    for model in _backend_models():
-        (part / model.parent.name).mkdir()
-        shutil.copy2(model, part / model.parent.name / "model.py")
-        shutil.copy2(SOURCES / "_batching.py", part / model.parent.name / "hermes_batching.py")
+    for source in _backend_sources():
+        (part / source.parent.name).mkdir(exist_ok=True)
+        shutil.copy2(source, part / source.parent.name / source.name)
+        for name in SHARED:
+            shutil.copy2(SOURCES / name, part / source.parent.name / f"hermes{name}")
     shutil.rmtree(directory, ignore_errors=True)
     part.rename(directory)
     installation = dataclasses.replace(installation, backends=directory.name)
@@ -353,13 +356,13 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", match.group()).lower() if match else requirement
 
 
-def _backend_models() -> list[Path]:
-    return sorted(SOURCES.glob("backends/*/model.py"))
+def _backend_sources() -> list[Path]:
+    return sorted(SOURCES.glob("backends/*/*.py"))
 
 
 def _backends_hash() -> str:
     digest = hashlib.sha256()
-    for source in (*_backend_models(), SOURCES / "_batching.py"):
+    for source in (*_backend_sources(), *(SOURCES / name for name in SHARED)):
         digest.update(str(source.relative_to(SOURCES)).encode() + b"\0")
         digest.update(source.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

@@ -26,7 +26,7 @@ die() { echo "build-triton-image.sh: $*" >&2; exit 1; }
 # What the image is made of: this script (and so its versions) and the backends' sources.
 ingredients=$({
     sha256sum <"${BASH_SOURCE[0]}"
-    cd "$runtime" && find _batching.py backends -name __pycache__ -prune -o -type f -print0 |
+    cd "$runtime" && find _batching.py _sequences.py _threads.py backends -name __pycache__ -prune -o -type f -print0 |
         sort -z | xargs -0 sha256sum
 } | sha256sum | cut -d' ' -f1)
 
@@ -88,10 +88,12 @@ install -m755 "$work/wheel/pytriton/tritonserver/python_backend_stubs/$python/tr
 rm -f "$triton"/lib/libpython3-*.so.*                       # only the other stubs need it
 ln -s opt/tritonserver/lib "$root/nvidia_pytriton.libs"     # where the wheel's RPATHs look
 # As `hermes install-triton` lays them out.
-for model in "$runtime"/backends/*/model.py; do
-    backend=$triton/backends/$(basename "$(dirname "$model")")
-    install -D -m644 "$model" "$backend/model.py"
-    install -m644 "$runtime/_batching.py" "$backend/hermes_batching.py"
+for source in "$runtime"/backends/*/*.py; do
+    backend=$triton/backends/$(basename "$(dirname "$source")")
+    install -D -m644 -t "$backend" "$source"
+    for shared in batching sequences threads; do
+        install -m644 "$runtime/_$shared.py" "$backend/hermes_$shared.py"
+    done
 done
 echo "$ingredients" >"$triton/ingredients"
 chmod -R a+rX "$triton"

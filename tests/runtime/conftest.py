@@ -56,12 +56,14 @@ def serve_models() -> Serve:
     """Return a context: the client of a real server for a home and a model repository."""
 
     @contextlib.contextmanager
-    def served(home: Path, repository: Path) -> Iterator[Any]:
+    def served(home: Path, repository: Path, *options: str) -> Iterator[Any]:
         with pytest.MonkeyPatch.context() as environ:
             environ.setenv("HERMES_TRITON_HOME", str(home))
             environ.delenv("HERMES_TRITON_BINARY", raising=False)
             # Some of the models are there to fail: the server is to live on without them.
-            server = serve(repository, ports="auto", server_args=["--exit-on-error=false"])
+            # A model whose configuration names no device is to find none but the CPU.
+            arguments = ["--exit-on-error=false", *options]
+            server = serve(repository, ports="auto", gpus=[], server_args=arguments)
             with server as instance, triton.InferenceServerClient(instance.endpoint.grpc) as client:
                 _wait_until_live(client, instance)
                 yield client
@@ -85,6 +87,40 @@ def infer() -> Callable[..., dict[str, Any]]:
         return {name: answer.as_numpy(name) for name in names}
 
     return answered
+
+
+@pytest.fixture(scope="session")
+def infer_sequence() -> Callable[..., list[Any]]:
+    """Return a function: the answers to the requests of one sequence, in order."""
+
+    def answered(
+        client: Any, model: str, sequence: int, name: str, requests: Sequence[npt.NDArray[Any]]
+    ) -> list[Any]:
+        return [
+            client.infer(
+                model,
+                [_as_input(name, array)],
+                sequence_id=sequence,
+                sequence_start=index == 0,
+                sequence_end=index == len(requests) - 1,
+            )
+            for index, array in enumerate(requests)
+        ]
+
+    return answered
+
+
+@pytest.fixture(scope="session")
+def reason() -> Callable[..., str]:
+    """Return a function: what Triton says of a model that it did not load."""
+
+    def said(client: Any, model: str) -> str:
+        index = client.get_model_repository_index(as_json=True)["models"]
+        (entry,) = [entry for entry in index if entry["name"] == model]
+        assert entry["state"] == "UNAVAILABLE"
+        return str(entry["reason"])
+
+    return said
 
 
 @pytest.fixture(scope="session")
@@ -121,14 +157,14 @@ def _as_input(name: str, array: npt.NDArray[Any]) -> Any:
 
 
 def _wait_until_live(client: Any, instance: TritonInstance) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert instance.is_alive()
         with contextlib.suppress(triton.InferenceServerException):
             if client.is_server_live():
                 return
         time.sleep(0.1)
-    pytest.fail("no server after 60 s")
+    pytest.fail("no server after 300 s")
 
 
 @pytest.fixture

@@ -2,59 +2,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
+from tests.runtime.onnx_models import write_double, write_identity, write_model
+
 Infer = Callable[..., dict[str, Any]]
 InferAtOnce = Callable[..., list[Any]]
-
-Tensor = tuple[str, int, Sequence[Any]]
-
-
-def write_model(
-    repository: Path,
-    name: str,
-    nodes: Sequence[Any],
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    *,
-    config: str | None = None,
-    file: str = "model.onnx",
-    constants: Sequence[Any] = (),
-) -> None:
-    graph = helper.make_graph(
-        nodes,
-        name,
-        [helper.make_tensor_value_info(*tensor) for tensor in inputs],
-        [helper.make_tensor_value_info(*tensor) for tensor in outputs],
-        initializer=constants,
-    )
-    opset = [helper.make_opsetid("", 17)]
-    path = repository / name / "1" / file
-    path.parent.mkdir(parents=True)
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
-    if config is not None:
-        (repository / name / "config.pbtxt").write_text(config)
-
-
-def write_double(repository: Path, name: str, **options: Any) -> None:
-    """Write y = x + x."""
-    kind = options.pop("kind", TensorProto.FLOAT)
-    shape = options.pop("shape", ["n", 3])
-    nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
-    write_model(repository, name, nodes, [("x", kind, shape)], [("y", kind, shape)], **options)
-
-
-def write_identity(repository: Path, name: str, kind: int, shape: Sequence[Any]) -> None:
-    nodes = [helper.make_node("Identity", ["x"], ["y"])]
-    write_model(repository, name, nodes, [("x", kind, shape)], [("y", kind, shape)])
 
 
 def write_two(repository: Path, name: str, config: str | None) -> None:

@@ -1,0 +1,74 @@
+"""What a model keeps of each sequence between its requests: Triton's implicit state.
+
+Triton gives a request the initial state only: it has no way to take a later one from a Python
+backend. Like `_batching`, this module is copied beside the backends, and needs numpy alone.
+https://github.com/triton-inference-server/server/blob/main/docs/user_guide/implicit_state_management.md
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+# TRITONSERVER_RequestFlag in tritonserver.h
+START = 1
+END = 2
+
+
+def declared_states(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the implicit states that a model's configuration declares."""
+    states: list[Mapping[str, Any]] = config.get("sequence_batching", {}).get("state", [])
+    return states
+
+
+def sequence_inputs(config: Mapping[str, Any]) -> list[str]:
+    """Return the inputs that no client sends: sequence controls, then states."""
+    controls = config.get("sequence_batching", {}).get("control_input", [])
+    return [
+        *(control["name"] for control in controls),
+        *(state["input_name"] for state in declared_states(config)),
+    ]
+
+
+class SequenceStates:
+    """The implicit states of the sequences that one instance of a model serves."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._names = {
+            state["input_name"]: state["output_name"] for state in declared_states(config)
+        }
+        self.outputs = list(self._names.values())
+        oldest = config.get("sequence_batching", {}).get("oldest") or {}
+        candidates = int(oldest.get("max_candidate_sequences", 0))
+        self._capacity = max(1, candidates, config["max_batch_size"])
+        self._kept: OrderedDict[int | str, Tensors] = OrderedDict()
+
+    def inputs(self, sequence: int | str, flags: int, received: Tensors) -> Tensors:
+        """Return what a request brought, with the state that its sequence is in."""
+        if flags & START:
+            self._kept.pop(sequence, None)
+        return {**received, **self._kept.get(sequence, {})}
+
+    def keep(
+        self, sequence: int | str, flags: int, answered: Tensors, outputs: Collection[str]
+    ) -> Tensors:
+        """Return the `outputs` of an answer, after its state is kept for the next request."""
+        if self._names:
+            # A copy: an output may be the memory of an input, which ends with the request.
+            self._kept[sequence] = {
+                name: np.array(answered[output]) for name, output in self._names.items()
+            }
+            self._kept.move_to_end(sequence)
+            if flags & END:
+                del self._kept[sequence]
+            # A sequence that Triton ended because it was idle is not announced, but Triton
+            # serves this many at once.
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+        return {name: answered[name] for name in outputs}
