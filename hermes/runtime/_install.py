@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ def install_triton(
         `~/.cache/hermes/triton`.
     packages
         Requirements for pip, added to those of earlier calls: `torch`, or `onnxruntime-gpu`
-        in place of onnxruntime, or whatever Python models import.
+        in place of onnxruntime, or whatever Python models import. What is there already keeps
+        its version, unless it is named here.
     report
         Is called with a line of text at every step.
 
@@ -136,9 +137,11 @@ def _bring(
         return found
 
     wishes = _merged(found.wishes if found else (), packages)
+    # Who asks for one package more gets that one alone; so do the others who use this home.
+    kept = found.versions if found is not None and _works(found) else {}
     directory = home / f"triton-{PYTRITON}-{uuid.uuid4().hex[:8]}"
     try:
-        installation = _build(directory, wishes, report, lock)
+        installation = _build(directory, wishes, kept, report, lock)
         link = home / f"current-{directory.name}"
         link.symlink_to(directory.name)
         link.replace(home / "current")
@@ -151,7 +154,11 @@ def _bring(
 
 
 def _build(
-    directory: Path, wishes: tuple[str, ...], report: Callable[[str], None], lock: int
+    directory: Path,
+    wishes: tuple[str, ...],
+    kept: Mapping[str, str],
+    report: Callable[[str], None],
+    lock: int,
 ) -> Installation:
     def step(description: str, *command: str | Path) -> str:
         report(description)
@@ -167,7 +174,12 @@ def _build(
     step("bringing pip", python, "-I", "-m", "ensurepip", "--default-pip")
     pip: tuple[str | Path, ...] = (python, "-I", "-m", "pip")
     requirements = _requirements(wishes)
-    step(f"pip install {' '.join(requirements)}", *pip, "install", "--prefer-binary", *requirements)
+    constraints = directory / "constraints.txt"
+    constraints.write_text("".join(f"{pin}\n" for pin in _pins(kept, wishes)))
+    step(
+        f"pip install {' '.join(requirements)}",
+        *(*pip, "install", "--prefer-binary", "--constraint", constraints, *requirements),
+    )
     # Its other dependencies serve its own Python API, which hermes does not use.
     wheel = f"nvidia-pytriton=={PYTRITON}"
     step(f"pip install {wheel}", *pip, "install", "--no-deps", wheel)
@@ -333,12 +345,14 @@ def _is_complete(installation: Installation, packages: Sequence[str]) -> bool:
 
 def _has(installation: Installation, packages: Sequence[str]) -> bool:
     names = {_name(wish) for wish in installation.wishes}
-    return (
-        installation.pytriton == PYTRITON
-        and installation.problem() is None
-        # A bare name is content with the version that an earlier wish pinned.
-        and all(wish in installation.wishes or wish in names for wish in packages)
+    # A bare name is content with the version that an earlier wish pinned.
+    return _works(installation) and all(
+        wish in installation.wishes or wish in names for wish in packages
     )
+
+
+def _works(installation: Installation) -> bool:
+    return installation.pytriton == PYTRITON and installation.problem() is None
 
 
 def _merged(earlier: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
@@ -349,6 +363,12 @@ def _requirements(wishes: Sequence[str]) -> list[str]:
     # onnxruntime-gpu and its like hold the same module: they replace the plain one.
     has_runtime = any(_name(wish).startswith("onnxruntime") for wish in wishes)
     return [NUMPY, *([] if has_runtime else ["onnxruntime"]), *wishes]
+
+
+def _pins(versions: Mapping[str, str], wishes: Sequence[str]) -> list[str]:
+    """Return constraints that keep these versions, but for packages that are asked for."""
+    asked = {_name(wish) for wish in wishes}
+    return [f"{name}=={version}" for name, version in versions.items() if _name(name) not in asked]
 
 
 def _name(requirement: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -156,15 +157,19 @@ def test_home_that_a_list_of_directories_cannot_hold_is_refused(name: str, tmp_p
     assert directories(tmp_path) == []
 
 
+def copy_home(home: Path, copy: Path) -> None:
+    """Make what an installation elsewhere would be: it never looks where its files really are."""
+    installed = (home / "current").resolve()
+    shutil.copytree(installed, copy / installed.name, symlinks=True, copy_function=os.symlink)
+    (copy / "current").symlink_to(installed.name)
+
+
 @pytest.mark.parametrize("name", ["with a space", "with(parentheses)", "with'quote"])
 def test_home_with_characters_of_a_shell_serves(
     name: str, triton_home: Path, tmp_path: Path, serve_models: Serve, infer: Callable[..., Any]
 ) -> None:
-    installed = (triton_home / "current").resolve()
     home = tmp_path / name
-    # What an installation there would be: it never looks where its files really are.
-    shutil.copytree(installed, home / installed.name, symlinks=True, copy_function=os.symlink)
-    (home / "current").symlink_to(installed.name)
+    copy_home(triton_home, home)
     write_model(tmp_path / "models", "double", DOUBLE)
 
     assert install_triton(home).binary.is_relative_to(home)
@@ -201,6 +206,35 @@ def test_two_installs_at_once_make_one(tmp_path: Path) -> None:
     assert sum("creating an environment" in output for output in outputs) == 1
     assert sum("waiting for another" in output for output in outputs) == 1
     assert len(list(tmp_path.glob("triton-*"))) == 1
+
+
+def test_added_package_changes_nothing_else(triton_home: Path, tmp_path: Path) -> None:
+    copy_home(triton_home, tmp_path)
+    manifest = tmp_path / "current" / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    facts["versions"]["flatbuffers"] = "24.3.25"  # which onnxruntime needs, and which is old
+    manifest.unlink()
+    manifest.write_text(json.dumps(facts))
+
+    install_triton(tmp_path, packages=["iniconfig"])
+
+    now = json.loads(manifest.read_text())["versions"]
+    assert {name: now[name] for name in facts["versions"] if name != "setuptools"} == {
+        name: version for name, version in facts["versions"].items() if name != "setuptools"
+    }
+    assert "iniconfig" in now
+
+
+@pytest.mark.parametrize(
+    ("wishes", "pins"),
+    [
+        ((), ["numpy==1.26.4", "Typing_Extensions==4.1", "torch==2.13.0+cpu"]),
+        (("torch", "typing-extensions>=4.2"), ["numpy==1.26.4"]),
+    ],
+)
+def test_what_is_asked_for_may_change(wishes: tuple[str, ...], pins: list[str]) -> None:
+    versions = {"numpy": "1.26.4", "Typing_Extensions": "4.1", "torch": "2.13.0+cpu"}
+    assert _install._pins(versions, wishes) == pins
 
 
 def test_added_package_keeps_what_was_asked_before(plain_home: Path) -> None:
