@@ -24,6 +24,12 @@ from hermes.runtime import find_triton
 from hermes.runtime._layout import HOME_VARIABLE, triton_home
 
 VERSION_TIMEOUT_S = 20.0
+LOOPBACK = (
+    "every user of this host can use a server on a port: infer with it, read its configuration, "
+    "name its clients' shared memory as input or output; pipelines' servers listen on Unix "
+    "sockets, to which no other user can connect, and so does any other that is told to "
+    '(listen="unix", --listen=unix)'
+)
 TRITON_BYTES = 1_000_000_000  # an installed one has a third of that; pip unpacks beside it
 TEMPORARY_BYTES = 100_000_000  # logs, and what pip unpacks
 # What each extra is for, and a module that it brings.
@@ -58,6 +64,7 @@ def machine_facts() -> Iterator[Fact]:
     yield from _runtimes()
     yield from _gpus()
     yield from _ports()
+    yield Fact(subject="loopback", text=LOOPBACK)
     yield _temporary_files()
     processes = _processes()
     yield processes

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.helpers import DOUBLE, write_model
 from tests.workflows.conftest import write_input
 
 
@@ -75,3 +76,15 @@ def test_where_another_user_has_luigis_lock_directory(
     environment = ordinary_environment(triton_home) | {"TMPDIR": str(temporary)}
     done = run_score(models, tmp_path, environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_with_awkward_characters_in_every_path(triton_home: Path, tmp_path: Path) -> None:
+    here = tmp_path / 'it\'s a "test"; of $HOME'
+    temporary = here / "a b"
+    temporary.mkdir(parents=True)
+    models = write_model(here / "my models", "double", DOUBLE, inputs={"x": ("FP32", [4])})
+    environment = ordinary_environment(triton_home) | {"TMPDIR": str(temporary)}
+    done = run_score(models, here, environment)
+    assert done.returncode == 0, done.stderr
+    assert (here / "out" / "a.h5").exists()
+    assert list(temporary.iterdir()) == []

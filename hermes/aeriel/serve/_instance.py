@@ -115,9 +115,9 @@ class TritonInstance(ABC):
         with ExitStack() as undo:
             self._check_log()
             self._check_ports()
-            undo.callback(self._remove_log_of_clean_end)
             undo.callback(self._leave_directory)
             self._take_directory()
+            undo.callback(self._remove_log_of_clean_end)
             self._tell("starting")
             credentials = self._settings.credentials
             # Before anything that it would have to remove.
