@@ -40,6 +40,7 @@ RUNTIME_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 STOP_GRACE_S = 5
 LOST_S = 5.0
+QUIET_S = 0.3
 # What decides where a container runtime keeps its list of instances.
 _REGISTRY_VARIABLES = ("HOME", "PATH", "APPTAINER_CONFIGDIR", "SINGULARITY_CONFIGDIR")
 
@@ -231,13 +232,14 @@ def stop_container(container: Container, server_id: str) -> list[str]:
     starts it, carries the id of the server that it is for in its environment.
     """
     started_at = time.monotonic()
-    was_quiet = False  # one look may miss a process: for a moment, one that becomes another program
+    # A look may miss a process: for a moment, one that becomes another program has no environment.
+    seen_at: float | None = None
     while time.monotonic() < started_at + STOP_TIMEOUT_S:
         marked = marked_processes(f"{MARK}={server_id}")
         listed = _listed(container)
         if listed is not None and listed in {container.pid, *marked}:
             _run(container, "instance", "stop", "--timeout", str(STOP_GRACE_S), container.name)
-        elif not marked and was_quiet:
+        elif not marked and seen_at is not None and time.monotonic() - seen_at > QUIET_S:
             if listed is None:
                 _remove_empty_logs(container)
             return []
@@ -248,7 +250,8 @@ def stop_container(container: Container, server_id: str) -> list[str]:
             is_lost = listed is not None or time.monotonic() > started_at + LOST_S
             for pid in marked:
                 _end_start(pid, signal.SIGKILL if is_lost else signal.SIGTERM)
-        was_quiet = not marked
+        if marked or seen_at is None:
+            seen_at = time.monotonic()
         time.sleep(POLL_S)
     return [f"container instance {container.name}"]
 

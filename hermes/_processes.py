@@ -12,6 +12,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import signal
 import socket
 import time
@@ -244,14 +245,18 @@ def is_stub(command: list[str]) -> bool:
 
 
 def marked_processes(mark: str) -> set[int]:
-    """Return the processes of this user that have a variable, as ``NAME=value``, in common."""
+    """Return the processes of this user with a text such as ``NAME=value`` in their environment.
+
+    Apptainer's have it within a variable of its own, which holds the container's environment.
+    """
+    whole = re.compile(rf"{re.escape(mark)}(?![A-Za-z0-9._-])".encode())
     found = set()
     for pid in _pids():
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:  # it ended, or belongs to somebody else
             continue
-        if mark.encode() in environment and is_own_process(pid):
+        if whole.search(environment) and is_own_process(pid):
             found.add(pid)
     return found
 
