@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from hermes.errors import MissingExtraError
 from workflows._plots import MAX_TABLE_CLASSES, draw_plots
-from workflows._words import NOTHING, duration, label, number, text
+from workflows._words import NOTHING, duration, fixed, is_set, label, number, text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -34,11 +34,13 @@ def render_report(report: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "number": number,
+        "fixed": fixed,
         "duration": duration,
         "text": text,
         "label": label,
         "link": _link,
     }
+    environment.tests["set"] = is_set
     template = environment.get_template("report.html")
     return template.render(
         report=report,

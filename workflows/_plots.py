@@ -108,6 +108,8 @@ def _svg(name: str, title: str, draw: Callable[[Figure, Any], None], data: Any) 
     body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     body = body.replace(TEXT, "var(--text)").replace(LINE, "var(--line)")
+    for index, colour in enumerate(SERIES):
+        body = body.replace(colour, f"var(--series-{index})")
     opening = f'<svg role="img" aria-label="{escape(title)}" {box[0] if box else ""}>'
     return Markup(opening + body)  # noqa: S704 (matplotlib escaped it, and the data are numbers)
 
@@ -156,8 +158,11 @@ def _draw_residuals(figure: Figure, histogram: Mapping[str, Any]) -> None:
 def _draw_predicted(figure: Figure, histogram: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     low, high = histogram["edges"][0], histogram["edges"][-1]
-    counts = np.asarray(histogram["counts"], float).T
-    _draw_map(axes, np.log1p(counts), extent=(low, high, low, high), origin="lower")
+    if points := histogram.get("points"):
+        axes.plot(points["true"], points["predicted"], "o", markersize=3, alpha=0.7)
+    else:
+        counts = np.asarray(histogram["counts"], float).T
+        _draw_map(axes, np.log1p(counts), extent=(low, high, low, high), origin="lower")
     axes.plot([low, high], [low, high], color=TEXT, linewidth=0.7, linestyle=":")
     axes.set(xlabel="true", ylabel="predicted")
     axes.locator_params(nbins=6)

@@ -14,6 +14,8 @@ from workflows._pairs import N_BINS, Floats, Integers, Metric, Pair, Rows
 
 # Sums of squares of larger numbers are not finite, and tell nothing.
 LARGEST = 1e140
+# As many are drawn one by one.
+MAX_POINTS = 500
 
 
 @dataclass(kw_only=True)
@@ -31,6 +33,7 @@ class RegressionTotals:
     max_absolute: float = 0.0
     residuals: Integers
     pairs: Integers
+    points: tuple[list[float], list[float]] | None
 
     def add(self, predictions: Floats, targets: Floats) -> None:
         """Add rows, shape (rows, outputs)."""
@@ -45,6 +48,9 @@ class RegressionTotals:
         edges = self.value_edges
         pairs = np.histogram2d(targets.ravel(), predictions.ravel(), bins=(edges, edges))[0]
         self.pairs += pairs.astype(np.int64)
+        if self.points is not None:
+            self.points[0].extend(targets.ravel().tolist())
+            self.points[1].extend(predictions.ravel().tolist())
 
     def mean(self, total: float) -> float:
         """Return the mean over rows and outputs of what sums to a total."""
@@ -63,6 +69,9 @@ class RegressionTotals:
 
     def parts(self) -> dict[str, Any]:
         """Return what goes into a `MetricsResult` besides scalars."""
+        points = {}
+        if self.points is not None:
+            points["points"] = {"true": self.points[0], "predicted": self.points[1]}
         return {
             "curves": {
                 "residual_histogram": {
@@ -72,6 +81,7 @@ class RegressionTotals:
                 "predicted_vs_true": {
                     "edges": self.value_edges.tolist(),
                     "counts": self.pairs.tolist(),
+                    **points,
                 },
             }
         }
@@ -111,6 +121,7 @@ def gather_residuals(pair: Pair) -> RegressionTotals:
         squared_total=np.zeros(n_outputs),
         residuals=np.zeros(N_BINS, np.int64),
         pairs=np.zeros((N_BINS, N_BINS), np.int64),
+        points=([], []) if n_rows * n_outputs <= MAX_POINTS else None,
     )
     for start, predictions, targets in pair.chunks():
         totals.add(

@@ -33,6 +33,29 @@ def number(value: Any) -> str:
     return next((shown for shown in rounded if shown not in {"1", "-1"}), repr(value))
 
 
+def fixed(value: Any, unlike: float | None = None) -> str:
+    """Return a metric with four decimals, or more where it would read as what it is not.
+
+    Parameters
+    ----------
+    value
+        A number, or what is said in place of one.
+    unlike
+        A number that the value may be near; where they differ, so do their texts.
+    """
+    ordinary = isinstance(value, float) and not value.is_integer() and 1e-3 <= abs(value) < 1e3
+    if not ordinary:
+        shown = number(value)
+        return repr(value) if value != unlike and shown == number(unlike) else shown
+    texts = (f"{value:.{digits}f}" for digits in range(4, 18))
+    return next((shown for shown in texts if float(shown) not in {1.0, -1.0, unlike}), repr(value))
+
+
+def is_set(value: Any) -> bool:
+    """Tell whether a value of a report says anything: Luigi writes an unset parameter as a text."""
+    return value not in (None, "", "null", "[]", "{}", [], {})
+
+
 def duration(seconds: float) -> str:
     """Return a time in seconds, or in hours and minutes where it is long."""
     if not isinstance(seconds, int | float) or seconds < 60:

@@ -16,6 +16,7 @@ from hermes.errors import MissingExtraError, OutputError
 from workflows._gates import evaluate_gates, parse_gate
 from workflows._metrics import MetricsResult, compute_metrics
 from workflows._page import render_report
+from workflows._plots import MINUS, SERIES
 from workflows._report import build_report, write_report_html, write_report_json
 
 pytest.importorskip("jinja2")
@@ -225,6 +226,65 @@ def test_numbers_are_shown_with_the_digits_a_reader_wants() -> None:
     assert "1 h 2 min" in render_report(hours)
     minutes = build_report(title="", throughput={"seconds": 119.9})
     assert "2 min 0 s" in render_report(minutes)
+
+
+def test_metrics_have_four_decimals_and_never_read_as_what_they_are_not() -> None:
+    scalars = {"accuracy": 0.97, "log_loss": 0.098764, "mse": 0.9499996, "mae": 0.99999}
+    gates = [parse_gate(text) for text in ("mse >= 0.95", "accuracy >= 0.95")]
+    metrics = MetricsResult(n_rows=1, scalars=scalars)
+    report = build_report(title="", metrics=metrics, gates=evaluate_gates(gates, scalars))
+    page = render_report(report)
+    for shown in ("0.9700", "0.0988", "0.99999"):
+        assert f"<b>{shown}</b>" in page
+    cells = re.findall(r'<td class="number">([^<]*)</td>', page)
+    assert cells == ["&gt;= 0.95", "0.9499996", f"{MINUS}4e-07", "&gt;= 0.95", "0.9700", "0.0200"]
+
+
+def test_parameters_that_are_not_set_are_not_shown() -> None:
+    values = ("", "null", "[]", "{}", None)
+    unset = {f"unset_{number}": value for number, value in enumerate(values)}
+    text = Page(render_report(build_report(title="", parameters={"rtol": "1e-5", **unset}))).text
+    assert "rtol1e-5" in re.sub(r"\s", "", text)
+    assert "unset" not in text
+
+
+def test_throughput_is_folded_below_the_metrics() -> None:
+    page = render_report(REPORTS["classification"]())
+    assert page.index("<h2>Metrics</h2>") < page.index("<details>\n<summary>Throughput: 49.5 rows")
+
+
+def test_few_rows_are_drawn_as_points_and_many_as_a_map() -> None:
+    random = np.random.default_rng(0)
+    for n_rows, points in ((250, 500), (251, 0)):
+        targets = random.normal(size=(n_rows, 2))
+        metrics = compute_metrics(["mse"], targets + 0.1, targets, chunk_rows=100)
+        page = render_report(build_report(title="", metrics=metrics))
+        figure = page[page.index("plot-predicted") : page.index("plot-residuals")]
+        assert (figure.count("<use ") >= 500) is bool(points)  # ticks are a few more
+        assert ("<image " in figure) is not bool(points)
+        if points:
+            drawn = metrics.curves["predicted_vs_true"]["points"]
+            assert drawn["true"] == targets.ravel().tolist()
+            assert drawn["predicted"] == (targets + 0.1).ravel().tolist()
+
+
+def test_plots_take_the_colours_of_the_scheme() -> None:
+    page = render_report(REPORTS["classification"]())
+    style, body = page.split("</style>", maxsplit=1)
+    for colour in SERIES:
+        assert colour in style
+        assert colour not in body
+    for index in range(3):
+        assert style.count(f"--series-{index}:") == 3  # light, dark, print
+        assert f"var(--series-{index})" in body
+
+
+def test_a_wide_table_can_be_scrolled_and_says_so() -> None:
+    page = render_report(REPORTS["classification"]())
+    assert page.count('<div class="scroll" tabindex="0">') == page.count('<div class="scroll"') == 3
+    assert page.count('<p class="hint">') == 1  # of the files; three classes fit
+    ten = a_report(classification(10), None, "data.h5")
+    assert render_report(ten).count('<p class="hint">') == 2
 
 
 def test_numbers_that_json_lacks_are_strings_that_float_reads(tmp_path: Path) -> None:
