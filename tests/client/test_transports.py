@@ -116,6 +116,11 @@ def registered(endpoint: Endpoint) -> set[str]:
         return {name for name in known if name.startswith(f"{PREFIX}{ME}-")}
 
 
+def wire_of(client: InferenceClient) -> object:
+    """Return what the requests of a client with shared memory travel by."""
+    return client._session.transport._wire  # type: ignore[attr-defined]
+
+
 Serving = Callable[[], AbstractContextManager[tuple[Endpoint, Callable[[], None]]]]
 
 
@@ -382,7 +387,7 @@ class TestSharedMemory(SharedMemoryTests):
 
     def test_is_called_over_http(self, there: Endpoint) -> None:
         with self.client(there, "echo") as client:
-            assert isinstance(client._transport._wire, HttpWire)  # type: ignore[attr-defined]
+            assert isinstance(wire_of(client), HttpWire)
 
 
 class TestSharedMemoryWithoutHttp(SharedMemoryTests):
@@ -395,7 +400,7 @@ class TestSharedMemoryWithoutHttp(SharedMemoryTests):
         if int(endpoint.grpc.rpartition(":")[2]) - int(endpoint.http.rpartition(":")[2]) == 1:
             return  # neighbours by chance: found, as it should be
         with self.client(there, "echo") as client:
-            assert isinstance(client._transport._wire, PatientGrpcWire)  # type: ignore[attr-defined]
+            assert isinstance(wire_of(client), PatientGrpcWire)
 
 
 class OnSockets:
@@ -456,14 +461,14 @@ def test_http_service_at_the_usual_port_is_found(repository: Path, triton_home: 
         serve(repository, ports=ports, wait=True) as server,
         InferenceClient(server.endpoint.grpc, "echo") as client,
     ):
-        assert isinstance(client._transport._wire, HttpWire)  # type: ignore[attr-defined]
+        assert isinstance(wire_of(client), HttpWire)
         assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 
 
 def test_http_service_at_the_usual_socket_is_found(endpoint_on_sockets: Endpoint) -> None:
     with InferenceClient(endpoint_on_sockets.grpc, "echo") as client:
         assert client.transport == "shm"
-        assert isinstance(client._transport._wire, HttpWire)  # type: ignore[attr-defined]
+        assert isinstance(wire_of(client), HttpWire)
         assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 
 
@@ -475,7 +480,7 @@ def test_http_service_of_another_server_is_not_taken(
         with pytest.raises(ParameterError, match="does not lead to it"):
             InferenceClient(mixed, "echo", transport="http")
         with InferenceClient(mixed, "echo", transport="shm") as client:
-            assert isinstance(client._transport._wire, PatientGrpcWire)  # type: ignore[attr-defined]
+            assert isinstance(wire_of(client), PatientGrpcWire)
             assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 
 

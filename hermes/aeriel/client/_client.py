@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from hermes.aeriel.client._choice import TransportName, open_transport
-from hermes.aeriel.client._connection import Connection
+from hermes.aeriel.client._choice import TransportName
 from hermes.aeriel.client._exchange import Exchange, Exchanges, owned
-from hermes.aeriel.client._pace import Pace
+from hermes.aeriel.client._forks import Process, this_process
 from hermes.aeriel.client._sequences import Sequence as UpdateSequence
+from hermes.aeriel.client._session import Session, Settings
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
-from hermes.aeriel.client._statistics import ClientStatistics, Recorder, ServerTimes
+from hermes.aeriel.client._statistics import ClientStatistics
 from hermes.aeriel.client._transports import Outputs, Parcel, RowLayout
 from hermes.aeriel.endpoint import Endpoint
-from hermes.errors import ParameterError
+from hermes.errors import ParameterError, RequestError
 
 # Fills arrays of shape (rows, *shape), one for each input, with the rows from one number to
 # another.
@@ -30,6 +29,11 @@ ReadRows = Callable[[int, int, Mapping[str, "NDArray[Any]"]], None]
 
 class InferenceClient:
     """Asynchronous inference with one model of one Triton server.
+
+    Threads may share a client. A process that was forked from one with a client (a ``Pool``, a
+    ``DataLoader``) may use it too: with its first request it opens a connection and all else of its
+    own, with `max_in_flight` and `rate_hz` for itself; a stream or sequence that the parent has
+    begun is an error there.
 
     Parameters
     ----------
@@ -103,50 +107,22 @@ class InferenceClient:
     ) -> None:
         if max_in_flight is not None and max_in_flight < 1:
             raise ParameterError("max_in_flight", f"{max_in_flight} is below 1")
-        endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint)
-        pace = Pace(rate_hz)
-        self._connection = Connection(
-            endpoint,
-            model_name,
-            str(model_version),
+        self._settings = Settings(
+            endpoint=endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint),
+            model_name=model_name,
+            model_version=str(model_version),
+            outputs=tuple(outputs or ()),
+            max_in_flight=max_in_flight,
+            transport=transport,
+            rate_hz=rate_hz,
             timeout_s=timeout_s,
             retry_for_s=retry_for_s,
         )
-        try:
-            self.specification = self._connection.specification()
-            server = self._connection.server()
-            self._transport = open_transport(
-                transport,
-                endpoint,
-                self._connection,
-                self.specification,
-                model_version=str(model_version),
-                outputs=_check_outputs(self.specification, outputs),
-                server=server,
-            )
-        except BaseException:
-            self._connection.close()
-            raise
-        self.address = self._connection.address
-        self.server_version = server.version
-        self.transport = self._transport.name
-        self.max_in_flight = max_in_flight or self.specification.n_instances + 2
-        self._places = threading.BoundedSemaphore(self.max_in_flight)
-        self._sequence_places = threading.Semaphore(self.specification.sequence_places)
-        self._recorder = Recorder()
-        self._exchanges = Exchanges(
-            specification=self.specification,
-            connection=self._connection,
-            transport=self._transport,
-            recorder=self._recorder,
-            pace=pace,
-            timeout_s=timeout_s,
-        )
-        self._server_before = self._server_times()
-        self._server_after: ServerTimes | None = None
-        self._threads = ThreadPoolExecutor(
-            self.max_in_flight, thread_name_prefix=f"hermes-client-{model_name}"
-        )
+        self.address = self._settings.endpoint.grpc
+        self._is_closed = False
+        # Those of other processes are what a fork has of its parent's, and does not touch.
+        self._sessions: dict[Process, Session] = {}
+        self._open()
 
     def __enter__(self) -> Self:
         return self
@@ -157,26 +133,28 @@ class InferenceClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._threads.shutdown(wait=True)
+        session = self._sessions.get(this_process())
+        if error is None and session is not None:
+            session.threads.shutdown(wait=True)
         self.close()
 
     def close(self) -> None:
         """Cancel what is under way and end the connection."""
-        self._server_after = self._server_after or self._server_times()
-        self._connection.stop_retrying()
-        self._transport.stop()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        self._transport.close()
+        self._is_closed = True
+        session = self._sessions.get(this_process())
+        if session is not None:
+            session.close()
 
     @property
     def statistics(self) -> ClientStatistics:
-        """What this client has done so far, and how long the server took for it.
+        """What this client has done so far in this process, and how long the server took for it.
 
         The server counts the requests of all its clients: with others, its times are theirs too.
         """
-        after = self._server_after or self._server_times()
-        return self._recorder.snapshot(server=after.since(self._server_before))
+        session = self._sessions.get(this_process())
+        if session is None:
+            return ClientStatistics()
+        return session.recorder.snapshot(server=session.server_times())
 
     def infer(self, inputs: Arrays) -> Future[Outputs]:
         """Send one request; wait first if `max_in_flight` are under way.
@@ -198,15 +176,16 @@ class InferenceClient:
         InputError
             The arrays do not fit the model; nothing was sent.
         """
-        self.specification.check(inputs)
-        self._places.acquire()
+        session = self._session
+        session.specification.check(inputs)
+        session.places.acquire()
         try:
-            parcel = self._exchanges.pack(inputs)
-            future = self._threads.submit(self._answer, parcel)
+            parcel = session.exchanges.pack(inputs)
+            future = session.threads.submit(_answer, session.exchanges, parcel)
         except BaseException:
-            self._places.release()
+            session.places.release()
             raise
-        future.add_done_callback(lambda _: self._places.release())
+        future.add_done_callback(lambda _: session.places.release())
         return future
 
     def stream(
@@ -232,12 +211,13 @@ class InferenceClient:
         InputError, RequestError, RequestTimeoutError
             Of the first batch that failed; the others under way are cancelled.
         """
+        exchanges = self._session.exchanges
 
         def parcels() -> Iterator[Parcel]:
             for batch in batches:
-                yield self._exchanges.pack(batch)
+                yield exchanges.pack(batch)
 
-        for outputs in self._stream(parcels(), deadline_s):
+        for outputs in _stream(exchanges, parcels(), self.max_in_flight, deadline_s):
             yield owned(outputs)
 
     def stream_rows(
@@ -274,7 +254,9 @@ class InferenceClient:
         RequestError, RequestTimeoutError
             Of the first request that failed; the others under way are cancelled.
         """
-        buffers = self._transport.buffers(layout, self.max_in_flight)
+        exchanges = self._session.exchanges
+        exchanges.check_usable()
+        buffers = exchanges.transport.buffers(layout, self.max_in_flight)
 
         def parcels() -> Iterator[Parcel]:
             for begin in range(rows.start, rows.stop, buffers.block_rows):
@@ -283,9 +265,10 @@ class InferenceClient:
                 yield from buffers.parcels(end - begin)
 
         try:
-            yield from self._stream(parcels(), deadline_s)
+            yield from _stream(exchanges, parcels(), self.max_in_flight, deadline_s)
         finally:
-            buffers.close()
+            if not exchanges.is_inherited():
+                buffers.close()
 
     def sequence(self) -> UpdateSequence:
         """Return a sequence of updates, for a model that keeps a state between requests.
@@ -304,47 +287,64 @@ class InferenceClient:
         ...     for result in sequence.stream(updates):
         ...         print(result["y"])
         """
-        if not self.specification.stateful:
+        session = self._session
+        if not session.specification.stateful:
             problem = "keeps no state: its configuration has no sequence_batching"
-            raise ParameterError("model_name", f"model {self.specification.name!r} {problem}")
-        return UpdateSequence(self._exchanges, self._sequence_places)
+            raise ParameterError("model_name", f"model {session.specification.name!r} {problem}")
+        return UpdateSequence(session.exchanges, session.sequence_places)
 
-    def _stream(self, parcels: Iterator[Parcel], deadline_s: float) -> Iterator[Outputs]:
-        """Yield lent outputs."""
-        window: deque[Exchange] = deque()
-        with self._exchanges.within(deadline_s) as deadline:
-            try:
-                for parcel in parcels:
-                    window.append(self._exchanges.start(parcel, deadline))
-                    if len(window) == self.max_in_flight:
-                        yield from self._next(window, deadline)
-                while window:
-                    yield from self._next(window, deadline)
-            finally:
-                for exchange in window:
-                    self._exchanges.drop(exchange)
+    @property
+    def _session(self) -> Session:
+        """What the client has in this process; opened if it is a fork that has nothing yet."""
+        return self._sessions.get(this_process()) or self._open()
 
-    def _next(self, window: deque[Exchange], deadline: float) -> Iterator[Outputs]:
-        yield self._exchanges.finish(window[0], deadline)
-        self._exchanges.drop(window.popleft())
+    def _open(self) -> Session:
+        if self._is_closed:
+            raise RequestError(
+                model=self._settings.model_name,
+                address=self.address,
+                status="CANCELLED",
+                reason="the client was closed",
+            )
+        opened = Session(self._settings)
+        # Of two threads of a fork that both come here, one was first.
+        session = self._sessions.setdefault(this_process(), opened)
+        if session is not opened:
+            opened.close()
+        self.specification = session.specification
+        self.server_version = session.server_version
+        self.transport = session.transport.name
+        self.max_in_flight = session.max_in_flight
+        return session
 
-    def _answer(self, parcel: Parcel) -> Outputs:
-        exchange = self._exchanges.start(parcel)
+
+def _stream(
+    exchanges: Exchanges, parcels: Iterator[Parcel], max_in_flight: int, deadline_s: float
+) -> Iterator[Outputs]:
+    """Yield lent outputs."""
+    window: deque[Exchange] = deque()
+
+    def first() -> Iterator[Outputs]:
+        yield exchanges.finish(window[0], deadline)
+        exchanges.check_usable()  # which reads and sends nothing where the caller has forked
+        exchanges.drop(window.popleft())
+
+    with exchanges.within(deadline_s) as deadline:
         try:
-            return owned(self._exchanges.finish(exchange))
+            for parcel in parcels:
+                window.append(exchanges.start(parcel, deadline))
+                if len(window) == max_in_flight:
+                    yield from first()
+            while window:
+                yield from first()
         finally:
-            self._exchanges.drop(exchange)
-
-    def _server_times(self) -> ServerTimes:
-        return ServerTimes.of(self._connection.model_statistics())
+            for exchange in window:
+                exchanges.drop(exchange)
 
 
-def _check_outputs(
-    specification: ModelSpecification, outputs: Sequence[str] | None
-) -> tuple[str, ...]:
-    for name in outputs or ():
-        if name not in specification.outputs:
-            there = sorted(specification.outputs)
-            problem = f"model {specification.name!r} has no output {name!r}; it has {there}"
-            raise ParameterError("outputs", problem)
-    return tuple(outputs or ())
+def _answer(exchanges: Exchanges, parcel: Parcel) -> Outputs:
+    exchange = exchanges.start(parcel)
+    try:
+        return owned(exchanges.finish(exchange))
+    finally:
+        exchanges.drop(exchange)

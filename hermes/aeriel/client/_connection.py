@@ -14,6 +14,7 @@ import grpc
 import tenacity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from hermes.aeriel.client._forks import grpc_call, this_process
 from hermes.aeriel.client._grpc_wire import GrpcWire
 from hermes.aeriel.client._specification import ModelSpecification
 from hermes.aeriel.endpoint import Endpoint
@@ -102,6 +103,12 @@ class Connection:
         self._timeout_s = timeout_s
         self._closing = threading.Event()
         self._retry_for_s = retry_for_s
+        if not this_process().has_grpc:
+            reason = (
+                "this process was forked while requests were under way, after which gRPC does not "
+                "work in it; fork when none is, or start processes by 'spawn' or 'forkserver'"
+            )
+            raise self.error("FAILED_PRECONDITION", reason)
         self._channel = endpoint.channel([*_OPTIONS, *GrpcWire.CHANNEL_OPTIONS])
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -178,7 +185,8 @@ class Connection:
         )
         try:
             # A number to look at is not worth a wait.
-            answer = self._stub.ModelStatistics(request, timeout=min(self._timeout_s, 2.0))
+            with grpc_call():
+                answer = self._stub.ModelStatistics(request, timeout=min(self._timeout_s, 2.0))
         except (grpc.RpcError, ValueError):  # ValueError: the channel is closed
             return None
         return answer.model_stats
@@ -194,7 +202,8 @@ class Connection:
         """Let the server forget a region; tell whether it need not be asked again."""
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
         try:
-            self._stub.SystemSharedMemoryUnregister(request, timeout=min(self._timeout_s, 2.0))
+            with grpc_call():
+                self._stub.SystemSharedMemoryUnregister(request, timeout=min(self._timeout_s, 2.0))
         except grpc.RpcError as error:
             is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             return not is_late and _REGION_IN_USE not in (error.details() or "")
@@ -286,7 +295,8 @@ class Connection:
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
-            return method(request, timeout=self._timeout_s)
+            with grpc_call():
+                return method(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise self.error(error.code().name, error.details() or "no details") from error
         except ValueError as error:  # what gRPC says of a closed channel

@@ -6,12 +6,13 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._connection import Connection, is_transient
+from hermes.aeriel.client._forks import Process, this_process
 from hermes.aeriel.client._pace import Pace
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
 from hermes.aeriel.client._statistics import Recorder
@@ -31,7 +32,7 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Exchanges:
-    """What one client needs to exchange requests for answers."""
+    """What one client needs to exchange requests for answers, in the process that opened it."""
 
     specification: ModelSpecification
     connection: Connection
@@ -39,6 +40,25 @@ class Exchanges:
     recorder: Recorder
     pace: Pace
     timeout_s: float
+    process: Process = field(default_factory=this_process)
+
+    def is_inherited(self) -> bool:
+        """Tell whether another process has opened this, of which this one is a fork."""
+        return self.process is not this_process()
+
+    def check_usable(self) -> None:
+        """Say why no request can be sent, if so.
+
+        Raises
+        ------
+        RequestError
+            The client was closed; or a process that was forked goes on with what its parent began.
+        """
+        if self.is_inherited():
+            reason = "it was begun by the process that this one was forked from; begin anew here"
+            raise self.connection.error("CANCELLED", reason)
+        if self.connection.is_closing:
+            raise self.connection.error("CANCELLED", "the client was closed")
 
     def pack(self, arrays: Arrays, parameters: Parameters = NO_PARAMETERS) -> Parcel:
         """Return a request; the arrays may be changed afterwards.
@@ -47,7 +67,10 @@ class Exchanges:
         ------
         InputError
             They do not fit the model.
+        RequestError
+            As `check_usable` says.
         """
+        self.check_usable()
         return self.transport.pack(arrays, self.specification.check(arrays), parameters)
 
     @contextlib.contextmanager
@@ -108,7 +131,8 @@ class Exchanges:
 
     def drop(self, exchange: Exchange) -> None:
         """Let go of a request, and of its outputs."""
-        self.transport.drop(exchange.parcel, exchange.call)
+        if not self.is_inherited():
+            self.transport.drop(exchange.parcel, exchange.call)
 
     def _check(self, deadline: float) -> None:
         # The wire would not find out: it looks when it waits for long, and answers may come soon.
@@ -131,8 +155,7 @@ class Exchanges:
             raise
 
     def _send(self, parcel: Parcel, deadline: float) -> Call:
-        if self.connection.is_closing:
-            raise self.connection.error("CANCELLED", "the client was closed")
+        self.check_usable()
         return self.transport.send(parcel, min(self.timeout_s, deadline - time.monotonic()))
 
     def _received(self, exchange: Exchange) -> Outputs:

@@ -15,6 +15,7 @@ import grpc
 import grpc.experimental
 from tritonclient.grpc import service_pb2
 
+from hermes.aeriel.client._forks import grpc_call
 from hermes.aeriel.client._messages import Answer, Message, decode_grpc, encode_grpc
 from hermes.aeriel.client._wires import (
     PATIENCE_S,
@@ -124,7 +125,9 @@ class GrpcWire(PatientGrpcWire):
         """Send a request."""
         if self._under_way:
             return super().send(encoded, timeout_s)
-        call = LoneCall(self, self._begin(encoded, timeout=max(0.0, timeout_s)), timeout_s)
+        with grpc_call():
+            answers = self._begin(encoded, timeout=max(0.0, timeout_s))
+        call = LoneCall(self, answers, timeout_s)
         self._under_way.add(call)
         return call
 
@@ -152,8 +155,9 @@ class CarriedCall:
     def carry(self, infer: Callable[[bytes], Any], encoded: bytes) -> None:
         """Send it, and take what comes of it: an answer, or an error."""
         try:
-            # No deadline: gRPC would cancel it then.
-            self._result = infer(encoded)
+            with grpc_call():
+                # No deadline: gRPC would cancel it then.
+                self._result = infer(encoded)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel is closed
             self._result = error
         self._wire.ended(self)
@@ -191,8 +195,9 @@ class LoneCall:
     def answer(self) -> Answer:
         """Wait for the answer."""
         try:
-            response = next(self._answers)
-            next(self._answers, None)  # the status, which comes after it
+            with grpc_call():
+                response = next(self._answers)
+                next(self._answers, None)  # the status, which comes after it
         except grpc.RpcError as error:
             check(self._wire, math.inf, self._timeout_s)
             raise _failure(self._wire, error, self._timeout_s) from error

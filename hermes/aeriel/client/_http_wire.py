@@ -6,6 +6,7 @@ that Python's gRPC takes for it.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import select
@@ -86,7 +87,7 @@ class HttpWire:
         """Keep a connection for the next request."""
         with self._lock:
             if self.closing.is_set():
-                connection.close()
+                _end(connection)
                 return
             self._idle.append((time.monotonic(), connection))
             if self._watch is None:
@@ -99,7 +100,7 @@ class HttpWire:
         """End the connections that nobody uses: the server that they led to may be gone."""
         with self._lock:
             while self._idle:
-                self._idle.pop()[1].close()
+                _end(self._idle.pop()[1])
 
     def close(self) -> None:
         """End every wait."""
@@ -111,7 +112,7 @@ class HttpWire:
             self.closing.wait(IDLE_S)
             with self._lock:
                 while self._idle and self._idle[0][0] < time.monotonic() - IDLE_S:
-                    self._idle.popleft()[1].close()
+                    _end(self._idle.popleft()[1])
                 if not self._idle:
                     self._watch = None
                     return
@@ -191,7 +192,7 @@ class HttpCall:
         """End the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            _end(connection)
 
     def _send(self, connection: socket.socket, encoded: bytes) -> None:
         left = memoryview(encoded)
@@ -233,6 +234,13 @@ class HttpCall:
         self.cancel()
         self._wire.forget_idle()
         return self._wire.error("UNAVAILABLE", f"HTTP at {self._wire.address}: {problem}")
+
+
+def _end(connection: socket.socket) -> None:
+    """End a connection for the server too: a process that was forked has a copy of the socket."""
+    with contextlib.suppress(OSError):  # the server has ended it
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
 
 
 def _reason(body: bytes) -> str:

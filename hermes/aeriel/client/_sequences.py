@@ -97,6 +97,7 @@ class Sequence:
     def _stream(
         self, source: Callable[[], Iterable[Arrays]], deadline_s: float
     ) -> Generator[Outputs, None, None]:
+        self._exchanges.check_usable()
         seen = to_skip = 0
         run: Generator[Outputs, None, None] | None = None
 
@@ -166,13 +167,15 @@ class Sequence:
                 exchange = exchanges.start(parcel, deadline)
                 if outputs is not None:
                     yield outputs
+                    exchanges.check_usable()
             if exchange is not None:
                 blank.clear()  # it has ended
                 yield owned(self._finish(exchange, deadline))
         except BaseException as error:
             # What failed there the server ends itself, as it hears no more of it.
             is_lost = isinstance(error, RequestError | RequestTimeoutError) and exchange is not None
-            if blank and not is_lost and not exchanges.connection.is_closing:
+            is_over = exchanges.connection.is_closing or exchanges.is_inherited()
+            if blank and not is_lost and not is_over:
                 self._end(sequence_id, blank)
             raise
         finally:
@@ -219,7 +222,8 @@ class Sequence:
         try:
             yield
         finally:
-            self._places.release()
+            if not exchanges.is_inherited():
+                self._places.release()
 
     def _finish(self, exchange: Exchange, deadline: float) -> Outputs:
         try:

@@ -1,0 +1,114 @@
+"""What a client has in one process: its connection, regions and threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from hermes.aeriel.client._choice import TransportName, open_transport
+from hermes.aeriel.client._connection import Connection
+from hermes.aeriel.client._exchange import Exchanges
+from hermes.aeriel.client._pace import Pace
+from hermes.aeriel.client._specification import ModelSpecification
+from hermes.aeriel.client._statistics import Recorder, ServerTimes
+from hermes.aeriel.endpoint import Endpoint
+from hermes.errors import ParameterError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a client was asked for: the parameters of `InferenceClient`."""
+
+    endpoint: Endpoint
+    model_name: str
+    model_version: str
+    outputs: tuple[str, ...]
+    max_in_flight: int | None
+    transport: TransportName
+    rate_hz: float | None
+    timeout_s: float
+    retry_for_s: float
+
+
+class Session:
+    """What a client has in one process.
+
+    Parameters
+    ----------
+    settings
+        What it was asked for.
+
+    Raises
+    ------
+    ServerTimeoutError, ModelNotFoundError, ModelLoadError, ParameterError
+        As `InferenceClient` says.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        pace = Pace(settings.rate_hz)
+        self.connection = Connection(
+            settings.endpoint,
+            settings.model_name,
+            settings.model_version,
+            timeout_s=settings.timeout_s,
+            retry_for_s=settings.retry_for_s,
+        )
+        try:
+            self.specification = self.connection.specification()
+            _check_outputs(self.specification, settings.outputs)
+            server = self.connection.server()
+            self.transport = open_transport(
+                settings.transport,
+                settings.endpoint,
+                self.connection,
+                self.specification,
+                model_version=settings.model_version,
+                outputs=settings.outputs,
+                server=server,
+            )
+        except BaseException:
+            self.connection.close()
+            raise
+        self.server_version = server.version
+        self.max_in_flight = settings.max_in_flight or self.specification.n_instances + 2
+        self.places = threading.BoundedSemaphore(self.max_in_flight)
+        self.sequence_places = threading.Semaphore(self.specification.sequence_places)
+        self.recorder = Recorder()
+        self.exchanges = Exchanges(
+            specification=self.specification,
+            connection=self.connection,
+            transport=self.transport,
+            recorder=self.recorder,
+            pace=pace,
+            timeout_s=settings.timeout_s,
+        )
+        self._server_before = self._server_times_now()
+        self._server_after: ServerTimes | None = None
+        self.threads = ThreadPoolExecutor(
+            self.max_in_flight, thread_name_prefix=f"hermes-client-{settings.model_name}"
+        )
+
+    def server_times(self) -> ServerTimes:
+        """Return where the server's time has gone since the session began."""
+        return (self._server_after or self._server_times_now()).since(self._server_before)
+
+    def close(self) -> None:
+        """Cancel what is under way, and free everything."""
+        self._server_after = self._server_after or self._server_times_now()
+        self.connection.stop_retrying()
+        self.transport.stop()
+        self.threads.shutdown(wait=True, cancel_futures=True)
+        self.transport.close()
+
+    def _server_times_now(self) -> ServerTimes:
+        return ServerTimes.of(self.connection.model_statistics())
+
+
+def _check_outputs(specification: ModelSpecification, outputs: Sequence[str]) -> None:
+    for name in outputs:
+        if name not in specification.outputs:
+            there = sorted(specification.outputs)
+            problem = f"model {specification.name!r} has no output {name!r}; it has {there}"
+            raise ParameterError("outputs", problem)
