@@ -23,6 +23,7 @@ SCHEMA = 1
 def build_report(
     *,
     title: str,
+    warnings: Sequence[str] = (),
     model: Mapping[str, Any] | None = None,
     server: Mapping[str, Any] | None = None,
     inputs: Sequence[Mapping[str, Any]] = (),
@@ -46,6 +47,8 @@ def build_report(
     ----------
     title
         The headline.
+    warnings
+        Sentences on what is other than a reader may think: the first lines of the page.
     model
         ``name``, ``version``, ``repository``, ``platform``.
     server
@@ -77,9 +80,9 @@ def build_report(
     -------
     dict
         ``schema`` (1), ``title``, ``verdict`` (``"passed"``, ``"failed"`` or ``"no
-        requirements"``), ``created`` (ISO 8601, UTC), and, where there are any, ``model``,
-        ``server``, ``inputs``, ``rows``, ``metrics`` (scalars by name), ``gates`` (``metric``,
-        ``operator``, ``threshold``, ``value``, ``passed``, ``margin``, ``text``),
+        requirements"``), ``created`` (ISO 8601, UTC), and, where there are any, ``warnings``,
+        ``model``, ``server``, ``inputs``, ``rows``, ``metrics`` (scalars by name), ``gates``
+        (``metric``, ``operator``, ``threshold``, ``value``, ``passed``, ``margin``, ``text``),
         ``reference``, ``throughput``, ``monitor``, ``parameters``, ``versions``, ``outputs``,
         ``notes``, ``confusion_matrix``, ``curves``.
     """
@@ -91,6 +94,7 @@ def build_report(
         paths = {name: os.path.relpath(path, directory) for name, path in paths.items()}
     rows = [int(file["rows"]) for file in inputs if "rows" in file]
     sections = {
+        "warnings": warnings,
         "model": model,
         "server": server,
         "inputs": inputs,

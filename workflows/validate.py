@@ -29,6 +29,7 @@ from hermes.aeriel.files import (
     versions,
     window_inputs,
 )
+from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.errors import GateError
 from workflows._builds import once_per_build
 from workflows._gates import Gate, GateResult, evaluate_gates
@@ -310,6 +311,7 @@ class Validate(ValidationParameters, luigi.Task):
         directory = Path(self.output_dir)
         return build_report(
             title=self.title or f"Validation of {self.model_name}",
+            warnings=gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),
             model={
                 "name": self.model_name,
                 "version": attributes["model_version"],

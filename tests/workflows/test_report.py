@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hermes.aeriel.serve._nvml import why_no_gpu
 from hermes.errors import MissingExtraError, OutputError
+from tests.workflows.conftest import Luigi
 from workflows._gates import evaluate_gates, parse_gate
 from workflows._metrics import MetricsResult, compute_metrics
 from workflows._page import render_report
@@ -246,6 +248,29 @@ def test_parameters_that_are_not_set_are_not_shown() -> None:
     text = Page(render_report(build_report(title="", parameters={"rtol": "1e-5", **unset}))).text
     assert "rtol1e-5" in re.sub(r"\s", "", text)
     assert "unset" not in text
+
+
+def test_warnings_are_the_first_lines() -> None:
+    report = build_report(title="T", warnings=["gpus=0 was asked for, but <none>"], notes=["note"])
+    assert report["warnings"] == ["gpus=0 was asked for, but <none>"]
+    page = Page(render_report(report)).text
+    assert page.index("gpus=0 was asked for, but <none>") < page.index("No requirements")
+    assert "warnings" not in build_report(title="T")
+    assert 'class="warning"' not in render_report(build_report(title="T"))
+
+
+@pytest.mark.skipif(why_no_gpu() is None, reason="there is a GPU here")
+def test_a_gpu_that_no_driver_shows_is_in_the_first_lines(
+    luigi: Luigi, models: Path, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["--model-repository", str(models), "--model-name", "double", "--gpus", "[0]"]
+    arguments += ["--inputs", "data/part-1.h5", "--input-map", '{"x": "x"}']
+    result = luigi(
+        "--module", "workflows.validate", "Validate", *arguments, "--output-dir", "results"
+    )
+    assert result.returncode == 0, result.stdout
+    page = Page((tmp_path / "results" / "report.html").read_text()).text
+    assert page.index("gpus=0 was asked for, but ") < page.index("No requirements")
 
 
 def test_throughput_is_folded_below_the_metrics() -> None:

@@ -4,7 +4,7 @@ from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._command import check_model_repository
 from hermes.aeriel.serve._gpus import GPURequest
 from hermes.aeriel.serve._instance import TritonInstance
-from hermes.aeriel.serve._leases import GPULease
+from hermes.aeriel.serve._leases import GPULease, gpu_warnings
 from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import Ports
 from hermes.aeriel.serve._serve import serve
@@ -20,6 +20,7 @@ __all__ = [
     "SingularityInstance",
     "TritonInstance",
     "check_model_repository",
+    "gpu_warnings",
     "run_with_restarts",
     "serve",
     "stop_signal",
