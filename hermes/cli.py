@@ -7,13 +7,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 import hermes
 from hermes.errors import HermesError, ParameterError
@@ -21,6 +23,22 @@ from hermes.errors import HermesError, ParameterError
 if TYPE_CHECKING:
     from hermes.aeriel.endpoint import Endpoint
     from hermes.aeriel.serve import TritonInstance
+
+
+class _Command(TyperCommand):
+    """A command that refuses an option that is repeated, where click takes the last one alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments that are left, of which there are none."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option, times in Counter(given).items():
+            # An argument has neither; all of its values are one.
+            repeats = getattr(option, "multiple", True) or getattr(option, "is_flag", True)
+            if times > 1 and not repeats:
+                problem = "is given several times, but takes one value; give it once"
+                raise typer.BadParameter(problem, ctx, param_hint=option.opts[0])
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     help="Offline inference with NVIDIA Triton.",
@@ -43,7 +61,7 @@ def main(
         typer.echo(context.get_help())
 
 
-@app.command()
+@app.command(cls=_Command)
 def serve(
     model_repository: Annotated[str, typer.Argument(help="A directory, or a URL.")],
     image: Annotated[
@@ -140,7 +158,7 @@ def serve(
             )
 
 
-@app.command()
+@app.command(cls=_Command)
 def infer(
     server: Annotated[
         str, typer.Argument(help="host:port of a server's GRPC service, or an endpoint file.")
@@ -153,7 +171,9 @@ def infer(
         list[str] | None,
         typer.Option(help="The dataset for a model input, as x=/path; repeatable."),
     ] = None,
-    outputs: Annotated[str, typer.Option(help="Outputs to keep, as y,z; none: all.")] = "",
+    outputs: Annotated[
+        list[str] | None, typer.Option(help="Outputs to keep, as y,z; repeatable; none: all.")
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=0, help="Rows of a request; 0: what suits the model.")
     ] = 0,
@@ -174,8 +194,9 @@ def infer(
         str, typer.Option(help="From one window to the next; none: the window's length.")
     ] = "",
     shifts: Annotated[
-        str, typer.Option(help="How much later each channel's windows begin, as 0,-0.5s.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="How much later each channel's windows begin, as 0,-0.5s; repeatable."),
+    ] = None,
     sample_rate: Annotated[
         float, typer.Option(min=0, help="Samples per second; 0: what the file says.")
     ] = 0.0,
@@ -206,7 +227,7 @@ def infer(
             endpoint=_endpoint(server),
             model_name=model,
             model_version=model_version,
-            input_map=dict(_pair(text) for text in input_map or ()),
+            input_map=_pairs(input_map or ()),
             outputs=_texts(outputs),
             batch_size=batch_size,
             rows_per_sequence=rows_per_sequence,
@@ -223,7 +244,7 @@ def infer(
         typer.echo(files.in_words(done))
 
 
-@app.command()
+@app.command(cls=_Command)
 def ps(
     as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
 ) -> None:
@@ -241,7 +262,7 @@ def ps(
             typer.echo(f"\n{server.id} waits: {server.detail}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def stop(
     server: Annotated[str, typer.Argument(help="The ID that `hermes ps` shows.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every server of yours.")] = False,
@@ -267,7 +288,7 @@ def stop(
             typer.echo("no server of yours runs on this host")
 
 
-@app.command()
+@app.command(cls=_Command)
 def check() -> None:
     """Say what this machine has, and what is missing for which feature."""
     from hermes import _check  # noqa: PLC0415 (as above)
@@ -277,7 +298,7 @@ def check() -> None:
             typer.echo(f"{'missing' if fact.is_missing else 'ok':8}{fact.subject}: {fact.text}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def install_triton(
     with_: Annotated[
         list[str] | None,
@@ -333,15 +354,20 @@ def _endpoint(text: str) -> Endpoint:
         raise ParameterError("server", problem) from None
 
 
-def _texts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _texts(texts: Sequence[str] | None) -> tuple[str, ...]:
+    parts = (part.strip() for text in texts or () for part in text.split(","))
+    return tuple(part for part in parts if part)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, _, path = text.partition("=")
-    if not (name and path):
-        raise ParameterError("input_map", f"{text!r} is not like x=/path")
-    return name, path
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not (name and path):
+            raise ParameterError("input_map", f"{text!r} is not like x=/path")
+        if found.setdefault(name, path) != path:
+            raise ParameterError("input_map", f"{name!r} is given as {found[name]} and as {path}")
+    return found
 
 
 def _ports(text: str) -> Any:

@@ -254,6 +254,15 @@ def test_a_server_that_is_neither_file_nor_address_is_told_at_once(server: str) 
     assert f"there is no file '{server}', and a server is named by host:port" in told
 
 
+@pytest.mark.parametrize("option", ["--batch-size=4", "--window=8", "--transport=grpc"])
+def test_an_option_that_takes_one_value_is_not_repeated(option: str) -> None:
+    arguments = ["infer", "localhost:1", "model", "x.h5", "y.h5", "--output-dir=out"]
+    result = CliRunner().invoke(app, [*arguments, option, option])
+    assert result.exit_code == 2
+    assert option.partition("=")[0] in result.output
+    assert "give it once" in result.output
+
+
 def test_a_server_of_the_command_is_listed_and_stopped(empty: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "HERMES_STATE_HOME": str(tmp_path / "states")}
     command = [sys.executable, "-m", "hermes"]

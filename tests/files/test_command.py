@@ -116,7 +116,14 @@ def test_numbers_are_rounded_where_that_is_asked_for(server: TritonInstance, dat
 
 def test_a_series_is_cut(server: TritonInstance, data: Path) -> None:
     server.endpoint.write(data / "endpoint.json")
-    options = ["--window=2s", "--stride=4", "--shifts=0,-1", "--input-map=x=strain", "--outputs=y"]
+    options = [
+        "--window=2s",
+        "--stride=4",
+        "--shifts=0",
+        "--shifts=-1",
+        "--input-map=x=strain",
+        "--outputs=y",
+    ]
     done = infer("endpoint.json", "windows", "series.h5", "--output-dir=out", *options, cwd=data)
     assert done.returncode == 0, done.stderr
     with h5py.File(data / "out" / "series.h5") as file:
@@ -131,6 +138,7 @@ def test_a_series_is_cut(server: TritonInstance, data: Path) -> None:
     [
         (["rows", "no-*.h5"], "matches no file"),
         (["rows", "part-0/a.h5", "--input-map=x"], "is not like x=/path"),
+        (["rows", "part-0/a.h5", "--input-map=x=a", "--input-map=x=b"], "is given as a and as b"),
         (["rows", "part-0/a.h5", "--rows-per-sequence=4"], "model 'rows' keeps no state"),
         (["rows", "part-0/a.h5", "--stride=4"], "give the length of a window"),
         (["windows", "series.h5", "--window=1.1s"], "not a whole number of samples, but 4.4"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -130,7 +131,7 @@ def infer_file(
                 "started": started.isoformat(timespec="milliseconds"),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "host": socket.gethostname(),
-                "user": getpass.getuser(),
+                "user": _user(),
                 "server_version": client.server_version,
                 "model_name": model.name,
                 "model_version": model.version,
@@ -166,3 +167,11 @@ def stamp_of(file: Path) -> str:
     """
     status = file.stat()
     return f"{file} {status.st_size} {status.st_mtime_ns}"
+
+
+def _user() -> str:
+    """Return the user's name, or the number of one who has none, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # before and from Python 3.13
+        return str(os.getuid())
