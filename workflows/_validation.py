@@ -22,6 +22,7 @@ from workflows._metrics import MetricsResult, compute_metrics, parse_metrics, sc
 from workflows._metrics import check_extra as check_metrics_extra
 from workflows._page import check_extra as check_page_extra
 from workflows._scores import check_scores
+from workflows._target import choose_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,8 @@ def measure(
         For predictions or targets that a metric cannot be computed from.
     """
     with h5py.File(merged_file, "r") as merged:
-        predictions = merged[_output_name(list(merged), output_name)]
+        outputs = [name for name in merged if name not in (INDEX, TARGET)]
+        predictions = merged[choose_output(outputs, output_name)]
         return compute_metrics(
             metrics, predictions, merged[TARGET], scores=scores, rtol=rtol, atol=atol
         )
@@ -154,17 +156,6 @@ def _default_metrics(target: np.dtype[Any]) -> tuple[str, ...]:
     if target.kind in "iub":
         return "accuracy", "log_loss", "confusion_matrix"
     return "mse", "rmse", "mae", "bias", "r2", "max_absolute_error"
-
-
-def _output_name(there: Sequence[str], wanted: str) -> str:
-    """Return the output to compare with the target; the only one where none is named."""
-    outputs = [name for name in there if name not in (INDEX, TARGET)]
-    if wanted in outputs:
-        return wanted
-    if wanted or len(outputs) != 1:
-        problem = f"{wanted!r} is not an output" if wanted else "has to be given"
-        raise ParameterError("output_name", f"{problem}; the model's outputs are {outputs}")
-    return outputs[0]
 
 
 def _numbers(statistics: ClientStatistics, seconds: float) -> dict[str, Any]:

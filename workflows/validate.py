@@ -15,7 +15,6 @@ from typing import Any
 import luigi
 
 from hermes.aeriel.files import (
-    DatasetFacts,
     InputFacts,
     RowPlan,
     check_against_model,
@@ -41,6 +40,7 @@ from workflows._progress import Progress
 from workflows._report import build_report, write_report_html, write_report_json
 from workflows._repository import read_model
 from workflows._settings import apply_settings
+from workflows._target import check_outputs, check_target
 from workflows._validation import (
     FilePredictions,
     check_writable,
@@ -160,6 +160,7 @@ class Merge(ValidationParameters, luigi.Task):
             inputs = rows if cut is None else window_inputs(rows, facts[0])[0]
             check_against_model(facts[0], inputs, cast=self.cast)
             check_sequences(self.rows_per_sequence, self.model_name, stateful=model.stateful)
+            check_outputs(model, self.outputs)
         check_writable(Path(self.output_dir))
         return facts
 
@@ -226,7 +227,7 @@ class Validate(ValidationParameters, luigi.Task):
     def requires(self) -> Merge:
         """Return the task that merges the predictions, after checking what was asked for."""
         merge_task: Merge = self.clone(Merge)
-        self.check_metrics(merge_task.inputs_facts[0].target)
+        self.check_metrics(merge_task.inputs_facts[0])
         return merge_task
 
     def output(self) -> dict[str, luigi.LocalTarget]:
@@ -258,25 +259,39 @@ class Validate(ValidationParameters, luigi.Task):
             tolerance=[self.rtol, self.atol],
         )
 
-    def check_metrics(
-        self, target: DatasetFacts | None
-    ) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
+    def check_metrics(self, facts: InputFacts) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
         """Return the metrics to compute and the requirements on them.
+
+        Parameters
+        ----------
+        facts
+            Those of any input file: all of them agree.
 
         Raises
         ------
         ParameterError
-            One is unknown, or there is no target for it.
+            One is unknown, or there is no target for it, or no output.
+        DataError
+            The targets cannot be compared with the model's output.
         MissingExtraError
             Something for the report is not installed.
         """
-        return choose_metrics(self.metrics, self.require, target, scores=self.scores)
+        names, gates = choose_metrics(self.metrics, self.require, facts.target, scores=self.scores)
+        check_target(
+            facts,
+            names,
+            read_model(self.model_repository, self.model_name, self.model_version).specification,
+            kept=self.outputs,
+            output_name=self.output_name,
+            is_cut=self.cut is not None,
+        )
+        return names, gates
 
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
         merged_file = Path(self.input().path)
         merge_task = self.requires()
-        names, gates = self.check_metrics(merge_task.inputs_facts[0].target)
+        names, gates = self.check_metrics(merge_task.inputs_facts[0])
         result: MetricsResult | None = None
         outcomes: tuple[GateResult, ...] = ()
         if names:

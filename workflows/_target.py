@@ -1,0 +1,110 @@
+"""Whether targets can be compared with a model's output, told before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hermes.aeriel.client import ModelSpecification
+from hermes.aeriel.files import DatasetFacts, InputFacts, RowPlan
+from hermes.errors import DataError, ParameterError
+from workflows._metrics import METRICS
+
+Shape = tuple[int, ...]
+
+# The rows of one number: (rows,) and (rows, 1) are the same.
+_ONE = ((), (1,))
+
+
+def check_outputs(model: ModelSpecification, kept: Sequence[str]) -> None:
+    """Raise ParameterError where a model lacks an output that is to be kept."""
+    for name in kept:
+        if name not in model.outputs:
+            there = ", ".join(model.outputs)
+            raise ParameterError("outputs", f"model {model.name!r} has no {name!r}; it has {there}")
+
+
+def choose_output(there: Sequence[str], wanted: str) -> str:
+    """Return the output to compare with the target; the only one where none is named.
+
+    Raises
+    ------
+    ParameterError
+        There is no such output, or none is named and there are several.
+    """
+    if wanted in there:
+        return wanted
+    if wanted or len(there) != 1:
+        problem = f"{wanted!r} is not an output" if wanted else "has to be given"
+        raise ParameterError("output_name", f"{problem}; the model's outputs are {list(there)}")
+    return there[0]
+
+
+def check_target(
+    facts: InputFacts,
+    metrics: Sequence[str],
+    model: ModelSpecification | None,
+    *,
+    kept: Sequence[str],
+    output_name: str,
+    is_cut: bool,
+) -> None:
+    """Raise an error where a file's targets cannot be compared with a model's output.
+
+    Parameters
+    ----------
+    facts
+        The file.
+    metrics
+        The names of the metrics.
+    model
+        The model, where it is known before it is served.
+    kept, output_name
+        The outputs that are kept, or none for all, and the one to compare.
+    is_cut
+        Whether the inputs are cut into windows.
+
+    Raises
+    ------
+    DataError
+        The targets are no numbers, or do not fit the output.
+    ParameterError
+        There is no such output, or no metric can be computed from it.
+    """
+    target = facts.target
+    if target is None:
+        return
+    if target.dtype.kind not in "biuf":
+        problem = f"is the target, and is {target}; {', '.join(metrics)} want numbers"
+        raise DataError(file=str(facts.file), dataset=target.path, problem=problem)
+    # What windows make of a model without a batch dimension, only its answers tell.
+    if model is not None and not (is_cut and model.max_batch_size == 0):
+        output = choose_output(list(kept or model.outputs), output_name)
+        leading = model.max_batch_size == 0 and RowPlan.of(model, 0).with_row_axis
+        rows = model.outputs[output].shape[1 if leading else 0 :]
+        _check_shape(facts.file, target, metrics, rows)
+
+
+def _check_shape(file: Path, target: DatasetFacts, metrics: Sequence[str], output: Shape) -> None:
+    given = target.shape[1:]
+    for name in metrics:
+        of_classes = name not in METRICS or METRICS[name].kind == "classification"
+        if of_classes and len(output) > 1:
+            problem = f"{name} wants an output of one number, or one for each class, a row"
+            raise ParameterError("metrics", f"{problem}; the model's has rows of shape {output}")
+        if of_classes:
+            # Predictions that are labels have as many classes as one-hot targets say.
+            is_labels, is_one_column = given in _ONE, output in _ONE
+            fits = is_labels or (len(given) == 1 and (is_one_column or _equal(given, output)))
+            wanted = f"labels, a number a row, or one-hot rows of shape {output or (2,)}"
+        else:
+            fits = _equal(given or (1,), output or (1,))
+            wanted = f"rows of shape {output}, as the model's output has them"
+        if not fits:
+            problem = f"is the target, and has rows of shape {given}; {name} wants {wanted}"
+            raise DataError(file=str(file), dataset=target.path, problem=problem)
+
+
+def _equal(given: Shape, wanted: Shape) -> bool:
+    pairs = zip(given, wanted, strict=False)
+    return len(given) == len(wanted) and all(want in (-1, have) for have, want in pairs)
