@@ -13,221 +13,37 @@ import ctypes
 import logging
 import os
 import signal
-import threading
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any
 
 import luigi
 from luigi.configuration import get_config
 from luigi.worker import TaskProcess
 
-from hermes._processes import ProcessIdentity, stopped_forks
-from hermes.aeriel.supervise import Lease, ServerState, state_home
-from workflows._builds import driver_pid, is_driven_here
-from workflows._findings import Findings, Results
+from workflows._builds import driver_pid
+from workflows._driver import driver
+from workflows._findings import Results
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.2
-LOOK_S = 2.0
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-class Service(luigi.Task):
-    """A task whose output is alive: something runs as long as other tasks need it."""
-
-    @property
-    def state(self) -> ServerState:
-        """Where the service's drivers and consumers are recorded."""
-        raise NotImplementedError
-
-    def acquire(self, driver: ProcessIdentity, lease: Lease) -> None:
-        """Record that a driver has a consumer outstanding."""
-        self.state.acquire(driver, lease)
-
-    def ensure(self) -> Any:
-        """Return when the service runs, after starting it if it does not."""
-        raise NotImplementedError
-
-
-class Driver:
-    """A process that runs a pipeline, as far as leases go; its workers are part of it.
-
-    Parameters
-    ----------
-    identity
-        The process.
-
-    Attributes
-    ----------
-    running
-        The task that runs in this process, if any.
-    is_resumed
-        Whether that is a service's, which has run before and waits for something.
-    """
-
-    def __init__(self, identity: ProcessIdentity) -> None:
-        self.identity = identity
-        self.running: luigi.Task | None = None
-        self.is_resumed = False
-        self._consumers: dict[str, luigi.Task] = {}
-        self._dependents: defaultdict[str, set[str]] = defaultdict(set)
-        self._findings = Findings()
-        self._states: dict[str, ServerState] = {}
-        self._lock = threading.Lock()
-        self._watch: threading.Thread | None = None
-
-    def discover(self, task: luigi.Task, dependency: luigi.Task) -> None:
-        """Note that a task that has yet to run needs another."""
-        self._dependents[dependency.task_id].add(task.task_id)
-        if isinstance(dependency, Service):
-            self._consumers[task.task_id] = task
-            self._acquire(dependency, task.task_id, is_running=False)
-
-    def find(self, task_id: str, dependencies: Iterable[luigi.Task]) -> None:
-        """Note that a task has found out, while it ran here, that it needs others."""
-        self._findings.add(task_id, [dependency.task_id for dependency in dependencies])
-
-    def begin(self, task: luigi.Task) -> None:
-        """Note that this process is about to run a task."""
-        self.running = task
-        for service in services_of(task):
-            self._acquire(service, task.task_id, is_running=True)
-        if isinstance(task, Service):
-            self.is_resumed = task.state.has_lease(self.identity, task.task_id)
-            self._acquire(task, task.task_id, is_running=True)
-
-    def pause(self) -> None:
-        """Note that the task has left this process; it may come again."""
-        task, self.running = self.running, None
-        if task is not None:
-            for state in self._leased(task.task_id):
-                state.acquire(self.identity, Lease(consumer=task.task_id))
-
-    def take_up(self, service: Service) -> bool:
-        """Make the running task a consumer; tell whether it was one already."""
-        task = self.running
-        if task is None or task.task_id == service.task_id:
-            return False
-        if threading.current_thread() is self._watch:  # it looks at another task than that
-            return False
-        if service.state.has_lease(self.identity, task.task_id):
-            return True
-        self._acquire(service, task.task_id, is_running=True)
-        return False
-
-    def finish(self, task: luigi.Task) -> None:
-        """Note that a task needs nothing any more."""
-        self._release(task.task_id)
-
-    def give_up(self, task: luigi.Task) -> None:
-        """Note that a task has failed, so that nothing that depends on it can run."""
-        if isinstance(task, Service):
-            task.state.release_all(self.identity)
-        self._release(task.task_id)
-        dependents = defaultdict(set, {each: set(of) for each, of in self._dependents.items()})
-        for dependent, dependency in self._findings.read():
-            dependents[dependency].add(dependent)
-        lost = {task.task_id}
-        reached = [task.task_id]
-        while reached:
-            found = dependents[reached.pop()] - lost
-            lost |= found
-            reached += found
-        # Not those known here alone: another worker's task may have asked for a server as it ran.
-        for state in ServerState.all(state_home()):
-            for consumer in lost:
-                state.release_waiting(self.identity, consumer)
-
-    def _acquire(self, service: Service, consumer: str, *, is_running: bool) -> None:
-        lease = Lease(consumer=consumer, is_running=is_running)
-        if self.identity.pid != os.getpid():
-            # Without the lock: a thread of the driver may have held it when this one was forked.
-            service.acquire(self.identity, lease)
-            return
-        with self._lock:
-            service.acquire(self.identity, lease)
-            self._states[str(service.state.path)] = service.state
-            if self._watch is None:
-                # Not a daemon: the process waits for it, a moment, so that nothing stays behind.
-                self._watch = threading.Thread(target=self._attend, name="hermes-leases")
-                self._watch.start()
-
-    def _release(self, consumer: str) -> None:
-        for state in self._leased(consumer):
-            state.release(self.identity, consumer)
-
-    def _leased(self, consumer: str) -> list[ServerState]:
-        """Return the servers that a consumer has a lease of, whichever process took it."""
-        states = ServerState.all(state_home())
-        return [state for state in states if state.has_lease(self.identity, consumer)]
-
-    def _attend(self) -> None:
-        """Give every lease back when Luigi's workers are done, though the process may go on."""
-        look_at = time.monotonic() + LOOK_S
-        stopped: set[ProcessIdentity] = set()
-        while True:
-            with self._lock:
-                states = list(self._states.values())
-                if not is_driven_here():
-                    for state in states:
-                        state.release_all(self.identity)
-                    self._states, self._watch = {}, None
-                    self._consumers.clear()
-                    self._dependents.clear()
-                    self._findings.clear()
-                    break
-            for state in states:
-                state.wake()
-            # Ctrl-Z stops the driver too: a worker that was stopped alone holds its server for
-            # ever. Seen twice, for Ctrl-Z may have reached the worker only just now.
-            stopped, stopped_before = stopped_forks(), stopped
-            for worker in stopped & stopped_before:
-                worker.wake()
-            if time.monotonic() > look_at:
-                for state in states:
-                    self._release_complete(state)
-                look_at = time.monotonic() + LOOK_S
-            time.sleep(POLL_S)
-        for state in states:
-            state.wake()
-            state.tidy()
-
-    def _release_complete(self, state: ServerState) -> None:
-        """Give back the leases of consumers that another driver has run meanwhile.
-
-        Nobody tells of these: drivers with one scheduler (luigid) share tasks. A server that is at
-        work is needed anyway, and one consumer that is not complete is enough to need it.
-        """
-        if state.is_running():
-            return
-        for lease in state.consumers().get(self.identity, []):
-            consumer = self._consumers.get(lease.consumer)
-            try:
-                if consumer is None or not consumer.complete():
-                    return
-            except Exception:
-                logger.debug("cannot tell whether %s is complete", consumer, exc_info=True)
-                return
-            state.release_waiting(self.identity, lease.consumer)
-
-
-_drivers: dict[int, Driver] = {}
-
-
-def driver() -> Driver:
-    """Return the driver of the pipeline that runs.
-
-    It is found when the pipeline asks for it, and not when this module is imported: the process
-    may have become another one since, a daemon for example.
-    """
-    pid = driver_pid()
-    if pid not in _drivers:
-        _drivers[pid] = Driver(ProcessIdentity.of(pid))
-    return _drivers[pid]
+def follow_luigi() -> None:
+    """Have Luigi tell of every dependency and run, in this process and those that it forks."""
+    for event, handler in (
+        (luigi.Event.DEPENDENCY_DISCOVERED, _discovered),
+        (luigi.Event.START, _started),
+        (luigi.Event.SUCCESS, _succeeded),
+        (luigi.Event.FAILURE, _failed),
+        (luigi.Event.PROCESS_FAILURE, _failed),
+        (luigi.Event.TIMEOUT, _failed),
+        (luigi.Event.BROKEN_TASK, _broken),
+        (luigi.Event.DEPENDENCY_MISSING, _broken),
+    ):
+        luigi.Task.event_handler(event)(handler)
+    driver()  # made before Luigi forks its workers: they share what each of them finds out
+    if not get_config().has_option("worker", "task_process_context"):
+        get_config().set("worker", "task_process_context", f"{__name__}.{Run.__name__}")
 
 
 def begin(task: luigi.Task) -> None:
@@ -271,11 +87,6 @@ class Run:
             logger.exception("the servers of %s cannot be told", self._task)
 
 
-def services_of(task: luigi.Task) -> Iterator[Service]:
-    """Return the services that a task requires."""
-    return (dependency for dependency in task.deps() if isinstance(dependency, Service))
-
-
 def _discovered(task: luigi.Task, dependency: luigi.Task) -> None:
     driver().discover(task, dependency)
 
@@ -290,6 +101,10 @@ def _succeeded(task: luigi.Task) -> None:
 
 
 def _failed(task: luigi.Task, *_: object) -> None:
+    driver().fail(task)
+
+
+def _broken(task: luigi.Task, *_: object) -> None:
     driver().give_up(task)
 
 
@@ -298,21 +113,3 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it was faster
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-for _event, _handler in (
-    (luigi.Event.DEPENDENCY_DISCOVERED, _discovered),
-    (luigi.Event.START, _started),
-    (luigi.Event.SUCCESS, _succeeded),
-    (luigi.Event.FAILURE, _failed),
-    (luigi.Event.PROCESS_FAILURE, _failed),
-    (luigi.Event.TIMEOUT, _failed),
-    (luigi.Event.BROKEN_TASK, _failed),
-    (luigi.Event.DEPENDENCY_MISSING, _failed),
-):
-    luigi.Task.event_handler(_event)(_handler)
-
-driver()  # made before Luigi forks its workers: they share what each of them finds out
-
-if not get_config().has_option("worker", "task_process_context"):
-    get_config().set("worker", "task_process_context", f"{__name__}.{Run.__name__}")

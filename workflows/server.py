@@ -19,7 +19,8 @@ from hermes.aeriel.supervise import (
     state_home,
 )
 from hermes.errors import GPUBusyError, ServerError
-from workflows._lifetime import Service, driver
+from workflows._driver import Service, driver
+from workflows._lifetime import follow_luigi
 from workflows.parameters import (
     AbsolutePath,
     Flag,
@@ -33,8 +34,10 @@ from workflows.parameters import (
 
 logger = logging.getLogger(__name__)
 
+follow_luigi()
+
 TURN_S = 5.0
-POLL_S = 0.2
+POLL_S = 0.5
 
 
 class EndpointTarget(luigi.Target):
@@ -101,13 +104,17 @@ class ServerParameters:
     )
 
 
-class WaitForGPU(luigi.Task):
-    """A moment in which a server waits for its GPUs, behind all that can run now.
+class Wait(luigi.Task):
+    """A moment in which a server waits for a consumer or for its GPUs, behind all that can run now.
 
     Luigi runs what came first first, so every task that can run already comes before this one.
 
     Parameters
     ----------
+    until : str
+        What it waits for, for Luigi's log.
+    task : str
+        The id of the server's task.
     server : str
         The server's id.
     driver : str
@@ -116,6 +123,8 @@ class WaitForGPU(luigi.Task):
         Makes it another task each time.
     """
 
+    until = luigi.Parameter()
+    task = luigi.Parameter()
     server = luigi.Parameter()
     driver = luigi.Parameter()
     number = luigi.IntParameter()
@@ -126,12 +135,13 @@ class WaitForGPU(luigi.Task):
         return self.is_over
 
     def run(self) -> None:
-        """Wait for a few seconds, or until the server has its GPUs."""
+        """Wait for a few seconds, or until the server can start, or has its GPUs."""
         state = ServerState(state_home() / self.server)
         deadline = time.monotonic() + TURN_S
         while time.monotonic() < deadline:
             status = state.status()
-            if status is None or status.phase != "waiting":
+            waits_for_gpus = status is not None and status.phase == "waiting"
+            if not waits_for_gpus and not driver().is_early(self.task, state):
                 break
             time.sleep(POLL_S)
         self.is_over = True
@@ -140,10 +150,10 @@ class WaitForGPU(luigi.Task):
 class TritonServerTask(ServerParameters, Service):
     """A Triton server with a context-managed lifetime, as a task.
 
-    It is complete while its server is ready, and only then. The server starts when the first
-    task that requires it can run, in a process of its own, and stops when the last of them has
-    finished or the driver has died. Servers of tasks with equal parameters are one server,
-    between drivers too.
+    It is complete while its server is ready, and only then. The server starts, in a process of
+    its own, when a task that requires it has everything else that it requires, and stops when the
+    last of them has finished or the driver has died. Servers of tasks with equal parameters are
+    one server, between drivers too.
 
     Parameters
     ----------
@@ -232,12 +242,15 @@ class TritonServerTask(ServerParameters, Service):
             timeout_s=self.server_timeout_s + 60.0,
         )
 
-    def run(self) -> Iterator[WaitForGPU]:
+    def run(self) -> Iterator[Wait]:
         """Start the server's supervisor, and return when the server is ready.
 
-        While another server has its GPUs, it leaves the worker to other tasks: to the consumers
-        of that server, without which it would never end.
+        While no consumer can run yet, it leaves the worker to what they wait for; while another
+        server has its GPUs, to the consumers of that server, without which it would never end.
         """
+        if driver().is_early(self.task_id, self.state):
+            self.state.release(driver().identity, self.task_id)  # it has not begun yet
+            yield self._wait("a task that requires the server can run")
         try:
             ensure_server(
                 self.spec,
@@ -249,6 +262,13 @@ class TritonServerTask(ServerParameters, Service):
         except GPUBusyError as error:
             if not driver().is_resumed:  # once will do
                 logger.warning("%s waits: %s", self, error)
-            yield WaitForGPU(
-                server=self.state.server_id, driver=str(driver().identity), number=time.time_ns()
-            )
+            yield self._wait("the server has its GPUs")
+
+    def _wait(self, until: str) -> Wait:
+        return Wait(
+            until=until,
+            task=self.task_id,
+            server=self.state.server_id,
+            driver=str(driver().identity),
+            number=time.time_ns(),
+        )

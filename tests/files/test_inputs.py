@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel.files import DatasetFacts, InputFacts, check_against_model
+from hermes.aeriel.files import (
+    DatasetFacts,
+    InputFacts,
+    check_against_model,
+    check_agreement,
+    inspect,
+)
 from hermes.errors import DataError
 
 
@@ -39,3 +47,23 @@ def test_what_is_rounded_has_to_be_asked_for(given: str, wanted: str) -> None:
 def test_what_would_be_another_number_is_refused(given: str, wanted: str, cast: bool) -> None:
     with pytest.raises(DataError, match=r"export the model for its dtype$"):
         check(given, wanted, cast=cast)
+
+
+def test_an_optional_input_takes_its_dataset_where_there_is_one(tmp_path: Path) -> None:
+    for name in ("a.h5", "b.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["x"] = np.zeros((3, 2), "f4")
+            if name == "a.h5":
+                file["mask"] = np.zeros((3, 2), "f4")
+
+    def found(name: str, optional: Sequence[str] = ()) -> InputFacts:
+        return inspect(tmp_path / name, {}, model_inputs=["x", "mask"], optional=optional)
+
+    with_mask, without = found("a.h5", ["mask"]), found("b.h5", ["mask"])
+    assert list(with_mask.datasets) == ["x", "mask"]
+    assert list(without.datasets) == ["x"]
+    check_agreement([with_mask, without])
+    with pytest.raises(DataError, match="'mask': not found"):
+        found("b.h5")
+    with pytest.raises(DataError, match="no dataset for any of the model's inputs"):
+        inspect(tmp_path / "b.h5", {}, model_inputs=["u", "v"], optional=["u", "v"])

@@ -68,6 +68,41 @@ class Plain(ServerParameters, luigi.Task):
         Path(self.output().path).write_text(str(answer))
 
 
+class Behind(ServerParameters, luigi.WrapperTask):
+    """A consumer whose server another one has brought up long before it can run."""
+
+    def requires(self) -> list[luigi.Task]:
+        return [self.clone(Plain, name="first"), self.clone(Plain, name="plain", gate_s=8.0)]
+
+
+class Flaky(ServerParameters, luigi.Task):
+    """A consumer that fails a few times, and notes each time who keeps its server."""
+
+    failures = luigi.IntParameter()
+
+    def requires(self) -> Any:
+        return self.clone(TritonServerTask)
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget("flaky.done")
+
+    def run(self) -> None:
+        with Path("tries").open("a+") as tries:
+            tries.write(f"{self.requires().state.owner()}\n")
+            tries.seek(0)
+            n_tries = len(tries.readlines())
+        if n_tries <= self.failures:
+            raise RuntimeError(n_tries)
+        Path(self.output().path).write_text(str(ask(self.input().endpoint.grpc)))
+
+
+class FlakyBeside(ServerParameters, luigi.WrapperTask):
+    """A consumer that fails again and again, and something slow beside it."""
+
+    def requires(self) -> list[luigi.Task]:
+        return [self.clone(Flaky, failures=9), Step(name="slow", seconds=40)]
+
+
 class Dynamic(Plain):
     """A consumer that finds out while it runs."""
 

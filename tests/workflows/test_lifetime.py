@@ -217,11 +217,10 @@ class TestLoss:
     def test_a_consumer_that_is_about_to_run_gets_a_new_server(
         self, bench: Bench, scheduler: int | None, n_workers: int
     ) -> None:
-        driver = bench.start(
-            bench.command("Plain", "--gate-s=5", workers(n_workers), scheduler=scheduler)
-        )
+        driver = bench.start(bench.command("Behind", workers(n_workers), scheduler=scheduler))
         bench.until(bench.endpoint)
         bench.until_there("gate-plain.started")
+        bench.until_there("first.done")
         os.kill(bench.supervisor(), signal.SIGKILL)
         driver.wait(120)
         assert ":)" in bench.log(), bench.log()[-5000:]
@@ -285,6 +284,41 @@ class TestNeed:
         assert not (bench.directory / "later.done").exists()
         driver.wait(60)
         assert ":)" in bench.log()
+
+    def test_the_server_starts_when_a_consumer_can_run(
+        self, bench: Bench, scheduler: int | None, n_workers: int
+    ) -> None:
+        driver = bench.start(
+            bench.command("Plain", "--gate-s=12", workers(n_workers), scheduler=scheduler)
+        )
+        bench.until_there("gate-plain.started")
+        while not (bench.directory / "gate-plain.done").exists():
+            assert not bench.processes()
+            time.sleep(0.2)
+        driver.wait(60)
+        assert ":)" in bench.log(), bench.log()[-5000:]
+
+    def test_a_consumer_that_is_tried_again_keeps_its_server(
+        self, bench: Bench, n_workers: int
+    ) -> None:
+        again = ("--worker-keep-alive", "--scheduler-retry-delay=3", "--scheduler-retry-count=3")
+        log = bench.run("Flaky", "--failures=2", *again, workers(n_workers))
+        assert ":)" in log, log[-5000:]
+        tries = (bench.directory / "tries").read_text().split()
+        assert len(tries) == 3
+        assert len(set(tries)) == 1
+
+    def test_a_consumer_that_has_failed_too_often_needs_no_server(
+        self, bench: Bench, n_workers: int
+    ) -> None:
+        again = ("--worker-keep-alive", "--scheduler-retry-delay=1", "--scheduler-retry-count=2")
+        driver = bench.start(bench.command("FlakyBeside", *again, workers(max(2, n_workers))))
+        bench.until_there("tries")
+        bench.until(lambda: (bench.directory / "tries").read_text().count("\n") == 2, 30)
+        bench.until(bench.is_clean, CLEAN_S)
+        assert not (bench.directory / "slow.done").exists()
+        driver.wait(90)
+        assert (bench.directory / "tries").read_text().count("\n") == 2
 
     def test_what_is_complete_needs_no_server(self, bench: Bench, n_workers: int) -> None:
         (bench.directory / "plain.done").touch()
