@@ -70,6 +70,14 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
     return RepositoryModel(specification=_specification(model_name, configs, where), stamp=stamp)
 
 
+def repository_stamp(model_repository: str) -> str:
+    """Return what changes when any file of a repository does (by size or modification time)."""
+    if "://" in model_repository:
+        return model_repository
+    repository = Path(model_repository)
+    return _stamp(repository, ["."])
+
+
 def _specification(
     model_name: str, configs: Mapping[str, Any], where: str
 ) -> ModelSpecification | None:

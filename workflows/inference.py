@@ -20,9 +20,9 @@ from hermes.aeriel.files import (
     infer_file,
     stamp_of,
 )
-from hermes.errors import HermesError, ParameterError
+from hermes.errors import HermesError, ParameterError, ServerError
 from workflows._progress import Progress
-from workflows._repository import read_model
+from workflows._repository import read_model, repository_stamp
 from workflows.parameters import Choice, Flag, Number, Text, TextList, TextMap, WholeNumber
 from workflows.server import TritonServerTask
 
@@ -207,7 +207,16 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def _stream(self, show: Progress) -> None:
         self._endpoint = None
-        self._endpoint = endpoint = self.server.ensure()
+        server = self.server
+        self._endpoint = endpoint = server.ensure()
+        stands_for = self.fingerprint
+        # After it: the model that it stands for is then the one that the server has loaded.
+        if repository_stamp(server.model_repository) != server.repository_stamp:
+            message = (
+                f"the files of the model repository {server.model_repository} have changed since "
+                f"its server, {endpoint.server_id}, was asked for; run the pipeline again"
+            )
+            raise ServerError(message)
         request = Request(
             input_file=self.input_file,
             output_file=self.output_file,
@@ -216,11 +225,11 @@ class InferenceTask(InferenceParameters, luigi.Task):
             rows_per_sequence=self.rows_per_sequence,
             cast=self.cast,
             cut=self.cut,
-            fingerprint=self.fingerprint,
+            fingerprint=stands_for,
             provenance={
                 "input_file": str(self.input_file),
-                "model_repository": self.server.model_repository,
-                "image": self.server.image,
+                "model_repository": server.model_repository,
+                "image": server.image,
                 "server": endpoint.grpc,
                 "task": self.task_id,
                 "parameters": self.to_str_params(),

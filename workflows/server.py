@@ -19,8 +19,10 @@ from hermes.aeriel.supervise import (
     state_home,
 )
 from hermes.errors import GPUBusyError, ServerError
+from workflows._builds import once_per_build
 from workflows._driver import Service, driver
 from workflows._lifetime import follow_luigi
+from workflows._repository import repository_stamp
 from workflows.parameters import (
     AbsolutePath,
     Flag,
@@ -197,7 +199,13 @@ class TritonServerTask(ServerParameters, Service):
             insecure=self.insecure,
             server_args=self.server_args,
             timeout_s=self.server_timeout_s,
+            repository_stamp=self.repository_stamp,
         )
+
+    @once_per_build
+    def repository_stamp(self) -> str:
+        """What stands for the files of the model repository, as they are when a build begins."""
+        return repository_stamp(self.model_repository)
 
     @property
     def state(self) -> ServerState:

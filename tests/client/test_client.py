@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,14 @@ def test_address_may_be_a_string(endpoint: Endpoint) -> None:
         assert client.specification.name == "echo"
         assert client.specification.inputs["x"].shape == (-1,)
         assert client.specification.max_batch_size == 8
+
+
+def test_another_server_at_the_address_is_not_believed(endpoint: Endpoint) -> None:
+    other = replace(endpoint, server_id="hermes-of-yesterday")
+    with pytest.raises(RequestError, match=r"'hermes-\w+' answers there, not 'hermes-of-yester"):
+        InferenceClient(other, "echo", timeout_s=5, retry_for_s=1)
+    with InferenceClient(replace(endpoint, server_id=None), "echo"):
+        pass
 
 
 def test_every_data_type_arrives_as_it_was_sent_without_a_batch_dimension(

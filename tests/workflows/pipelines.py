@@ -195,6 +195,35 @@ class Infer(ServerParameters, InferenceTask):
         return luigi.LocalTarget(f"{Path(self.file).stem}.out.h5")
 
 
+class ChangedModel(ServerParameters, luigi.Task):
+    """A model that the pipeline itself changes, after it was used."""
+
+    def requires(self) -> Any:
+        return self.clone(Infer, file="first.h5", model_name="double")
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget("changed.done")
+
+    def run(self) -> None:
+        source = Path(self.model_repository) / "double" / "1" / "model.py"
+        source.write_text(source.read_text().replace("2 * x", "3 * x"))
+        Path(self.output().path).touch()
+
+
+class InferBoth(ServerParameters, luigi.WrapperTask):
+    """A file before the model is changed, and one after it."""
+
+    def requires(self) -> Any:
+        return self.clone(InferAfter, file="second.h5", model_name="double")
+
+
+class InferAfter(Infer):
+    """An input through the model that the pipeline has changed."""
+
+    def requires(self) -> dict[str, luigi.Task]:
+        return {**super().requires(), "changed": self.clone(ChangedModel)}
+
+
 class InferAll(ServerParameters, luigi.WrapperTask):
     """Four inputs through the model, made here where they are not there."""
 

@@ -98,6 +98,7 @@ class Connection:
         retry_for_s: float,
     ) -> None:
         self.address = endpoint.grpc
+        self._server_id = endpoint.server_id
         self._model_name = model_name
         self._model_version = model_version
         self._timeout_s = timeout_s
@@ -172,8 +173,17 @@ class Connection:
             ) from error
 
     def server(self) -> ServerFacts:
-        """Return what the server that answers says of itself."""
+        """Return what the server that answers says of itself.
+
+        Raises
+        ------
+        RequestError
+            It is another server than the endpoint's.
+        """
         metadata = self._call(self._stub.ServerMetadata, service_pb2.ServerMetadataRequest())
+        if self._server_id is not None and metadata.name != self._server_id:
+            reason = f"the server {metadata.name!r} answers there, not {self._server_id!r}"
+            raise self.error("FAILED_PRECONDITION", reason)
         return ServerFacts(
             name=metadata.name, version=metadata.version, extensions=frozenset(metadata.extensions)
         )

@@ -51,6 +51,9 @@ class ServerSpec:
         Seconds that it may wait for its GPUs, and seconds that it may take to get ready.
     stop_timeout_s
         Seconds that it may take to finish: nobody is left who could read an answer.
+    repository_stamp
+        Stands for the files of the model repository. A server goes on with the models that it has
+        loaded when the files change; who asks for the changed ones asks for another server.
     """
 
     model_repository: str
@@ -63,6 +66,7 @@ class ServerSpec:
     server_args: tuple[str, ...] = ()
     timeout_s: float = 600.0
     stop_timeout_s: float = 5.0
+    repository_stamp: str = ""
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
