@@ -54,7 +54,8 @@ def build_report(
     server
         ``version``, ``address``, ``runtime``, ``image``, ``gpus``.
     inputs
-        For each file ``file`` and ``rows``.
+        For each file ``file``, ``rows``, and ``not_finite_inputs`` and ``not_finite_outputs``, how
+        many values are NaN or infinite.
     metrics
         What `compute_metrics` gave.
     gates

@@ -27,12 +27,17 @@ from workflows._target import choose_output
 
 @dataclass(frozen=True, kw_only=True)
 class FilePredictions:
-    """What a file of predictions says of itself."""
+    """What a file of predictions says of itself.
+
+    ``not_finite`` has, for ``inputs`` and ``outputs``, how many values of each are NaN or infinite,
+    by name; nothing in a file that was written before they were counted.
+    """
 
     file: str
     attributes: dict[str, Any]
     statistics: ClientStatistics
     rows: int
+    not_finite: dict[str, dict[str, int]]
     started: datetime
     created: datetime
 
@@ -48,6 +53,10 @@ class FilePredictions:
             attributes=attributes,
             statistics=ClientStatistics(**facts, latencies=latencies),
             rows=int(attributes["rows"]),
+            not_finite={
+                side: json.loads(attributes.get(f"not_finite_{side}", "{}"))
+                for side in ("inputs", "outputs")
+            },
             started=datetime.fromisoformat(attributes["started"]),
             created=datetime.fromisoformat(attributes["created"]),
         )
@@ -137,6 +146,38 @@ def measure(
         return compute_metrics(
             metrics, predictions, merged[TARGET], scores=scores, rtol=rtol, atol=atol
         )
+
+
+def describe_inputs(done: Sequence[FilePredictions]) -> list[dict[str, Any]]:
+    """Return file, rows, and how many values are NaN or infinite, for the report."""
+    return [
+        {
+            "file": part.file,
+            "rows": part.rows,
+            **{
+                f"not_finite_{side}": sum(part.not_finite[side].values())
+                for side in part.not_finite
+            },
+        }
+        for part in done
+    ]
+
+
+def finite_warnings(done: Sequence[FilePredictions]) -> list[str]:
+    """Return a sentence for each input and output that has NaN or infinite values."""
+    found = []
+    for side in ("inputs", "outputs"):
+        names = dict.fromkeys(name for part in done for name in part.not_finite[side])
+        for name in names:
+            counts = {part.file: part.not_finite[side].get(name, 0) for part in done}
+            files = [file for file, count in counts.items() if count]
+            if files:
+                n = sum(counts.values())
+                values = "1 value is" if n == 1 else f"{n:,} values are"
+                others = f" and {len(files) - 1} more files" if len(files) > 2 else ""
+                others = f" and {files[1]}" if len(files) == 2 else others
+                found.append(f"{side[:-1]} {name}: {values} NaN or infinite, in {files[0]}{others}")
+    return found
 
 
 def throughput(done: Sequence[FilePredictions]) -> dict[str, Any]:

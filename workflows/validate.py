@@ -45,6 +45,8 @@ from workflows._validation import (
     FilePredictions,
     check_writable,
     choose_metrics,
+    describe_inputs,
+    finite_warnings,
     measure,
     throughput,
 )
@@ -326,7 +328,10 @@ class Validate(ValidationParameters, luigi.Task):
         directory = Path(self.output_dir)
         return build_report(
             title=self.title or f"Validation of {self.model_name}",
-            warnings=gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),
+            warnings=[
+                *gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),
+                *finite_warnings(done),
+            ],
             model={
                 "name": self.model_name,
                 "version": attributes["model_version"],
@@ -340,7 +345,7 @@ class Validate(ValidationParameters, luigi.Task):
                 "gpus": self.gpus,
                 "version": attributes["server_version"],
             },
-            inputs=[{"file": part.file, "rows": part.rows} for part in done],
+            inputs=describe_inputs(done),
             metrics=result,
             gates=outcomes,
             throughput=throughput(done),

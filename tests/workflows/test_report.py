@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from workflows._metrics import MetricsResult, compute_metrics
 from workflows._page import render_report
 from workflows._plots import MINUS, SERIES
 from workflows._report import build_report, write_report_html, write_report_json
+from workflows._validation import FilePredictions, describe_inputs, finite_warnings
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -273,6 +275,34 @@ def test_a_gpu_that_no_driver_shows_is_in_the_first_lines(
     assert page.index("gpus=0 was asked for, but ") < page.index("No requirements")
 
 
+def test_what_is_not_finite_is_counted_by_file_and_in_the_first_lines(tmp_path: Path) -> None:
+    counts: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+        "a.h5": ({"x": 0}, {"y": 1000, "z": 0}),
+        "b.h5": ({"x": 1}, {"y": 234, "z": 0}),
+        "c.h5": ({"x": 0}, {"y": 1, "z": 0}),
+    }
+    for name, (inputs, outputs) in counts.items():
+        with h5py.File(tmp_path / name, "w") as file:
+            file.attrs["input_file"] = f"/data/{name}"
+            file.attrs["rows"] = 10
+            file.attrs["started"] = file.attrs["created"] = "2025-03-01T10:00:00+00:00"
+            file.attrs["statistics"] = json.dumps({"latencies": {}})
+            file.attrs["not_finite_inputs"] = json.dumps(inputs)
+            file.attrs["not_finite_outputs"] = json.dumps(outputs)
+    done = [FilePredictions.read(tmp_path / name) for name in counts]
+    assert finite_warnings(done[:2]) == [
+        "input x: 1 value is NaN or infinite, in /data/b.h5",
+        "output y: 1,234 values are NaN or infinite, in /data/a.h5 and /data/b.h5",
+    ]
+    report = build_report(title="", warnings=finite_warnings(done), inputs=describe_inputs(done))
+    assert report["warnings"][1].endswith(
+        "1,235 values are NaN or infinite, in /data/a.h5 and 2 more files"
+    )
+    page = Page(render_report(report)).text
+    assert page.index("1,235 values are NaN") < page.index("No requirements")
+    assert "/data/a.h51001,000" in page  # 10 rows, no input, 1,000 outputs
+
+
 def test_throughput_is_folded_below_the_metrics() -> None:
     page = render_report(REPORTS["classification"]())
     assert page.index("<h2>Metrics</h2>") < page.index("<details>\n<summary>Throughput: 49.5 rows")
@@ -306,7 +336,7 @@ def test_plots_take_the_colours_of_the_scheme() -> None:
 
 def test_a_wide_table_can_be_scrolled_and_says_so() -> None:
     page = render_report(REPORTS["classification"]())
-    assert page.count('<div class="scroll" tabindex="0">') == page.count('<div class="scroll"') == 3
+    assert page.count('<div class="scroll" tabindex="0">') == page.count('<div class="scroll"') == 4
     assert page.count('<p class="hint">') == 1  # of the files; three classes fit
     ten = a_report(classification(10), None, "data.h5")
     assert render_report(ten).count('<p class="hint">') == 2
