@@ -8,6 +8,7 @@ times on the way; this copies it once. A tensor in shared memory is only named.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,11 +75,6 @@ class OutputTensor:
     shape: Sequence[int]
     content: bytes | memoryview | None
 
-    def array(self) -> NDArray[Any]:
-        """Return the content as a read-only array."""
-        assert self.content is not None  # noqa: S101 (for the type checker: the caller knows)
-        return as_array(self.datatype, self.shape, self.content)
-
 
 Answer = dict[str, OutputTensor]
 
@@ -93,11 +89,25 @@ def content_of(array: NDArray[Any]) -> bytes | memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def as_array(datatype: str, shape: Sequence[int], content: Any) -> NDArray[Any]:
-    """Return elements in Triton's binary representation as an array."""
+def as_array(datatype: str, shape: Sequence[int], content: Any, offset: int = 0) -> NDArray[Any]:
+    """Return elements in Triton's binary representation as an array: a view where one can be had.
+
+    BF16, which numpy lacks, becomes float32, which has all of its values.
+    """
     if datatype == "BYTES":
         return np.asarray(deserialize_bytes_tensor(content)).reshape(shape)
-    return np.frombuffer(content, dtype=triton_to_np_dtype(datatype)).reshape(shape)
+    if datatype == "BF16":
+        bits = np.ndarray(tuple(shape), np.uint16, content, offset)
+        widened = (bits.astype(np.uint32) << 16).view(np.float32)
+        widened.flags.writeable = False
+        return widened
+    return np.ndarray(tuple(shape), triton_to_np_dtype(datatype), content, offset)
+
+
+def size_of(datatype: str, shape: Sequence[int]) -> int:
+    """Return the bytes that elements of a fixed size take in Triton's binary representation."""
+    item = 2 if datatype == "BF16" else np.dtype(triton_to_np_dtype(datatype)).itemsize
+    return int(item * math.prod(shape))
 
 
 def encode_grpc(message: Message) -> bytes:

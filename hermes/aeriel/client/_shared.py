@@ -142,14 +142,7 @@ class SharedMemoryTransport:
             self._repair(slot, error)
             raise
         slot.settle()
-        outputs = {}
-        for name, tensor in answer.items():
-            if name in parcel.placed:
-                dtype = self._outputs[name].dtype
-                outputs[name] = view(parcel.memory, parcel.placed[name][0], tensor.shape, dtype)
-            else:
-                outputs[name] = tensor.array()
-        return outputs
+        return self._plain.arrays(answer, parcel.rows, parcel.memory, parcel.placed)
 
     def drop(self, parcel: Parcel, call: Call | None = None) -> None:
         """Free the slot, which remembers a call that is not done."""

@@ -39,7 +39,10 @@ class TensorSpecification:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The numpy dtype of the elements; ``object`` for strings."""
+        """The numpy dtype of the elements; ``object`` for strings.
+
+        Of BF16 it is ``ml_dtypes.bfloat16`` for an input; outputs arrive as float32.
+        """
         dtype: np.dtype[Any] = np.dtype(triton_to_np_dtype(self.datatype))
         return dtype
 

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel.client._answers import NOWHERE, arrays_of, misfit_of
 from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._grpc_wire import GrpcWire
 from hermes.aeriel.client._http_wire import HttpWire
-from hermes.aeriel.client._messages import InputTensor, Message, Span, content_of
+from hermes.aeriel.client._messages import Answer, InputTensor, Message, Span, content_of
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
 from hermes.aeriel.client._wires import PATIENCE_S, Call, Wire, wait_until
 from hermes.errors import InferenceError
@@ -179,13 +180,35 @@ class InlineTransport:
         assert isinstance(parcel, InlineParcel)  # noqa: S101 (for the type checker: its own)
         return parcel.wire.send(parcel.encoded, timeout_s)
 
-    def receive(self, parcel: Parcel, call: Call) -> Outputs:  # noqa: ARG002 (Transport has it)
+    def receive(self, parcel: Parcel, call: Call) -> Outputs:
         """Return the outputs."""
         try:
-            return {name: tensor.array() for name, tensor in call.answer().items()}
+            return self.arrays(call.answer(), parcel.rows)
         except InferenceError:
             call.cancel()
             raise
+
+    def arrays(
+        self,
+        answer: Answer,
+        rows: int,
+        memory: Any = None,
+        placed: Mapping[str, tuple[int, int]] = NOWHERE,
+    ) -> Outputs:
+        """Return the outputs of an answer to a request of so many rows, some of them in memory.
+
+        Raises
+        ------
+        RequestError
+            They are not what the server announced.
+        """
+        outputs = self.outputs or self.specification.outputs
+        if problem := misfit_of(answer, self.specification, outputs, rows):
+            raise self.connection.error("INTERNAL", problem)
+        try:
+            return arrays_of(answer, memory, placed)
+        except ValueError as error:
+            raise self.connection.error("INTERNAL", str(error)) from error
 
     def drop(self, parcel: Parcel, call: Call | None = None) -> None:  # noqa: ARG002 (Transport has it)
         """Cancel the request, if it is still away."""
