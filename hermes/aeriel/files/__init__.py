@@ -1,7 +1,7 @@
 """Stream HDF5 files through a model into HDF5 files."""
 
 from hermes.aeriel.files._cut import Cut
-from hermes.aeriel.files._infer import Request, fingerprint, infer_file, stamp_of, versions
+from hermes.aeriel.files._infer import Request, fingerprint, infer_file, versions
 from hermes.aeriel.files._inputs import (
     DatasetFacts,
     InputFacts,
@@ -22,6 +22,7 @@ from hermes.aeriel.files._predictions import (
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import check_sequences
 from hermes.aeriel.files._series import read_windows, window_inputs
+from hermes.aeriel.files._sources import stamp_of
 
 __all__ = [
     "Cut",

@@ -16,11 +16,15 @@ from typing import Any
 
 from hermes.aeriel.client import ClientStatistics, InferenceClient
 from hermes.aeriel.files._cut import Cut
-from hermes.aeriel.files._inputs import check_against_model, inspect, open_input
+from hermes.aeriel.files._inputs import check_against_model, inspect
 from hermes.aeriel.files._predictions import PredictionWriter
+from hermes.aeriel.files._reading import open_data
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
+from hermes.aeriel.files._sources import stamp_of
+from hermes.aeriel.files._values import check_finite
+from hermes.errors import DataError
 
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
 
@@ -49,6 +53,11 @@ class Request:
         Attributes to write into the output file.
     cut
         How the datasets are cut into windows, where they are time series; else they have rows.
+    finite
+        What has to be finite: ``"inputs"``, ``"outputs"``, both or neither. NaN and infinities are
+        counted in any case.
+    allow_external_data
+        Whether raw bytes of a dataset may come from files outside the input file's directory.
     """
 
     input_file: Path
@@ -60,6 +69,8 @@ class Request:
     cut: Cut | None = None
     rows_per_sequence: int = 0
     cast: bool = False
+    finite: tuple[str, ...] = ()
+    allow_external_data: bool = False
 
 
 def infer_file(
@@ -88,7 +99,8 @@ def infer_file(
     Raises
     ------
     DataError
-        The input file cannot be used with this model.
+        The input file cannot be used with this model, cannot be read to its end, or was changed
+        meanwhile.
     ParameterError
         The model does not take so many rows at once, or has no sequences.
     InferenceError
@@ -104,6 +116,7 @@ def infer_file(
         model_inputs=list(model.inputs),
         optional=model.optional_inputs,
         shape_of=request.cut.shape_of if request.cut else None,
+        allow_external_data=request.allow_external_data,
     )
     check_sequences(request.rows_per_sequence, model.name, stateful=model.stateful)
     rows = RowPlan.of(model, request.batch_size)
@@ -111,19 +124,38 @@ def infer_file(
         SeriesPlan.of(rows, facts, request.cut, stateful=model.stateful) if request.cut else rows
     )
     check_against_model(facts, requests.inputs, cast=request.cast)
+    check_finite(request.finite)
     plan = (
         SequencePlan(requests=requests, rows_per_sequence=request.rows_per_sequence or facts.rows)
         if model.stateful
         else requests
     )
-    writer = PredictionWriter(request.output_file, rows=facts.rows, fingerprint=request.fingerprint)
-    with writer, open_input(request.input_file) as opened:
+    # The checkpoint is of this very input, also where the task's fingerprint is older than it.
+    stamp = stamp_of(request.input_file)
+    writer = PredictionWriter(
+        request.output_file,
+        rows=facts.rows,
+        fingerprint=request.fingerprint,
+        input_stamp=stamp,
+        finite="outputs" in request.finite,
+    )
+    reading = open_data(
+        facts,
+        {name: requests.inputs[name][1] for name in facts.datasets},
+        axis=-1 if request.cut else 0,
+        cast=request.cast,
+        finite="inputs" in request.finite,
+    )
+    with writer, reading as data:
         on_progress(writer.rows_done, facts.rows)
+        for _ in requests.updates(data, range(plan.first(writer.rows_done))):
+            pass  # what an earlier run has read is looked at again, for the counts
         # Neither what fills a request up, nor what is sent again, is a row of the file.
         n_rows = client.statistics.rows + facts.rows - writer.rows_done
-        for which, outputs in plan.stream(client, opened, facts, writer.rows_done):
+        for which, outputs in plan.stream(client, data, writer.rows_done):
             writer.write(requests.rows_of(outputs, len(which), client), which.start)
             on_progress(writer.rows_done, facts.rows)
+        check_unchanged(request.input_file, stamp)
         statistics = replace(client.statistics, rows=n_rows)
         writer.finish(
             {
@@ -141,8 +173,11 @@ def infer_file(
                 "batch_size": requests.rows_per_request,
                 "versions": versions(),
                 "statistics": asdict(statistics),
+                "not_finite_inputs": {
+                    name: values.n_not_finite for name, values in data.values.items()
+                },
             },
-            requests.output_attributes(opened, facts) if isinstance(requests, SeriesPlan) else {},
+            requests.output_attributes(data) if isinstance(requests, SeriesPlan) else {},
         )
     return statistics
 
@@ -157,16 +192,11 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def stamp_of(file: Path) -> str:
-    """Return a string that changes when a file does, by size or modification time.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    """
-    status = file.stat()
-    return f"{file} {status.st_size} {status.st_mtime_ns}"
+def check_unchanged(file: Path, stamp: str) -> None:
+    """Raise DataError where a file, or one that it points at, is not what it was."""
+    if stamp_of(file) != stamp:
+        problem = "was changed while it was read; run it again when nobody writes it any more"
+        raise DataError(file=str(file), problem=problem)
 
 
 def _user() -> str:

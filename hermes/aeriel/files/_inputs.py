@@ -14,6 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
+from hermes.aeriel.files._output import fingerprint_of
+from hermes.aeriel.files._sources import check_readable
+from hermes.aeriel.files._values import check_scales
 from hermes.errors import DataError, ParameterError
 
 _MAGIC_CHARACTERS = set("*?[")
@@ -59,7 +63,7 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
     Raises
     ------
     ParameterError
-        There is no pattern, or one matches no file.
+        There is no pattern, or one matches no file, or results of an earlier run.
     """
     if not patterns:
         raise ParameterError("inputs", "no file was given; give paths or globs of HDF5 files")
@@ -75,6 +79,10 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
             is_glob = bool(_MAGIC_CHARACTERS & set(pattern))
             problem = "matches no file" if is_glob else "is not a file"
             raise ParameterError("inputs", f"{pattern!r} {problem} (in {Path.cwd()})")
+        ours = [str(file) for file in sorted(files) if fingerprint_of(file) is not None]
+        if ours:
+            problem = f"{pattern!r} also matches results of earlier runs: {ours[:5]}"
+            raise ParameterError("inputs", f"{problem}; give a pattern that leaves them out")
         found.update(files)
     return tuple(sorted(found))
 
@@ -88,17 +96,19 @@ def output_names(files: Sequence[Path]) -> list[str]:
 
 
 @contextmanager
-def open_input(file: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read it.
+def open_input(file: Path, **options: Any) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read it, with further options of `h5py.File`.
 
     Raises
     ------
     DataError
         It is missing, unreadable, no HDF5 file, or truncated.
     """
+    if file.exists() and not file.is_file():
+        raise DataError(file=str(file), problem="is not a file")
     try:
-        opened = h5py.File(file, "r")
-    except OSError as error:
+        opened = h5py.File(file, "r", **options)
+    except DAMAGE as error:
         raise DataError(file=str(file), problem=_why_not_opened(file, error)) from error
     with opened:
         yield opened
@@ -112,6 +122,7 @@ def inspect(
     optional: Collection[str] = (),
     target: str | None = None,
     shape_of: Callable[[h5py.Dataset], tuple[int, ...]] | None = None,
+    allow_external_data: bool = False,
 ) -> InputFacts:
     """Return the facts of an input file, after checking that it can be used.
 
@@ -131,19 +142,25 @@ def inspect(
         The path of the dataset with the targets, if any.
     shape_of
         Returns the shape, rows first, that an input is read in; by default it is the dataset's.
+    allow_external_data
+        Whether raw bytes of a dataset may come from files outside the file's directory.
 
     Raises
     ------
     DataError
-        It is no HDF5 file, lacks a dataset, has none or too many to choose from, has no rows, or
-        its datasets have different numbers of rows.
+        It is no HDF5 file, or damaged, lacks a dataset, has none or too many to choose from, has
+        no rows, or its datasets have different numbers of rows; a dataset cannot be read, because
+        a source of it or a filter is missing, or is something else than numbers or strings.
     """
-    with open_input(file) as opened:
+    with open_input(file) as opened, as_data_errors(file):
         names = _complete_map(
             opened, file, input_map, model_inputs, optional=optional, target=target
         )
-        datasets = {name: _facts(opened, file, path, shape_of) for name, path in names.items()}
-        target_facts = None if target is None else _facts(opened, file, target)
+        allowed = allow_external_data
+        datasets = {
+            name: _facts(opened, file, path, allowed, shape_of) for name, path in names.items()
+        }
+        target_facts = None if target is None else _facts(opened, file, target, allowed)
     first = next(iter(datasets.values()))
     rows = first.shape[0]
     if rows == 0:
@@ -221,13 +238,17 @@ def is_readable_as(given: np.dtype[Any], wanted: np.dtype[Any], *, cast: bool) -
     smaller one would become another number.
     """
     if wanted == np.dtype(object):
-        return h5py.check_string_dtype(given) is not None
+        # Bytes that are no text (images) are integers of varying length in HDF5.
+        is_bytes = h5py.check_vlen_dtype(given) == np.uint8
+        return is_bytes or h5py.check_string_dtype(given) is not None
     may_round = cast and wanted.kind == "f"
     return given.kind != "O" and np.can_cast(given, wanted, "same_kind" if may_round else "safe")
 
 
 def describe_dtype(dtype: np.dtype[Any]) -> str:
     """Return a dtype's name in a message."""
+    if (elements := h5py.check_vlen_dtype(dtype)) is not None:
+        return f"varying numbers of {elements}"
     return "string" if h5py.check_string_dtype(dtype) is not None else str(dtype)
 
 
@@ -249,7 +270,14 @@ def _complete_map(
     paths = {name: input_map[name] for name in wanted if name in input_map}
     paths.update({name: path for name, path in input_map.items() if name not in paths})
     for name in missing:
-        if name and name in opened:
+        found = find(opened["/"], name) if name else None
+        if found is not None:
+            if target is not None and is_same(found, find(opened["/"], target)):
+                problem = (
+                    f"is the target {target!r} by another name, and would be the model's input"
+                )
+                advice = "name the dataset for it in input_map"
+                raise DataError(file=str(file), dataset=name, problem=f"{problem}; {advice}")
             paths[name] = name
         elif name in optional:
             continue
@@ -265,56 +293,60 @@ def _complete_map(
 
 
 def _only_dataset(opened: h5py.File, file: Path, target: str | None) -> str:
-    datasets = [path for path in dataset_paths(opened) if path != (target or "").strip("/")]
+    target_dataset = find(opened["/"], target) if target else None
+    datasets: dict[str, h5py.Dataset] = {}
+    for entry in entries(opened):
+        is_target = target_dataset is not None and entry.dataset is not None
+        if entry.dataset is None or (is_target and is_same(entry.dataset, target_dataset)):
+            continue
+        if not any(is_same(entry.dataset, other) for other in datasets.values()):
+            datasets[entry.path] = entry.dataset
     if len(datasets) == 1:
-        return datasets[0]
-    problem = "has no dataset" if not datasets else f"has {len(datasets)} datasets {datasets[:10]}"
+        return next(iter(datasets))
+    names = sorted(datasets)
+    problem = "has no dataset" if not names else f"has {len(names)} datasets {names[:10]}"
     advice = 'name the one for the model\'s input in input_map, as \'{"x": "/path"}\''
-    raise DataError(file=str(file), problem=f"{problem}; {advice}")
-
-
-def dataset_paths(opened: h5py.File) -> list[str]:
-    """Return the paths of a file's datasets."""
-    found: list[str] = []
-    opened.visititems(
-        lambda path, entry: found.append(path) if isinstance(entry, h5py.Dataset) else None
-    )
-    return found
+    raise DataError(file=str(file), problem=f"{problem}; {advice}. {_there(opened)}")
 
 
 def _facts(
     opened: h5py.File,
     file: Path,
     path: str,
+    allow_external_data: bool,
     shape_of: Callable[[h5py.Dataset], tuple[int, ...]] | None = None,
 ) -> DatasetFacts:
-    entry = opened.get(path)
-    if entry is None:
-        raise DataError(file=str(file), dataset=path, problem=f"not found. {_there(opened)}")
-    if not isinstance(entry, h5py.Dataset):
-        raise DataError(file=str(file), dataset=path, problem="is a group, not a dataset")
-    if not entry.shape:
-        raise DataError(file=str(file), dataset=path, problem="is a scalar; rows are wanted")
-    shape = entry.shape if shape_of is None else shape_of(entry)
-    return DatasetFacts(path=path, shape=shape, dtype=entry.dtype)
+    with as_data_errors(file, path):
+        entry = find(opened["/"], path)
+        if entry is None:
+            raise DataError(file=str(file), dataset=path, problem=f"not found. {_there(opened)}")
+        if not isinstance(entry, h5py.Dataset):
+            raise DataError(file=str(file), dataset=path, problem="is a group, not a dataset")
+        if not entry.shape:
+            raise DataError(file=str(file), dataset=path, problem="is a scalar; rows are wanted")
+        check_readable(entry, allow_external_data=allow_external_data)
+        check_scales(entry)
+        shape = entry.shape if shape_of is None else shape_of(entry)
+        return DatasetFacts(path=path, shape=shape, dtype=entry.dtype)
 
 
 def _there(opened: h5py.File) -> str:
-    paths = dataset_paths(opened)
-    more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
-    return f"The file has {paths[:10]}{more}"
+    names = sorted(str(entry) for entry in entries(opened))
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"The file has [{', '.join(names[:10])}]{more}"
 
 
-def _why_not_opened(file: Path, error: OSError) -> str:
+def _why_not_opened(file: Path, error: Exception) -> str:
     if not file.exists():
         return "does not exist"
-    if not os.access(file, os.R_OK) or error.errno in (errno.EACCES, errno.EPERM):
+    number = error.errno if isinstance(error, OSError) else None
+    if not os.access(file, os.R_OK) or number in (errno.EACCES, errno.EPERM):
         return "cannot be read: permission denied"
     if not h5py.is_hdf5(file):
         return "is not an HDF5 file"
     if "truncated" in str(error):
         return f"is truncated: {error}"
-    return f"cannot be opened: {error}"
+    return f"cannot be opened; it may be damaged: {error}"
 
 
 def _any(shape: tuple[int, ...]) -> str:

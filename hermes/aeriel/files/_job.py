@@ -13,8 +13,9 @@ from tqdm import tqdm
 from hermes.aeriel.client import ClientStatistics, InferenceClient, TransportName
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files._cut import Cut
-from hermes.aeriel.files._infer import Request, fingerprint, infer_file, stamp_of
+from hermes.aeriel.files._infer import Request, fingerprint, infer_file
 from hermes.aeriel.files._inputs import output_names
+from hermes.aeriel.files._sources import stamp_of
 from hermes.errors import ParameterError
 
 
@@ -28,7 +29,7 @@ class Job:
         As for `InferenceClient`; no outputs are all.
     max_in_flight, transport, rate_hz, timeout_s, retry_for_s
         Likewise.
-    input_map, batch_size, rows_per_sequence, cast, cut
+    input_map, batch_size, rows_per_sequence, cast, cut, finite, allow_external_data
         As for `Request`.
     resume
         Go on where an earlier job stopped. A server cannot tell whether it had the same model.
@@ -43,6 +44,8 @@ class Job:
     rows_per_sequence: int = 0
     cast: bool = False
     cut: Cut | None = None
+    finite: tuple[str, ...] = ()
+    allow_external_data: bool = False
     max_in_flight: int | None = None
     transport: TransportName = "auto"
     rate_hz: float | None = None
@@ -100,6 +103,8 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
         "rows_per_sequence": job.rows_per_sequence,
         "cast": job.cast,
         "cut": job.cut,
+        "finite": job.finite,
+        "allow_external_data": job.allow_external_data,
     }
     run = "resumable" if job.resume else secrets.token_hex(8)
     request = Request(
@@ -110,6 +115,8 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
         rows_per_sequence=job.rows_per_sequence,
         cast=job.cast,
         cut=job.cut,
+        finite=job.finite,
+        allow_external_data=job.allow_external_data,
         fingerprint=fingerprint(**facts, input=stamp_of(file), run=run),
         provenance={"input_file": str(file), "server": job.endpoint.grpc, "parameters": facts},
     )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hermes._files import as_output_errors, write_whole
 from hermes.aeriel.files._output import FINGERPRINT, OutputFile
+from hermes.aeriel.files._values import OutputValues
 from hermes.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_S = 2.0
 # A write to HDF5 takes as long as a small request: they are gathered to this size.
 WRITE_BYTES = 1 << 20
+INPUT_STAMP = "input_stamp"
 
 
 class PredictionWriter:
@@ -40,6 +42,10 @@ class PredictionWriter:
         How many rows there will be.
     fingerprint
         Stands for everything that the result depends on.
+    input_stamp
+        Stands for the input as it is now; a checkpoint of another one counts for nothing.
+    finite
+        Whether every value has to be finite.
 
     Attributes
     ----------
@@ -52,11 +58,21 @@ class PredictionWriter:
         The directory cannot be written.
     """
 
-    def __init__(self, file: Path, *, rows: int, fingerprint: str) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        rows: int,
+        fingerprint: str,
+        input_stamp: str = "",
+        finite: bool = False,
+    ) -> None:
         self.file = file
         self.rows_done = 0
         self._rows = rows
         self._fingerprint = fingerprint
+        self._input_stamp = input_stamp
+        self._values = OutputValues(file=str(file), finite=finite)
         self._checkpoint = file.with_name(file.name + ".partial.json")
         # What a row of each output is: dtype and shape; nothing before the first answer.
         self._layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
@@ -113,6 +129,8 @@ class PredictionWriter:
         self._check_layout(outputs, at)
         if at < self._resumed_at:
             return
+        for name, array in outputs.items():
+            self._values.check(name, at, array)
         end = at + len(next(iter(outputs.values())))
         run = self._gathered[end] = self._gathered.pop(at, [])
         # Copied: the caller's arrays may be memory that is used again.
@@ -146,6 +164,8 @@ class PredictionWriter:
                 {
                     **{name: _attribute(value) for name, value in attributes.items()},
                     "resumed_at_row": self._resumed_at,
+                    INPUT_STAMP: self._input_stamp,
+                    "not_finite_outputs": json.dumps(self._values.n_not_finite),
                 },
             )
             self._output.publish(self._fingerprint)
@@ -166,16 +186,31 @@ class PredictionWriter:
             else:
                 logger.info("%s: going on at row %d of %d", self.file, rows_done, self._rows)
                 self.rows_done = rows_done
+                self._look_again(rows_done)
                 return
         self._checkpoint.unlink(missing_ok=True)
         self._output.create()
+
+    def _look_again(self, rows_done: int) -> None:
+        """Look at the rows that an earlier writer left, for the counts."""
+        for name, dataset in self._output.hdf5.items():
+            row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
+            step = max(1, WRITE_BYTES // row_bytes)
+            for begin in range(0, rows_done, step):
+                rows = dataset[begin : min(begin + step, rows_done)]
+                self._values.check(output_name(name), begin, rows)
 
     def _rows_of_checkpoint(self) -> int:
         try:
             saved = json.loads(self._checkpoint.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return 0
-        return int(saved["rows_done"]) if saved[FINGERPRINT] == self._fingerprint else 0
+        is_ours = {name: saved.get(name) for name in self._key} == self._key
+        return int(saved["rows_done"]) if is_ours else 0
+
+    @property
+    def _key(self) -> dict[str, str]:
+        return {FINGERPRINT: self._fingerprint, INPUT_STAMP: self._input_stamp}
 
     def _check_layout(self, outputs: Mapping[str, NDArray[Any]], at: int) -> None:
         """Raise OutputError where rows are not like those before."""
@@ -226,7 +261,7 @@ class PredictionWriter:
         self._output.flush()
         write_whole(
             self._checkpoint,
-            json.dumps({"rows_done": self.rows_done, FINGERPRINT: self._fingerprint}),
+            json.dumps({"rows_done": self.rows_done, **self._key}),
         )
 
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient, ModelSpecification, RowLayout
-from hermes.aeriel.files._inputs import InputFacts
+from hermes.aeriel.files._reading import InputData
 from hermes.errors import ParameterError, RequestError
 
 REQUEST_BYTES = 16 << 20
@@ -71,31 +70,34 @@ class RowPlan:
             with_row_axis=batched or leading,
         )
 
+    def first(self, start: int) -> int:
+        """Return the row that is sent first, to go on at `start`."""
+        return start
+
     def stream(
-        self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
+        self, client: InferenceClient, data: InputData, start: int
     ) -> Iterator[tuple[range, Arrays]]:
         """Yield the rows of each request from `start` on, and their outputs.
 
         An array is only good until the next one is asked for.
         """
-        datasets = self._datasets(opened, facts)
 
         def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
             for name, array in arrays.items():
-                read_rows(datasets[name], begin, end, array)
+                data.read_rows(name, begin, end, array)
 
         layout = RowLayout(
-            shapes={name: dataset.shape[1:] for name, dataset in datasets.items()},
+            shapes={name: dataset.shape[1:] for name, dataset in data.datasets.items()},
             rows_per_request=self.rows_per_request,
             with_row_axis=self.with_row_axis,
         )
-        rows = range(start, facts.rows)
+        rows = range(start, data.facts.rows)
         answers = client.stream_rows(read, rows, layout)
         return zip(split(rows, self.rows_per_request), answers, strict=True)
 
-    def updates(self, opened: h5py.File, facts: InputFacts, rows: range) -> Iterator[Arrays]:
+    def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that rows make; they are read many at a time."""
-        datasets = self._datasets(opened, facts)
+        datasets = data.datasets
         row_bytes = sum(
             self.inputs[name][1].itemsize * int(np.prod(dataset.shape[1:]))
             for name, dataset in datasets.items()
@@ -107,7 +109,7 @@ class RowPlan:
                 for name, dataset in datasets.items()
             }
             for name, array in arrays.items():
-                read_rows(datasets[name], block.start, block.stop, array)
+                data.read_rows(name, block.start, block.stop, array)
             for request in split(range(len(block)), self.rows_per_request):
                 which = slice(request.start, request.stop) if self.with_row_axis else request.start
                 yield {name: array[which] for name, array in arrays.items()}
@@ -123,13 +125,6 @@ class RowPlan:
         return rows_of_outputs(
             outputs, expected, client, with_row_axis=self.with_row_axis, unit="rows"
         )
-
-    def _datasets(self, opened: h5py.File, facts: InputFacts) -> dict[str, h5py.Dataset]:
-        return {
-            name: opened[facts.datasets[name].path]
-            for name in self.inputs
-            if name in facts.datasets
-        }
 
 
 def check_batch_size(batch_size: int, model_name: str, most: int) -> None:
@@ -210,15 +205,3 @@ def split(rows: range, length: int) -> Iterator[range]:
     """Yield rows in runs of a length; the last one may be shorter."""
     for begin in range(rows.start, rows.stop, length):
         yield range(begin, min(begin + length, rows.stop))
-
-
-def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
-    """Read rows of a dataset into an array of shape ``(end - begin, *shape)``."""
-    if array.dtype == np.dtype(object):
-        array[...] = dataset[begin:end]
-        return
-    # What Dataset.read_direct does, without the half of its time that goes into selections.
-    there = dataset.id.get_space()
-    there.select_hyperslab((begin, *[0] * (array.ndim - 1)), array.shape)
-    here = h5py.h5s.create_simple(array.shape)
-    dataset.id.read(here, there, array, h5py.h5t.py_create(array.dtype))

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
 
-import h5py
-
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files._inputs import InputFacts
+from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays, RowPlan, split
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.errors import ParameterError
@@ -49,17 +47,19 @@ class SequencePlan:
     requests: RowPlan | SeriesPlan
     rows_per_sequence: int
 
-    def stream(
-        self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
-    ) -> Iterator[Answer]:
+    def first(self, start: int) -> int:
+        """Return the row that is sent first, to go on at `start`."""
+        return start - start % self.rows_per_sequence
+
+    def stream(self, client: InferenceClient, data: InputData, start: int) -> Iterator[Answer]:
         """Yield the rows of each update, and their outputs; in order within a sequence.
 
         As many sequences are under way at once as the server has places for, and the client
         requests. The first is the one that `start` lies in, from its first row on: the state that
         the model had at `start` is gone.
         """
-        first = start - start % self.rows_per_sequence
-        rows = range(first, facts.rows) if start < facts.rows else range(0)
+        n_rows = data.facts.rows
+        rows = range(self.first(start), n_rows) if start < n_rows else range(0)
         coming = split(rows, self.rows_per_sequence)
         n_places = min(client.specification.sequence_places, client.max_in_flight)
         answered: SimpleQueue[Answer | Future[None]] = SimpleQueue()
@@ -67,7 +67,7 @@ class SequencePlan:
 
         def send(sequence: range) -> None:
             def updates() -> Iterator[Arrays]:
-                for update in self.requests.updates(opened, facts, sequence):
+                for update in self.requests.updates(data, sequence):
                     room.check()
                     yield update
 

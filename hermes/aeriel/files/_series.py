@@ -6,7 +6,7 @@ The arithmetic is that of `hermes.aeriel.client.Windows`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,9 +17,14 @@ from numpy.typing import DTypeLike, NDArray
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
 from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import InputFacts
+from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, rows_of_outputs, split
 
 READ_BYTES = 4 << 20
+
+# A channel, or all of them, and samples.
+Selection = tuple[Any, Any]
+ReadSamples = Callable[[NDArray[Any], Selection, Selection, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +65,20 @@ class SeriesPlan:
             cut=cut,
         )
 
+    def first(self, start: int) -> int:
+        """Return the row that is sent first, to go on at `start`."""
+        return start
+
     def stream(
-        self, client: InferenceClient, opened: h5py.File, facts: InputFacts, start: int
+        self, client: InferenceClient, data: InputData, start: int
     ) -> Iterator[tuple[range, Arrays]]:
         """Yield the windows of each request from `start` on, and their outputs.
 
         An array is only good until the next one is asked for.
         """
+        facts = data.facts
         windows = range(start, facts.rows)
-        batches = self._batches(opened, facts, windows)
+        batches = self._batches(data, windows)
 
         def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
             for name, array in arrays.items():
@@ -84,12 +94,12 @@ class SeriesPlan:
         answers = client.stream_rows(read, range(start, facts.rows + n_missing), layout)
         return zip(split(windows, self.rows_per_request), answers, strict=True)
 
-    def updates(self, opened: h5py.File, facts: InputFacts, rows: range) -> Iterator[Arrays]:
+    def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that windows make.
 
         An array is only good until the next one is asked for.
         """
-        batches = self._batches(opened, facts, rows)
+        batches = self._batches(data, rows)
         for together in zip(*batches.values(), strict=True):
             arrays = dict(zip(batches, together, strict=True))
             yield arrays if self.with_row_axis else {name: a[0] for name, a in arrays.items()}
@@ -111,9 +121,7 @@ class SeriesPlan:
         )
         return {name: array[:expected] for name, array in rows.items()}
 
-    def _batches(
-        self, opened: h5py.File, facts: InputFacts, rows: range
-    ) -> dict[str, Iterator[NDArray[Any]]]:
+    def _batches(self, data: InputData, rows: range) -> dict[str, Iterator[NDArray[Any]]]:
         """Return the windows of each request, as they are sent, of each input."""
         size = self.rows_per_request
 
@@ -125,20 +133,20 @@ class SeriesPlan:
                 dtype=self.inputs[name][1],
                 start=rows.start,
                 stop=rows.stop,
+                read=_Reader(data, name),
             ):
                 yield pad(batch, size) if self.is_padded else batch
 
-        return {name: batches(name, opened[facts.datasets[name].path]) for name in facts.datasets}
+        return {name: batches(name, dataset) for name, dataset in data.datasets.items()}
 
-    def output_attributes(self, opened: h5py.File, facts: InputFacts) -> dict[str, Any]:
+    def output_attributes(self, data: InputData) -> dict[str, Any]:
         """Return what is to be said of the outputs, which have a row for each window.
 
         ``window``, ``stride`` and ``shifts`` are those of the first input, in its samples. With a
         sample rate there are ``sample_rate`` and ``start_time`` of the rows: the time of a row is
         that of its window's first sample.
         """
-        first = next(iter(facts.datasets.values()))
-        windows = self.cut.windows(opened[first.path])
+        windows = self.cut.windows(next(iter(data.datasets.values())))
         attributes: dict[str, Any] = {"window": windows.window, "stride": windows.stride}
         if any(windows.shifts):
             attributes["shifts"] = windows.shifts
@@ -185,6 +193,7 @@ def read_windows(
     start: int = 0,
     stop: int | None = None,
     read_bytes: int = READ_BYTES,
+    read: ReadSamples | None = None,
 ) -> Iterator[NDArray[Any]]:
     """Yield the windows of a series, a batch at a time; each sample is read once at most.
 
@@ -203,6 +212,10 @@ def read_windows(
     read_bytes
         How much to read at once, about. It bounds the memory, together with the samples of one
         window (where they overlap) or of one batch.
+    read
+        What reads samples, ``read(buffer, there, here, window, n_known)``: those of a selection of
+        the dataset into one of a buffer, from a window on; so many of them, the first ones of each
+        channel, belong to the window before as well. By default h5py does.
 
     Yields
     ------
@@ -227,17 +240,25 @@ def read_windows(
     kept = 0
     for block in split(range(start, stop), per_block):
         length = (len(block) - 1) * step + windows.window
-        _read(dataset, windows, block, buffer, slice(kept, length))
+        n_known = overlap - kept if block.start else 0
+        for there, here in _selections(windows, block, slice(kept, length)):
+            if read is None:
+                dataset.read_direct(buffer, there, here)
+            else:
+                read(buffer, there, here, block.start, n_known)
         for first in range(0, len(block), batch_size):
             yield views[first : min(first + batch_size, len(block))]
         buffer[..., :overlap] = buffer[..., length - overlap : length]
         kept = overlap
 
 
-def _read(
-    dataset: h5py.Dataset, windows: Windows, block: range, buffer: NDArray[Any], columns: slice
-) -> None:
-    """Read the samples of a run of windows, without gaps, into those columns that lack them."""
+def _selections(
+    windows: Windows, block: range, columns: slice
+) -> Iterator[tuple[Selection, Selection]]:
+    """Yield where the samples of a run of windows are, without gaps, and where they go.
+
+    They go into those columns of a buffer that lack them.
+    """
     spans = windows.span(block)
     shifted = len(set(windows.shifts)) > 1
     for channel, span in enumerate(spans if shifted else spans[:1]):
@@ -248,4 +269,37 @@ def _read(
         else:
             samples = slice(span.start + columns.start, span.stop)
         where = channel if shifted else ...
-        dataset.read_direct(buffer, (where, samples), (where, columns))
+        yield (where, samples), (where, columns)
+
+
+class _Reader:
+    """Reads samples of an input, and looks at their values.
+
+    Parameters
+    ----------
+    data, name
+        The input.
+    """
+
+    def __init__(self, data: InputData, name: str) -> None:
+        self._data = data
+        self._name = name
+
+    def __call__(
+        self,
+        buffer: NDArray[Any],
+        there: Selection,
+        here: Selection,
+        window: int,
+        n_known: int,
+    ) -> None:
+        dataset, values = self._data.datasets[self._name], self._data.values[self._name]
+        with self._data.reading(self._name, f"samples from window {window} on"):
+            if values.has_to_be_exact:
+                given = dataset[there]
+                values.check_exact(window, given)
+                buffer[here] = given
+            else:
+                dataset.read_direct(buffer, there, here)
+            key = window, here[0]
+            values.check(key, window, buffer[here], lambda: dataset[there], n_known)

@@ -1,0 +1,259 @@
+"""The bytes behind a dataset: other files too, which have to be there, whole and readable."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hermes.aeriel.files._links import as_data_errors, entries, find, locate
+from hermes.errors import DataError
+
+MOST_SOURCES = 100_000
+_NO_NUMBERS = {
+    h5py.h5t.BITFIELD: "bit fields (as PyTables stores booleans); store integers",
+    h5py.h5t.OPAQUE: "opaque bytes; store integers, or variable-length bytes",
+    h5py.h5t.COMPOUND: "records; store each of their fields in a dataset of its own",
+    h5py.h5t.REFERENCE: "references; store the data",
+    h5py.h5t.ARRAY: "arrays as elements; store them along further dimensions",
+    h5py.h5t.TIME: "HDF5 times; store numbers of seconds",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file in which bytes of a dataset are.
+
+    Parameters
+    ----------
+    name
+        As it stands in the dataset.
+    file
+        Where it is, or None where there is none.
+    path
+        The dataset in it; None for a file of raw bytes.
+    end
+        How far it is read: bytes of a raw file, or the last index of each axis plus one; empty
+        where it has no limit, or is read as a whole.
+    n_values
+        How many values it has to have, where it is read as a whole.
+    """
+
+    name: str
+    file: Path | None
+    path: str | None
+    end: tuple[int, ...] = ()
+    n_values: int = 0
+
+
+def sources_of(dataset: h5py.Dataset) -> Iterator[Source]:
+    """Yield the other places from which the bytes of a dataset come.
+
+    Raises
+    ------
+    DataError
+        One is not a file, or there are too many.
+    """
+    if dataset.is_virtual:
+        yield from _virtual_sources(dataset)
+    left = dataset.nbytes if dataset.external else 0
+    for name, offset, size in dataset.external or ():
+        n_bytes = min(left, size)
+        left -= n_bytes
+        file = _raw_file(os.fsdecode(name), dataset.file.filename)
+        is_there = file.exists()
+        yield Source(
+            name=os.fsdecode(name),
+            file=file if is_there else None,
+            path=None,
+            end=(offset + n_bytes,),
+        )
+
+
+def check_readable(
+    dataset: h5py.Dataset, *, allow_external_data: bool, within: tuple[Any, ...] = ()
+) -> None:
+    """Raise DataError where a dataset cannot be read, or would give other values than it says.
+
+    Parameters
+    ----------
+    dataset
+        The dataset; its sources are checked likewise.
+    allow_external_data
+        Whether raw bytes may come from files outside the directory of the HDF5 file.
+    within
+        The datasets that this is a source of.
+    """
+    file, path = dataset.file.filename, dataset.name.lstrip("/")
+
+    def fail(problem: str) -> DataError:
+        return DataError(file=file, dataset=path, problem=problem)
+
+    key = (str(Path(file).resolve()), path)
+    if key in within:
+        raise fail("is a virtual dataset that is a source of itself")
+    kind = dataset.id.get_type().get_class()
+    if kind in _NO_NUMBERS:
+        raise fail(f"holds {_NO_NUMBERS[kind]}")
+    if kind == h5py.h5t.VLEN and h5py.check_vlen_dtype(dataset.dtype) not in (np.uint8, np.int8):
+        raise fail("has elements of varying length; store them with one length")
+    filters = dataset.id.get_create_plist()
+    for number in range(filters.get_nfilters()):
+        code, _, _, name = filters.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            what = (
+                f"is stored with the filter {code} ({name.decode(errors='replace') or 'unknown'})"
+            )
+            advice = (
+                "which is not installed; set HDF5_PLUGIN_PATH to its plugins, or repack the file"
+            )
+            raise fail(f"{what}, {advice}")
+    for source in sources_of(dataset):
+        _check_source(
+            dataset, source, fail, allow_external_data=allow_external_data, within=(*within, key)
+        )
+
+
+def stamp_of(file: Path) -> str:
+    """Return a string that changes when a file does, or one of those that its datasets reach.
+
+    By size or modification time; a file that is missing counts as well.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    DataError
+        It is damaged.
+    """
+    own = _stamp(file)
+    if not h5py.is_hdf5(file):
+        return own
+    reached: dict[str, Path | None] = {}
+    with as_data_errors(file), h5py.File(file, "r") as opened:
+        for entry in entries(opened):
+            if entry.dataset is None:
+                reached[entry.leads_to] = None
+                continue
+            _reach(entry.dataset, reached, set())
+    reached.pop(str(file), None)
+    return "\n".join(
+        [own, *(_stamp(at) if at else f"{name} -" for name, at in sorted(reached.items()))]
+    )
+
+
+def _reach(dataset: h5py.Dataset, reached: dict[str, Path | None], seen: set[Any]) -> None:
+    """Add the files that a dataset reaches, its own included."""
+    own = dataset.file.filename
+    reached[own] = Path(own)
+    key = (own, dataset.name)
+    if key in seen:
+        return
+    seen.add(key)
+    for source in sources_of(dataset):
+        if source.file is None or source.path is None:
+            reached[str(source.file or source.name)] = source.file
+            continue
+        with h5py.File(source.file, "r") as opened:
+            found = find(opened["/"], source.path)
+            if isinstance(found, h5py.Dataset):
+                _reach(found, reached, seen)
+            else:
+                reached[str(source.file)] = source.file
+
+
+def _stamp(file: Path) -> str:
+    status = file.stat()
+    return f"{file} {status.st_size} {status.st_mtime_ns}"
+
+
+def _check_source(
+    dataset: h5py.Dataset,
+    source: Source,
+    fail: Callable[[str], DataError],
+    *,
+    allow_external_data: bool,
+    within: tuple[Any, ...],
+) -> None:
+    if source.file is None:
+        raise fail(f"its source {source.name} is missing")
+    if source.path is None:
+        directory = Path(dataset.file.filename).resolve().parent
+        if not allow_external_data and not source.file.resolve().is_relative_to(directory):
+            problem = f"its raw data are in {source.file}, outside of the directory of the file"
+            raise fail(f"{problem}; give allow_external_data if that is right")
+        status = source.file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise fail(f"its source {source.file} is not a file")
+        if status.st_size < source.end[0]:
+            problem = f"has {status.st_size} bytes of {source.end[0]}"
+            raise fail(f"its source {source.file} is too short: {problem}")
+        return
+    where = f"{source.file}:{source.path}"
+    with as_data_errors(source.file, source.path), h5py.File(source.file, "r") as opened:
+        found = find(opened["/"], source.path)
+        if not isinstance(found, h5py.Dataset):
+            raise fail(f"its source {where} is missing")
+        is_short = found.size < source.n_values or any(
+            have < want for have, want in zip(found.shape, source.end, strict=False)
+        )
+        if is_short or len(source.end) not in (0, found.ndim):
+            wanted = source.end or f"{source.n_values} values"
+            raise fail(f"its source {where} is too short: it has shape {found.shape}, not {wanted}")
+        if found.dtype != dataset.dtype and not np.can_cast(found.dtype, dataset.dtype, "safe"):
+            raise fail(f"its source {where} is {found.dtype}, which {dataset.dtype} cannot hold")
+        check_readable(found, allow_external_data=allow_external_data, within=within)
+
+
+def _virtual_sources(dataset: h5py.Dataset) -> Iterator[Source]:
+    own = dataset.file.filename
+    n_sources = 0
+    for mapping in dataset.virtual_sources():
+        is_open = mapping.vspace.get_select_type() == h5py.h5s.SEL_HYPERSLABS and (
+            mapping.vspace.is_regular_hyperslab()
+            and h5py.h5s.UNLIMITED in mapping.vspace.get_regular_hyperslab()[2]
+        )
+        extent = {} if is_open else _extent(mapping)
+        for number in range(_blocks(dataset, mapping.vspace) if is_open else 1):
+            n_sources += 1
+            if n_sources > MOST_SOURCES:
+                problem = f"has more than {MOST_SOURCES} sources"
+                raise DataError(file=own, dataset=dataset.name.lstrip("/"), problem=problem)
+            name, path = (
+                _numbered(text, number) for text in (mapping.file_name, mapping.dset_name)
+            )
+            file = Path(own) if name == "." else locate(name, own, "HDF5_VDS_PREFIX")
+            yield Source(name=own if name == "." else name, file=file, path=path, **extent)
+            if (name, path) == (mapping.file_name, mapping.dset_name):
+                break
+
+
+def _extent(mapping: Any) -> dict[str, Any]:
+    if mapping.src_space.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
+        return {"n_values": mapping.vspace.get_select_npoints()}
+    return {"end": tuple(int(last) + 1 for last in mapping.src_space.get_select_bounds()[1])}
+
+
+def _blocks(dataset: h5py.Dataset, space: Any) -> int:
+    """Return how many sources of an unlimited mapping a dataset has at its present length."""
+    start, stride, count, _ = space.get_regular_hyperslab()
+    axis = count.index(h5py.h5s.UNLIMITED)
+    return max(1, -(-(int(dataset.shape[axis]) - int(start[axis])) // int(stride[axis])))
+
+
+def _numbered(text: str, number: int) -> str:
+    """Return a name with the number of a block in place of ``%b``, as H5Pset_virtual has it."""
+    return text.replace("%%", "\0").replace("%b", str(number)).replace("\0", "%")
+
+
+def _raw_file(name: str, file: str) -> Path:
+    """Return where HDF5 looks for raw bytes: in the current directory, unless it is told."""
+    prefix = os.environ.get("HDF5_EXTFILE_PREFIX", "")
+    prefix = prefix.replace("${ORIGIN}", str(Path(file).absolute().parent))
+    return Path(prefix) / name

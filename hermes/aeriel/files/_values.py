@@ -1,0 +1,211 @@
+"""Values as they are read: what would become other numbers is refused, what is none is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.errors import DataError, OutputError, ParameterError
+
+# What `finite` may ask for.
+SIDES = ("inputs", "outputs")
+# Every whole number up to here is a float64.
+EXACT = 2**53
+# Attributes that netCDF and its kin give to datasets whose values are not what they look like.
+_SCALES = {"scale_factor": 1.0, "add_offset": 0.0}
+_FILLS = ("_FillValue", "missing_value")
+
+
+@dataclass(kw_only=True)
+class InputValues:
+    """Looks at the values of an input.
+
+    Parameters
+    ----------
+    dataset
+        Where they come from.
+    dtype
+        What they are read as.
+    cast
+        Whether they may be rounded.
+    finite
+        Whether each has to be finite.
+
+    Attributes
+    ----------
+    n_not_finite : int
+        How many were not, each counted once.
+    """
+
+    dataset: h5py.Dataset
+    dtype: np.dtype[Any]
+    cast: bool = False
+    finite: bool = False
+    _fills: list[Any] = field(default_factory=list)
+    # By where they were read: what is read again, for a sequence that is sent again, counts once.
+    _found: dict[Any, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._fills = fill_values(self.dataset)
+
+    @property
+    def n_not_finite(self) -> int:
+        """How many values were not finite."""
+        return sum(self._found.values())
+
+    @property
+    def has_to_be_exact(self) -> bool:
+        """Whether a conversion of the dtypes loses nothing but for some values."""
+        return not self.cast and loses_digits(self.dataset.dtype, self.dtype)
+
+    def check_exact(self, row: int, given: NDArray[Any]) -> None:
+        """Raise DataError where a whole number is none of the floating-point ones.
+
+        Parameters
+        ----------
+        row
+            The first row, or window.
+        given
+            Values in their own dtype, of any shape.
+        """
+        large = given[(given > EXACT) | (given < -EXACT)]
+        inexact = next((value for value in large.tolist() if int(float(value)) != value), None)
+        if inexact is not None:
+            problem = f"{inexact}, near row {row}, is not a {self.dtype} and would be rounded"
+            raise self._problem(
+                f"{problem}; give cast to round it, or export the model for integers"
+            )
+
+    def check(
+        self,
+        key: Any,
+        row: int,
+        array: NDArray[Any],
+        again: Callable[[], Any],
+        n_known: int = 0,
+    ) -> None:
+        """Look at values that were read.
+
+        Parameters
+        ----------
+        key
+            Names the read: the same one may be made again.
+        row
+            The first row, or window.
+        array
+            The values as they were read.
+        again
+            Reads them in their own dtype.
+        n_known
+            How many along the last axis were read before, and are not counted again.
+
+        Raises
+        ------
+        DataError
+            One is a fill value, was made infinite, or is not finite and has to be.
+        """
+        for fill in self._fills:
+            if np.any(array == np.asarray(fill).astype(array.dtype)):
+                problem = f"has missing values ({fill}, its fill value) near row {row}"
+                raise self._problem(f"{problem}; leave those rows out, or fill them")
+        if array.dtype.kind != "f" or (n := count_not_finite(array)) == 0:
+            return
+        if self.cast:
+            given = again()
+            overflows = np.isinf(array) & np.isfinite(given)
+            if overflows.any():
+                problem = (
+                    f"{given[overflows].flat[0]}, near row {row}, is too large for {array.dtype}"
+                )
+                raise self._problem(f"{problem}, and would become infinite; scale the data")
+        if self.finite:
+            problem = f"has values that are not finite, {n} of them near row {row}"
+            raise self._problem(f"{problem}; finite asks for none")
+        self._found[key] = count_not_finite(array[..., n_known:])
+
+    def _problem(self, problem: str) -> DataError:
+        name = self.dataset.name.lstrip("/")
+        return DataError(file=self.dataset.file.filename, dataset=name, problem=problem)
+
+
+@dataclass(kw_only=True)
+class OutputValues:
+    """Counts the values of outputs that are not finite.
+
+    Parameters
+    ----------
+    file
+        What they are written to.
+    finite
+        Whether each has to be finite.
+
+    Attributes
+    ----------
+    n_not_finite : dict
+        How many there were, by output name.
+    """
+
+    file: str
+    finite: bool = False
+    n_not_finite: dict[str, int] = field(default_factory=dict)
+
+    def check(self, name: str, row: int, array: NDArray[Any]) -> None:
+        """Look at rows of an output.
+
+        Raises
+        ------
+        OutputError
+            A value is not finite and has to be.
+        """
+        n = count_not_finite(array) if array.dtype.kind == "f" else 0
+        if n and self.finite:
+            problem = f"output {name!r} has values that are not finite, {n} of them near row {row}"
+            raise OutputError(self.file, f"{problem}; finite asks for none")
+        self.n_not_finite[name] = self.n_not_finite.get(name, 0) + n
+
+
+def check_finite(finite: Collection[str]) -> None:
+    """Raise ParameterError where something else than inputs or outputs has to be finite."""
+    for side in finite:
+        if side not in SIDES:
+            raise ParameterError("finite", f"{side!r} is not one of {', '.join(SIDES)}")
+
+
+def count_not_finite(array: NDArray[Any]) -> int:
+    """Return how many values are NaN or infinite."""
+    if array.dtype == np.float16:
+        # numpy's isfinite is twenty times slower for these.
+        return int(np.count_nonzero((array.view(np.uint16) & 0x7C00) == 0x7C00))
+    finite = np.isfinite(array)
+    return 0 if finite.all() else int(array.size - np.count_nonzero(finite))
+
+
+def loses_digits(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Tell whether whole numbers are read as floating-point ones of as many bits."""
+    return given.kind in "iu" and given.itemsize == 8 and wanted == np.float64
+
+
+def check_scales(dataset: h5py.Dataset) -> None:
+    """Raise DataError where attributes say that values are to be scaled, which is not done."""
+    for name, neutral in _SCALES.items():
+        if name in dataset.attrs and np.any(np.asarray(dataset.attrs[name]) != neutral):
+            problem = f"its attribute {name} is {dataset.attrs[name]}, which is not applied"
+            advice = "store the values that it stands for"
+            path = dataset.name.lstrip("/")
+            raise DataError(
+                file=dataset.file.filename, dataset=path, problem=f"{problem}; {advice}"
+            )
+
+
+def fill_values(dataset: h5py.Dataset) -> list[Any]:
+    """Return what a dataset has in place of values that are missing, NaN left out."""
+    found = [np.ravel(dataset.attrs[name]) for name in _FILLS if name in dataset.attrs]
+    numbers = [
+        value for values in found for value in values if np.asarray(value).dtype.kind in "iuf"
+    ]
+    return [value for value in numbers if np.isfinite(value)]
