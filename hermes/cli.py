@@ -187,6 +187,15 @@ def infer(
         bool,
         typer.Option("--cast", help="Round numbers to a model's floating-point input."),
     ] = False,
+    finite: Annotated[
+        str, typer.Option(help="What has to be finite: inputs, outputs, or inputs,outputs.")
+    ] = "",
+    allow_external_data: Annotated[
+        bool,
+        typer.Option(
+            "--allow-external-data", help="Raw data may lie outside an input's directory."
+        ),
+    ] = False,
     window: Annotated[
         str, typer.Option(help="Cut time series: length of a window, as 1024 (samples) or 1.5s.")
     ] = "",
@@ -232,6 +241,8 @@ def infer(
             batch_size=batch_size,
             rows_per_sequence=rows_per_sequence,
             cast=cast,
+            finite=files.parse_finite(finite),
+            allow_external_data=allow_external_data,
             cut=files.Cut.of(window, stride, _texts(shifts), sample_rate),
             max_in_flight=max_in_flight or None,
             transport=transport,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors
-from hermes.aeriel.files import OutputFile, open_input
+from hermes.aeriel.files import OutputFile, as_data_errors, check_unchanged, open_input
 from hermes.errors import DataError
 
 BLOCK_BYTES = 16 << 20
 TARGET = "target"
 INDEX = "index"
 START_TIME = "start_time"
+SAMPLE_RATE = "sample_rate"
+NOT_FINITE = ("not_finite_inputs", "not_finite_outputs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,8 @@ def merge(
     (the first row of each, and the number of rows), and for each row ``file`` (its place in
     ``files``) and ``row`` (its row there); and ``target``, if one is named. Where the rows are
     windows at known times, ``index/start_time`` has the time of the first row of each file, NaN
-    where it is not known, in seconds.
+    where it is not known, in seconds. ``not_finite_inputs`` and ``not_finite_outputs`` at its root
+    say, as JSON, how many values of each were NaN or infinite.
 
     Parameters
     ----------
@@ -76,7 +81,8 @@ def merge(
     Raises
     ------
     DataError
-        A part cannot be read, or does not fit the others.
+        A part cannot be read, does not fit the others, or its input is not what it was when the
+        predictions were made.
     OutputError
         The file cannot be written.
     """
@@ -99,22 +105,34 @@ def _merge_into(
     offsets = np.cumsum([0, *(part.rows for part in parts)], dtype=np.int64)
     total = int(offsets[-1])
     agreed: dict[str, dict[str, Any]] = {}
+    not_finite: dict[str, Counter[str]] = {name: Counter() for name in NOT_FINITE}
     start_times = np.full(len(parts), np.nan)
     for number, (part, start) in enumerate(zip(parts, offsets[:-1].tolist(), strict=True)):
         with open_input(part.predictions) as opened:
+            stamp = opened.attrs.get("input_stamp")
+            for name, counts in not_finite.items():
+                counts.update(json.loads(opened.attrs.get(name, "{}")))
             for name, dataset in opened.items():
                 if name in (INDEX, TARGET):
                     problem = f"output {name!r} has a name that the merged file uses itself"
                     raise DataError(file=str(part.predictions), problem=problem)
                 _copy(merged, name, dataset, part, start=start, total=total)
                 attributes = dict(dataset.attrs)
+                _check_rate(part, name, attributes, agreed.get(name, {}))
                 # Of the part alone: the rows of the next one begin at another time.
                 start_times[number] = attributes.pop(START_TIME, np.nan)
                 agreed[name] = _in_both(agreed.get(name, attributes), attributes)
         if target is not None:
-            with open_input(part.input_file) as opened:
+            damaged = as_data_errors(part.input_file, target)
+            with open_input(part.input_file) as opened, damaged:
                 _copy(merged, TARGET, opened[target], part, start=start, total=total)
+        # Targets of another input than the predictions' would be compared with them.
+        if stamp is not None:
+            check_unchanged(part.input_file, stamp)
         on_progress(start + part.rows, total)
+    merged.write_attributes(
+        merged.hdf5, {name: json.dumps(counts) for name, counts in not_finite.items()}
+    )
     for name, attributes in agreed.items():
         merged.write_attributes(merged.hdf5[name], attributes)
     _write_index(merged, parts, offsets, start_times)
@@ -157,6 +175,8 @@ def _copy(
         given = f"is {source.dtype} of shape {source.shape}"
         wanted = f"{destination.dtype} of shape {(part.rows, *destination.shape[1:])}"
         raise DataError(file=source.file.filename, dataset=name, problem=f"{given}, not {wanted}")
+    if source.dtype.kind == "O" and h5py.check_vlen_dtype(source.dtype) is not None:
+        merged.keep_bytes(name)
     row_bytes = max(1, source.dtype.itemsize * int(np.prod(source.shape[1:], dtype=np.int64)))
     step = max(1, BLOCK_BYTES // row_bytes)
     buffer: Any = None
@@ -169,6 +189,15 @@ def _copy(
             buffer = np.empty((min(step, part.rows), *source.shape[1:]), source.dtype)
         source.read_direct(buffer, np.s_[begin:end], np.s_[: end - begin])
         merged.write(name, start + begin, buffer[: end - begin])
+
+
+def _check_rate(
+    part: Part, name: str, attributes: Mapping[str, Any], others: Mapping[str, Any]
+) -> None:
+    rates = [each.get(SAMPLE_RATE) for each in (attributes, others)]
+    if None not in rates and rates[0] != rates[1]:
+        problem = f"has a sample rate of {rates[0]}, but the files before have {rates[1]}"
+        raise DataError(file=str(part.predictions), dataset=name, problem=problem)
 
 
 def _in_both(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from hermes.aeriel.client import ClientStatistics
+from hermes.aeriel import files
 from hermes.aeriel.files import DatasetFacts
 from hermes.errors import OutputError, ParameterError
 from workflows._gates import Gate, check_gates, parse_gate
@@ -141,8 +142,8 @@ def measure(
         For predictions or targets that a metric cannot be computed from.
     """
     with h5py.File(merged_file, "r") as merged:
-        outputs = [name for name in merged if name not in (INDEX, TARGET)]
-        predictions = merged[choose_output(outputs, output_name)]
+        outputs = {files.output_name(n): n for n in merged if n not in (INDEX, TARGET)}
+        predictions = merged[outputs[choose_output(list(outputs), output_name)]]
         return compute_metrics(
             metrics, predictions, merged[TARGET], scores=scores, rtol=rtol, atol=atol
         )

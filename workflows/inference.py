@@ -18,6 +18,7 @@ from hermes.aeriel.files import (
     fingerprint,
     fingerprint_of,
     infer_file,
+    parse_finite,
     stamp_of,
 )
 from hermes.errors import HermesError, ParameterError, ServerError
@@ -44,6 +45,10 @@ class InferenceParameters:
         default=0, description="rows of a sequence, for a model with a state; 0: the whole file"
     )
     cast = Flag(description="round numbers to a model's floating-point input")
+    finite = Text(
+        default="", description="what has to be finite: inputs, outputs, or inputs,outputs"
+    )
+    allow_external_data = Flag(description="raw data may lie outside an input's directory")
     window = Text(
         default="", description="length of a window of a time series: 1024 (samples), or 1.5s"
     )
@@ -76,6 +81,17 @@ class InferenceParameters:
         """How the inputs are cut into windows; None where they have rows."""
         return Cut.of(self.window, self.stride, self.shifts, self.sample_rate)
 
+    @property
+    def finite_sides(self) -> tuple[str, ...]:
+        """What has to be finite.
+
+        Raises
+        ------
+        ParameterError
+            Something else than inputs and outputs is named.
+        """
+        return parse_finite(self.finite)
+
 
 class InferenceTask(InferenceParameters, luigi.Task):
     """Streams the rows of one HDF5 file through a model into another HDF5 file.
@@ -103,6 +119,11 @@ class InferenceTask(InferenceParameters, luigi.Task):
     cast : bool
         Whether a dataset of another precision (``float64``, where the model takes ``FP32``) is
         rounded as it is read; by default it is refused.
+    finite : str
+        What has to be finite: ``"inputs"``, ``"outputs"`` or ``"inputs,outputs"``. NaN and
+        infinities are counted in any case, as attributes of the output.
+    allow_external_data : bool
+        Whether raw bytes of a dataset may come from files outside the input's directory.
     window, stride : str
         For datasets that are time series, of shape ``(channels, time)`` or ``(time,)``: the length
         of the windows that the model takes as its rows, and the way from one to the next. Samples,
@@ -176,6 +197,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             rows_per_sequence=self.rows_per_sequence,
             cast=self.cast,
             cut=self.cut,
+            finite=self.finite_sides,
         )
 
     def run(self) -> None:
@@ -226,6 +248,8 @@ class InferenceTask(InferenceParameters, luigi.Task):
             cast=self.cast,
             cut=self.cut,
             fingerprint=stands_for,
+            finite=self.finite_sides,
+            allow_external_data=self.allow_external_data,
             provenance={
                 "input_file": str(self.input_file),
                 "model_repository": server.model_repository,

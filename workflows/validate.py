@@ -25,6 +25,7 @@ from hermes.aeriel.files import (
     fingerprint_of,
     inspect,
     output_names,
+    parse_finite,
     versions,
     window_inputs,
 )
@@ -153,13 +154,15 @@ class Merge(ValidationParameters, luigi.Task):
                 optional=() if model is None else model.optional_inputs,
                 target=self.target or None,
                 shape_of=cut.shape_of if cut else None,
+                allow_external_data=self.allow_external_data,
             )
             for file in files
         ]
-        check_agreement(facts)
+        parse_finite(self.finite)
+        check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
-            rows = RowPlan.of(model, self.batch_size).inputs
-            inputs = rows if cut is None else window_inputs(rows, facts[0])[0]
+            rows = RowPlan.of(model, self.batch_size)
+            inputs = rows.inputs if cut is None else window_inputs(rows, facts[0])[0]
             check_against_model(facts[0], inputs, cast=self.cast)
             check_sequences(self.rows_per_sequence, self.model_name, stateful=model.stateful)
             check_outputs(model, self.outputs)

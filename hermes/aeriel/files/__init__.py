@@ -1,7 +1,13 @@
 """Stream HDF5 files through a model into HDF5 files."""
 
 from hermes.aeriel.files._cut import Cut
-from hermes.aeriel.files._infer import Request, fingerprint, infer_file, versions
+from hermes.aeriel.files._infer import (
+    Request,
+    check_unchanged,
+    fingerprint,
+    infer_file,
+    versions,
+)
 from hermes.aeriel.files._inputs import (
     DatasetFacts,
     InputFacts,
@@ -13,6 +19,7 @@ from hermes.aeriel.files._inputs import (
     output_names,
 )
 from hermes.aeriel.files._job import Job, in_words, infer_files
+from hermes.aeriel.files._links import as_data_errors
 from hermes.aeriel.files._output import OutputFile, fingerprint_of
 from hermes.aeriel.files._predictions import (
     PredictionWriter,
@@ -23,6 +30,7 @@ from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import check_sequences
 from hermes.aeriel.files._series import read_windows, window_inputs
 from hermes.aeriel.files._sources import stamp_of
+from hermes.aeriel.files._values import parse_finite
 
 __all__ = [
     "Cut",
@@ -33,9 +41,11 @@ __all__ = [
     "PredictionWriter",
     "Request",
     "RowPlan",
+    "as_data_errors",
     "check_against_model",
     "check_agreement",
     "check_sequences",
+    "check_unchanged",
     "dataset_name",
     "find_files",
     "fingerprint",
@@ -47,6 +57,7 @@ __all__ = [
     "open_input",
     "output_name",
     "output_names",
+    "parse_finite",
     "read_windows",
     "stamp_of",
     "versions",

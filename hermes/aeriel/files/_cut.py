@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import h5py
@@ -135,6 +136,9 @@ def sample_rate_of(dataset: h5py.Dataset) -> float | None:
 def start_time_of(dataset: h5py.Dataset) -> float:
     """Return the time of a series' first sample in seconds; 0 where the file says nothing.
 
+    A text is a number, or a time of ISO 8601 (of UTC, where it does not say), which becomes seconds
+    since 1970.
+
     Raises
     ------
     DataError
@@ -143,7 +147,7 @@ def start_time_of(dataset: h5py.Dataset) -> float:
     for holder in _holders(dataset):
         for name in _STARTS:
             if name in holder.attrs:
-                return _number(dataset, name, holder.attrs[name])
+                return _time(dataset, name, holder.attrs[name])
     return 0.0
 
 
@@ -160,6 +164,18 @@ def _number(dataset: h5py.Dataset, name: str, value: Any) -> float:
         return float(np.asarray(value).item() if np.ndim(value) else value)
     except (TypeError, ValueError) as error:
         raise _problem(dataset, f"its attribute {name} is {value!r}, no number") from error
+
+
+def _time(dataset: h5py.Dataset, name: str, value: Any) -> float:
+    text = np.asarray(value).ravel()[0] if np.size(value) == 1 else value
+    try:
+        time = datetime.fromisoformat(_text(text))
+    except ValueError:
+        return _number(dataset, name, value)
+    # "20240501" is a number of seconds, whatever else it might be.
+    if isinstance(text, str | bytes) and not _text(text).isdigit():
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    return _number(dataset, name, value)
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,6 @@ from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._sources import stamp_of
-from hermes.aeriel.files._values import check_finite
 from hermes.errors import DataError
 
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
@@ -124,7 +123,6 @@ def infer_file(
         SeriesPlan.of(rows, facts, request.cut, stateful=model.stateful) if request.cut else rows
     )
     check_against_model(facts, requests.inputs, cast=request.cast)
-    check_finite(request.finite)
     plan = (
         SequencePlan(requests=requests, rows_per_sequence=request.rows_per_sequence or facts.rows)
         if model.stateful

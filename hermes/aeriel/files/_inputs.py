@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hermes.aeriel.files._cut import sample_rate_of
 from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._sources import check_readable
@@ -30,6 +32,7 @@ class DatasetFacts:
     path: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    sample_rate: float | None = None
 
     def __str__(self) -> str:
         return f"{describe_dtype(self.dtype)} of shape {self.shape}"
@@ -172,8 +175,16 @@ def inspect(
     return InputFacts(file=file, rows=rows, datasets=datasets, target=target_facts)
 
 
-def check_agreement(files: Sequence[InputFacts]) -> None:
-    """Raise DataError where a file's datasets differ from the first file's in shape or dtype."""
+def check_agreement(files: Sequence[InputFacts], *, with_rates: bool = True) -> None:
+    """Raise DataError where a file's datasets differ from the first file's.
+
+    Parameters
+    ----------
+    files
+        What `inspect` found: the shape and dtype of the rows, and the sample rate.
+    with_rates
+        Whether sample rates have to agree; not where another one was given.
+    """
     first = files[0]
     for other in files[1:]:
         both = first.datasets.keys() & other.datasets.keys()  # an optional input may be missing
@@ -181,6 +192,13 @@ def check_agreement(files: Sequence[InputFacts]) -> None:
         if first.target is not None and other.target is not None:
             pairs.append((first.target, other.target))
         for expected, given in pairs:
+            rate, wanted_rate = given.sample_rate or 0.0, expected.sample_rate or 0.0
+            if with_rates and rate and wanted_rate and not math.isclose(rate, wanted_rate):
+                problem = f"has a sample rate of {rate}, but {first.file} has {wanted_rate}"
+                advice = "resample the data, or give sample_rate where the files are wrong"
+                raise DataError(
+                    file=str(other.file), dataset=given.path, problem=f"{problem}; {advice}"
+                )
             if (given.shape[1:], given.dtype) != (expected.shape[1:], expected.dtype):
                 wanted = f"rows of {describe_dtype(expected.dtype)} {expected.shape[1:]}"
                 problem = (
@@ -327,7 +345,15 @@ def _facts(
         check_readable(entry, allow_external_data=allow_external_data)
         check_scales(entry)
         shape = entry.shape if shape_of is None else shape_of(entry)
-        return DatasetFacts(path=path, shape=shape, dtype=entry.dtype)
+        rate = _rate(entry)
+        return DatasetFacts(path=path, shape=shape, dtype=entry.dtype, sample_rate=rate)
+
+
+def _rate(dataset: h5py.Dataset) -> float | None:
+    try:
+        return sample_rate_of(dataset)
+    except DataError:
+        return None  # where it is wanted, it is asked for again
 
 
 def _there(opened: h5py.File) -> str:

@@ -20,6 +20,8 @@ FINGERPRINT = "fingerprint"
 MARGIN_BYTES = 1 << 16
 # What a string takes besides its bytes: a header, and a multiple of 8.
 STRING_BYTES = 24
+STRINGS_AT_ONCE = 1024
+_STRINGS = "%strings"
 
 
 class OutputFile:
@@ -146,10 +148,32 @@ class OutputFile:
             There is not enough space for strings.
         """
         if rows.dtype.kind == "O":
+            if _is_bytes(self.hdf5[name]):
+                rows = _as_integers(rows)
+            elif any(b"\0" in _bytes(value) for value in rows.flat):
+                self.keep_bytes(name)
+                rows = _as_integers(rows)
             n_bytes = sum(len(value) + STRING_BYTES for value in rows.flat)
             # Strings lie in heaps, which may stay half empty.
             self.reserve(2 * n_bytes, f"output {name!r}")
         self.hdf5[name][begin : begin + len(rows)] = rows
+
+    def keep_bytes(self, name: str) -> None:
+        """Make strings variable-length bytes: HDF5's strings end at the first NUL.
+
+        Raises
+        ------
+        OutputError
+            There is not enough space.
+        """
+        strings = self.hdf5[name]
+        if _is_bytes(strings):
+            return
+        self.hdf5.move(name, name + _STRINGS)
+        self.create_dataset(name, strings.shape, h5py.vlen_dtype(np.uint8))
+        for begin in range(0, len(strings), STRINGS_AT_ONCE):
+            self.write(name, begin, strings[begin : begin + STRINGS_AT_ONCE])
+        del self.hdf5[name + _STRINGS]
 
     def write_attributes(self, holder: Any, attributes: dict[str, Any]) -> None:
         """Write attributes of the file, or of something in it.
@@ -201,6 +225,21 @@ class OutputFile:
         if self._opened is not None:
             opened, self._opened = self._opened, None
             opened.close()
+
+
+def _is_bytes(dataset: h5py.Dataset) -> bool:
+    return h5py.check_vlen_dtype(dataset.dtype) is not None
+
+
+def _bytes(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def _as_integers(rows: NDArray[Any]) -> NDArray[Any]:
+    integers = np.empty(rows.shape, object)
+    for index, value in np.ndenumerate(rows):
+        integers[index] = np.frombuffer(_bytes(value), np.uint8)
+    return integers
 
 
 def fingerprint_of(file: Path) -> str | None:

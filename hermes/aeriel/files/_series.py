@@ -54,7 +54,7 @@ class SeriesPlan:
     @classmethod
     def of(cls, rows: RowPlan, facts: InputFacts, cut: Cut, *, stateful: bool) -> Self:
         """Return the plan for a model with a plan for rows, and a file inspected with `cut`."""
-        inputs, fixed = window_inputs(rows.inputs, facts)
+        inputs, fixed = window_inputs(rows, facts)
         return cls(
             inputs=inputs,
             # Where the file has less than a full request, that is no reason to fill it up.
@@ -156,28 +156,31 @@ class SeriesPlan:
         return attributes
 
 
-def window_inputs(inputs: RowInputs, facts: InputFacts) -> tuple[RowInputs, int]:
+def window_inputs(rows: RowPlan, facts: InputFacts) -> tuple[RowInputs, int]:
     """Return the shape and dtype of a window of each input, and the windows of a request.
 
     Parameters
     ----------
-    inputs
-        The shape of a row (-1: any length) and the dtype of each input.
+    rows
+        How rows would become requests of the model.
     facts
         A file, inspected with a `Cut`.
 
     Returns
     -------
     inputs
-        Shorter by a leading axis where a model without a batch dimension has one of fixed length
-        that the windows lack: it was exported for batches of just this length.
+        The shape of a window (-1: any length) and the dtype of each input; shorter than that of a
+        row by a leading axis where a model without a batch dimension has one of fixed length that
+        the windows lack: it was exported for batches of just this length. Windows have channels
+        then: that axis could as well be the channels of a series without any.
     fixed
         That length, or 0.
     """
+    inputs = rows.inputs
     given = {name: inputs[name] for name in facts.datasets if name in inputs}
     lengths = {shape[0] if shape else 0 for shape, _ in given.values()}
-    has_another_axis = all(
-        len(shape) == len(facts.datasets[name].shape) for name, (shape, _) in given.items()
+    has_another_axis = not rows.with_row_axis and all(
+        len(shape) == len(facts.datasets[name].shape) == 3 for name, (shape, _) in given.items()
     )
     if len(lengths) == 1 and has_another_axis and min(lengths) > 0:
         return {name: (shape[1:], dtype) for name, (shape, dtype) in given.items()}, lengths.pop()

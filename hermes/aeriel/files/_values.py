@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,11 +169,19 @@ class OutputValues:
         self.n_not_finite[name] = self.n_not_finite.get(name, 0) + n
 
 
-def check_finite(finite: Collection[str]) -> None:
-    """Raise ParameterError where something else than inputs or outputs has to be finite."""
+def parse_finite(text: str) -> tuple[str, ...]:
+    """Return what has to be finite, of a text such as ``inputs,outputs``.
+
+    Raises
+    ------
+    ParameterError
+        Something else is named.
+    """
+    finite = tuple(side.strip() for side in text.split(",")) if text else ()
     for side in finite:
         if side not in SIDES:
             raise ParameterError("finite", f"{side!r} is not one of {', '.join(SIDES)}")
+    return tuple(sorted(set(finite)))
 
 
 def count_not_finite(array: NDArray[Any]) -> int:
