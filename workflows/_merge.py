@@ -175,7 +175,7 @@ def _copy(
         given = f"is {source.dtype} of shape {source.shape}"
         wanted = f"{destination.dtype} of shape {(part.rows, *destination.shape[1:])}"
         raise DataError(file=source.file.filename, dataset=name, problem=f"{given}, not {wanted}")
-    if source.dtype.kind == "O" and h5py.check_vlen_dtype(source.dtype) is not None:
+    if source.dtype.kind == "O" and h5py.check_string_dtype(source.dtype) is None:
         merged.keep_bytes(name)
     row_bytes = max(1, source.dtype.itemsize * int(np.prod(source.shape[1:], dtype=np.int64)))
     step = max(1, BLOCK_BYTES // row_bytes)

@@ -265,9 +265,10 @@ def is_readable_as(given: np.dtype[Any], wanted: np.dtype[Any], *, cast: bool) -
 
 def describe_dtype(dtype: np.dtype[Any]) -> str:
     """Return a dtype's name in a message."""
-    if (elements := h5py.check_vlen_dtype(dtype)) is not None:
-        return f"varying numbers of {elements}"
-    return "string" if h5py.check_string_dtype(dtype) is not None else str(dtype)
+    if h5py.check_string_dtype(dtype) is not None:
+        return "string"
+    elements = h5py.check_vlen_dtype(dtype)
+    return str(dtype) if elements is None else f"varying numbers of {elements}"
 
 
 def _complete_map(

@@ -228,7 +228,7 @@ class OutputFile:
 
 
 def _is_bytes(dataset: h5py.Dataset) -> bool:
-    return h5py.check_vlen_dtype(dataset.dtype) is not None
+    return dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is None
 
 
 def _bytes(value: Any) -> bytes:
