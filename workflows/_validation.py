@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel import files
+from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files import DatasetFacts
 from hermes.errors import OutputError, ParameterError
 from workflows._gates import Gate, check_gates, parse_gate
