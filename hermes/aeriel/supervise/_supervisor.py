@@ -66,7 +66,7 @@ def supervise(state: ServerState, spec: ServerSpec) -> None:
         try:
             keeper.keep(undo)
         except HermesError as error:
-            state.fail(str(error))
+            state.fail(keeper.in_drivers_words(error))
             raise
         except Exception as error:
             state.fail(f"its supervisor failed: {error!r}")
@@ -133,6 +133,11 @@ class _Keeper:
         )
         if state.is_needed():
             lease.sign(None)  # it stops before its time: another may have the GPUs
+
+    def in_drivers_words(self, error: HermesError) -> str:
+        """Return what an error says, with the log that a driver asked for as the log."""
+        log = self._files.first_log
+        return str(error) if log is None else str(error).replace(str(self._state.log_file), log)
 
     def is_wanted(self) -> bool:
         """Tell whether the server is to go on; asked a few times a second."""

@@ -56,8 +56,16 @@ class WishedFiles:
     ) -> None:
         for path in list(self._monitors):
             self._monitors.pop(path).close()
+        is_copied = bool(self._logs)
         for path in list(self._logs):
             self._logs.pop(path).close()
+        if is_copied:  # else it is the only one, and an error may name it
+            self._state.log_file.unlink(missing_ok=True)
+
+    @property
+    def first_log(self) -> str | None:
+        """A copy of the server's log that a driver has asked for, if one has."""
+        return next(iter(self._logs), None)
 
     def update(self) -> None:
         """Begin and end files as drivers come and go, and write what is new."""
