@@ -107,6 +107,11 @@ def regions(client: ProcessIdentity = ME) -> list[str]:
     return [path.name for path in SHARED_MEMORY.glob(f"{PREFIX}{client}-*")]
 
 
+def mapped() -> int:
+    """Return how many regions this process has in its memory."""
+    return Path("/proc/self/maps").read_text().count(f"/{PREFIX}{ME}-")
+
+
 def registered(endpoint: Endpoint) -> set[str]:
     """Return the regions of this process that the server knows."""
     import tritonclient.grpc as triton
@@ -379,6 +384,17 @@ class SharedMemoryTests(TransportTests):
             suspended = client.stream_rows(read, range(9), layout)
             next(suspended)
         wait_until(lambda: not registered(there))
+
+    def test_closed_client_holds_no_memory(self, there: Endpoint) -> None:
+        before = mapped()
+        kept = []
+        for _ in range(3):
+            with self.client(there, "echo") as client:
+                futures = [client.infer({"x": np.zeros((8, 4), np.float32)}) for _ in range(9)]
+                list(client.stream({"x": np.zeros((8, 4), np.float32)} for _ in range(9)))
+                assert mapped() > before
+            kept += [client, *futures]
+        wait_until(lambda: mapped() == before)
 
 
 class TestSharedMemory(SharedMemoryTests):

@@ -148,7 +148,7 @@ class SharedMemoryTransport:
         """Free the slot, which remembers a call that is not done."""
         if not isinstance(parcel, PlacedParcel):
             self._plain.drop(parcel, call)
-        elif parcel.slot.is_pooled:
+        elif parcel.slot.is_pooled and not self._connection.is_closing:
             self._free.append(parcel.slot)
 
     def stop(self) -> None:
@@ -160,6 +160,7 @@ class SharedMemoryTransport:
         """Unregister the regions as soon as nothing is in flight in them, then disconnect."""
         self.stop()
         self._regions.retire_all()
+        self._free.clear()  # who still has the client is not to have its memory
         end_when(self._regions.unregister, self._plain.close)
 
     def output_sizes(self, rows: int) -> dict[str, int]:
