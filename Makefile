@@ -8,7 +8,7 @@ export PYTHON ?= python3
 export VENV ?= .venv
 export DEMO ?= demo
 
-.PHONY: validate test test-root image check chaos benchmark format clean
+.PHONY: validate test test-root image check chaos fuzz benchmark format clean
 .PHONY: triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -50,6 +50,11 @@ check: install-dev
 # A real pipeline, again and again, with a fault at a random moment; see tests/chaos/chaos.py.
 chaos: install-dev triton
 	"$$VENV/bin/python" -m tests.chaos.chaos --keep $${IMAGE:+--image "$$(realpath "$$IMAGE")"} $(ARGS)
+
+# The readers of files, configurations and parameters, with many more mutations than the suite makes:
+# make fuzz ARGS=5000
+fuzz: install-dev
+	"$$VENV/bin/python" -m tests.fuzz $(ARGS)
 
 # This client beside others and beside perf_analyzer; see benchmarks/client.py --help.
 benchmark: install-dev triton
