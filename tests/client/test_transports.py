@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import resource
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -545,22 +547,40 @@ def test_unknown_transport_is_refused(endpoint: Endpoint) -> None:
         InferenceClient(endpoint, "echo", transport="pigeon")  # type: ignore[arg-type]
 
 
-def test_shared_memory_is_given_up_without_a_word_where_there_is_none(
-    endpoint: Endpoint,
+def test_shared_memory_is_given_up_with_a_warning_where_it_cannot_be_had(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))  # as a full /dev/shm
     try:
-        with pytest.raises(ParameterError, match="no shared memory with the server"):
+        with pytest.raises(ParameterError, match="no shared memory on this host: "):
             InferenceClient(endpoint, "echo", transport="shm")
         with InferenceClient(endpoint, "echo") as client:
             assert client.transport == "http"
+        assert "no shared memory on this host: " in caplog.text
         with InferenceClient(endpoint.grpc, "echo") as client:
             assert client.transport == "grpc"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_link_on_which_the_first_packet_is_lost_is_only_slow() -> None:
+    def accept() -> None:
+        server.accept()[0].close()
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)  # Linux completes one connection, and drops what asks for another
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        wire = HttpWire(address, functools.partial(RequestError, "echo", address))
+        with wire.take(5.0):
+            accepting = threading.Timer(0.5, accept)
+            accepting.start()
+            with wire.take(5.0) as late:
+                assert late.getpeername() == server.getsockname()
+            accepting.join()
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_live_one_has_is_not() -> None:

@@ -56,11 +56,15 @@ def open_transport(
     try:
         _check_memory(endpoint, server)
         return SharedMemoryTransport(plain, http or _usual_http(endpoint, connection))
-    except (_UnavailableError, InferenceError, OSError) as obstacle:
+    except (_UnavailableError, InferenceError) as obstacle:
         problem = f"no shared memory with the server at {endpoint.grpc}: {obstacle}"
+        level = logging.DEBUG
+    except OSError as obstacle:  # it could be faster, if /dev/shm were as it is elsewhere
+        problem = f"no shared memory on this host: {obstacle}"
+        level = logging.WARNING
     if choice == "shm":
         raise ParameterError("transport", problem)
-    logger.debug(problem)
+    logger.log(level, "%s; tensors are sent instead", problem)
     return plain
 
 

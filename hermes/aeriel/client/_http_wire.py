@@ -22,6 +22,8 @@ from hermes.aeriel.client._wires import STEP_S, Errors, check
 from hermes.errors import InferenceError
 
 _RECEIVE_BYTES = 1 << 16
+# As long as the server is looked for there at first: a link may be slow, or lose a packet.
+CONNECT_S = 5.0
 # A Triton that is told to stop waits for the end of every connection, for half a minute.
 IDLE_S = 0.5
 _STATUS = {
@@ -76,12 +78,14 @@ class HttpWire:
         """Send a request."""
         return HttpCall(self, encoded, timeout_s)
 
-    def take(self) -> socket.socket:
-        """Return a connection that nobody uses."""
+    def take(self, timeout_s: float) -> socket.socket:
+        """Return a connection that nobody uses; a new one may take so many seconds."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()[1]
-        return connect(self.address, STEP_S)
+        connection = connect(self.address, max(0.0, min(timeout_s, CONNECT_S)))
+        connection.settimeout(STEP_S)
+        return connection
 
     def give(self, connection: socket.socket) -> None:
         """Keep a connection for the next request."""
@@ -119,7 +123,7 @@ class HttpWire:
 
     def _get(self, path: str) -> Any:
         """Return an answer in JSON; None where there is none."""
-        connection = http_connection(self.address, 5.0)
+        connection = http_connection(self.address, CONNECT_S)
         try:
             connection.request("GET", path)
             with connection.getresponse() as response:
@@ -141,7 +145,7 @@ class HttpCall:
         self._failure: InferenceError | None = None
         self._is_waited_for = False
         try:
-            self._connection = wire.take()
+            self._connection = wire.take(timeout_s)
             self._send(self._connection, encoded)
         except InferenceError as error:
             self._failure = error
