@@ -82,8 +82,11 @@ def serve(
         float, typer.Option(help="Seconds to wait for GPUs that another server has.")
     ] = 0.0,
     ports: Annotated[
-        str, typer.Option(help="GRPC, HTTP and metrics port, as 8001,8000,8002; or auto.")
-    ] = "8001,8000,8002",
+        str | None,
+        typer.Option(
+            help="GRPC, HTTP and metrics port, as 8001,8000,8002, which is the default; or auto."
+        ),
+    ] = None,
     listen: Annotated[
         str,
         typer.Option(
@@ -126,7 +129,7 @@ def serve(
             name=name,
             server_args=server_arg or (),
             log_file=log_file,
-            ports=_ports(ports),
+            ports=None if ports is None else _ports(ports),
             listen=listen,
             insecure=insecure,
             stop_timeout_s=stop_timeout_s,

@@ -197,7 +197,8 @@ def test_taken_port_is_told_at_once(empty: Path) -> None:
 def test_option_that_cannot_be_right_is_told_in_one_line(
     option: str, told: str, empty: Path
 ) -> None:
-    message = failed("serve", empty, "--ports=auto", option)
+    ports = [] if option.startswith("--ports") else ["--ports=auto"]
+    message = failed("serve", empty, *ports, option)
     assert message.startswith(f"hermes: {told}")
     assert message.count("\n") == 1
 
@@ -263,11 +264,14 @@ def test_an_option_that_takes_one_value_is_not_repeated(option: str) -> None:
     assert "give it once" in result.output
 
 
-def test_a_server_of_the_command_is_listed_and_stopped(empty: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--ports=auto", "--listen=unix"])
+def test_a_server_of_the_command_is_listed_and_stopped(
+    empty: Path, tmp_path: Path, option: str
+) -> None:
     environment = {**os.environ, "HERMES_STATE_HOME": str(tmp_path / "states")}
     command = [sys.executable, "-m", "hermes"]
     with subprocess.Popen(
-        [*command, "serve", str(empty), "--ports=auto"],
+        [*command, "serve", str(empty), option],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
