@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from hermes._cleanup import kill
 from hermes.aeriel.endpoint import Endpoint
 from hermes.runtime import find_triton
 from tests.helpers import wait_until
@@ -36,9 +37,14 @@ def serve_on_sockets(
     server_id = f"hermes-test-{secrets.token_hex(6)}"
     triton = find_triton()
     services = {name: f"unix:{directory}/{name[0]}" for name in ("grpc", "http", "metrics")}
+    # The Python backend starts its stub through a shell: a blank would be the end of its path.
+    links = tempfile.TemporaryDirectory(prefix="hermes-test-", dir="/tmp")
+    backends = Path(links.name) / "backends"
+    if triton.backend_directory:
+        backends.symlink_to(triton.backend_directory)
     command = [
         str(triton.binary),
-        *([f"--backend-directory={triton.backend_directory}"] if triton.backend_directory else ()),
+        *([f"--backend-directory={backends}"] if triton.backend_directory else ()),
         f"--id={server_id}",
         f"--model-repository={repository}",
         f"--backend-config=python,shm-region-prefix-name={server_id}-",
@@ -51,6 +57,7 @@ def serve_on_sockets(
         server_id=server_id,
     )
     with ExitStack() as stack:
+        stack.enter_context(links)
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         process = subprocess.Popen(
             command, env={**os.environ, **triton.environment}, stdout=log, stderr=log
@@ -59,6 +66,7 @@ def serve_on_sockets(
         def end(end_it: Callable[[], None]) -> None:
             end_it()
             process.wait(20)
+            kill(server_id, settle_s=0.0)  # its models' processes outlive it
             for region in Path("/dev/shm").glob(f"{server_id}-*"):
                 region.unlink(missing_ok=True)
 
