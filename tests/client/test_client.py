@@ -157,6 +157,20 @@ def executions(endpoint: Endpoint, model: str) -> int:
     return counts[-1]
 
 
+def test_a_process_that_may_open_no_more_files_says_so_at_once() -> None:
+    program = """
+import os, resource
+from hermes.aeriel.client import InferenceClient
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = [os.open("/dev/null", os.O_RDONLY) for _ in range(57)]
+InferenceClient("127.0.0.1:1", "echo", retry_for_s=60)
+"""
+    with python(program) as process:
+        _, said = process.communicate(timeout=30)
+    assert "files open, of 64 that it may have" in said
+    assert "ulimit -n" in said
+
+
 def test_answer_is_a_future_of_arrays_by_name(endpoint: Endpoint) -> None:
     with InferenceClient(endpoint, "echo") as client:
         future = client.infer({"x": column(1, 2)})

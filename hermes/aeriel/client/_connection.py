@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +42,8 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+# Files that a connection takes beside its socket.
+SPARE_FILES = 8
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 # What a server says, as an internal error, while it replaces a Python model that was killed.
 _TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
@@ -138,6 +142,8 @@ class Connection:
             return RequestTimeoutError(
                 model=self._model_name, address=self.address, timeout_s=self._timeout_s
             )
+        if status == "UNAVAILABLE" and (problem := _too_many_files()):
+            status, reason = "RESOURCE_EXHAUSTED", f"{problem} ({reason})"
         return RequestError(
             model=self._model_name, address=self.address, status=status, reason=reason
         )
@@ -311,6 +317,21 @@ class Connection:
             raise self.error(error.code().name, error.details() or "no details") from error
         except ValueError as error:  # what gRPC says of a closed channel
             raise self.error("CANCELLED", str(error)) from error
+
+
+def _too_many_files() -> str:
+    """Return why this process cannot connect, if it has as many files open as it may."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (only counted)
+    except OSError:  # which is a file too
+        n_open = limit
+    if n_open < limit - SPARE_FILES:
+        return ""
+    return (
+        f"this process has {n_open} files open, of {limit} that it may have, "
+        "and cannot connect: raise the limit (ulimit -n), or open fewer"
+    )
 
 
 def is_transient(error: BaseException) -> bool:
