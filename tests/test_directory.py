@@ -157,9 +157,8 @@ def test_cleaners_of_temporary_files_find_everything_new(directory: ServerDirect
     assert all(p.stat().st_mtime > 1 for p in (directory.path, *directory.path.iterdir()))
 
 
+@pytest.mark.root
 def test_a_process_that_only_names_a_server_of_another_user_is_no_candidate() -> None:
-    if os.getuid() != 0:
-        pytest.skip("only root can play another user")
     server_id = new_server_id()
     command = [sys.executable, "-c", "input()", f"--id={server_id}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, user=65534) as other:

@@ -127,7 +127,7 @@ def _merge_into(
             with open_input(part.input_file) as opened, damaged:
                 _copy(merged, TARGET, opened[target], part, start=start, total=total)
         # Targets of another input than the predictions' would be compared with them.
-        if stamp is not None:
+        if stamp:
             check_unchanged(part.input_file, stamp)
         on_progress(start + part.rows, total)
     merged.write_attributes(

@@ -31,6 +31,8 @@ PYTRITON = "0.7.0"
 # With numpy 2 every output of the wheel's Python backend is empty, silently. numpy 1 has no
 # wheels for Python 3.13.
 NUMPY = "numpy<2"
+# They came with the environment, no model imports them, and a package may ask for newer ones.
+INSTALLERS = {"pip", "setuptools", "wheel"}
 PYTHONS = ("3.12", "3.11")
 ABOUT_PYTHON = """
 import json, sys, sysconfig
@@ -367,7 +369,7 @@ def _requirements(wishes: Sequence[str]) -> list[str]:
 
 def _pins(versions: Mapping[str, str], wishes: Sequence[str]) -> list[str]:
     """Return constraints that keep these versions, but for packages that are asked for."""
-    asked = {_name(wish) for wish in wishes}
+    asked = {_name(wish) for wish in wishes} | INSTALLERS
     return [f"{name}=={version}" for name, version in versions.items() if _name(name) not in asked]
 
 

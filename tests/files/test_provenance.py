@@ -11,7 +11,7 @@ from hermes.aeriel.files._infer import _user
 NOBODY = 54321
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without a name")
+@pytest.mark.root
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(variable, raising=False)

@@ -111,6 +111,6 @@ def test_installed_one_imports_its_own_numpy_from_any_environment(
         check=True,
     )
 
-    version, prefix = result.stdout.split()
+    version, prefix = result.stdout.strip().split(" ", 1)
     assert version.startswith("1.")
     assert Path(prefix).resolve() == (triton_home / "current").resolve()

@@ -64,5 +64,5 @@ def test_localhost_is_the_loopback_address() -> None:
 
 @pytest.mark.parametrize("listen", ["", "node7", "127.0.0.1:8001", "127.1", "*"])
 def test_what_is_no_ip_address_is_refused(listen: str) -> None:
-    with pytest.raises(ParameterError, match=r"listen: .* is not an IP address"):
+    with pytest.raises(ParameterError, match=r"listen: .* is neither an IP address nor unix"):
         check_listen(listen)

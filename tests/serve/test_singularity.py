@@ -389,6 +389,7 @@ def test_any_other_failure_is_told_in_the_words_of_the_runtime(
     assert name not in instances()
 
 
+@pytest.mark.root
 @pytest.mark.container
 @pytest.mark.parametrize("listen", ["0.0.0.0", "unix"])  # noqa: S104 (what asks for keys)
 def test_its_directory_reaches_a_server_from_where_no_container_would_look(
