@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hermes._directory import ServerDirectory, facts_of, write_whole
+from hermes._directory import ServerDirectory, facts_of, write_state
 from hermes._processes import (
     is_stub,
     is_tritonserver,
@@ -94,7 +94,7 @@ class Plan:
 
     def write(self, directory: ServerDirectory) -> None:
         """Write it into the server's directory."""
-        write_whole(directory.plan_file, json.dumps(asdict(self)))
+        write_state(directory.plan_file, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, directory: ServerDirectory) -> Plan:

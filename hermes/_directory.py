@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from hermes._files import write_whole
 from hermes._processes import Host, ProcessIdentity
 from hermes.errors import LockTimeoutError, ParameterError
 
@@ -138,7 +139,7 @@ class ServerDirectory:
     def set_owner(self, owner: ProcessIdentity) -> None:
         """Record who started the server."""
         make_private(self.path)
-        write_whole(self._owner, str(owner))
+        write_state(self._owner, str(owner))
 
     def clear_owner(self) -> None:
         """Record that nobody has a server here, unless another process has one by now."""
@@ -149,7 +150,7 @@ class ServerDirectory:
 
     def write_status(self, status: Status) -> None:
         """Say what the server and its supervisor are at."""
-        write_whole(self.status_file, json.dumps(asdict(status)))
+        write_state(self.status_file, json.dumps(asdict(status)))
 
     def status(self) -> Status | None:
         """Return what the owner said of itself last, if it lives."""
@@ -316,13 +317,9 @@ def entries(directory: Path) -> list[Path]:
         return []
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, for this user's eyes only, that appears whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.replace(path)
+def write_state(path: Path, text: str) -> None:
+    """Write a file of a server's directory, for this user's eyes only."""
+    write_whole(path, text, mode=0o600, durable=False)
 
 
 def text_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: the only writer of them that there is."""
+"""Files that appear whole or not at all: the only writer; nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Partial:
     ----------
     target
         The file to write; its directory is made.
-    private
-        Whether nobody but its owner may read it; else the umask decides.
+    mode
+        The permissions of the file, whatever the umask; by default the umask decides.
     keep
         Whether what an earlier process has left is kept, to go on with it.
     wait_s
@@ -50,15 +50,13 @@ class Partial:
     """
 
     def __init__(
-        self, target: Path, *, private: bool = False, keep: bool = False, wait_s: float = 0.0
+        self, target: Path, *, mode: int | None = None, keep: bool = False, wait_s: float = 0.0
     ) -> None:
         self.target = target
         self.path = target.with_name(("" if keep else ".") + target.name + SUFFIX)
         with as_output_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = _open_own(
-                self.path, 0o600 if private else 0o666, keep=keep, wait_s=wait_s
-            )
+            self._descriptor = _open_own(self.path, mode, keep=keep, wait_s=wait_s)
 
     def write(self, content: bytes) -> None:
         """Make this the content.
@@ -89,17 +87,29 @@ class Partial:
         with as_output_errors(self.target):
             os.fsync(self._descriptor)
 
-    def publish(self) -> None:
-        """Give the file the target's name, for good.
+    def publish(self, *, durable: bool = True) -> None:
+        """Give the file the target's name.
+
+        Parameters
+        ----------
+        durable
+            Whether to wait until the disk has it, so that a loss of power does not undo it.
 
         Raises
         ------
         OutputError
             It cannot be done.
         """
-        self.synchronise()
+        if durable:
+            self.synchronise()
         with as_output_errors(self.target):
             self.path.replace(self.target)
+        if durable:
+            self._synchronise_directory()
+        self.close()
+
+    def _synchronise_directory(self) -> None:
+        with as_output_errors(self.target):
             directory = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)
@@ -108,7 +118,6 @@ class Partial:
                     raise
             finally:
                 os.close(directory)
-        self.close()
 
     def discard(self) -> None:
         """Remove the file."""
@@ -125,24 +134,9 @@ class Partial:
             os.close(descriptor)
 
 
-@contextmanager
-def replacing(target: Path, *, private: bool = False, wait_s: float = 0.0) -> Iterator[Partial]:
-    """Yield a new file that takes the target's place when the block ends, and not if it fails.
-
-    Raises
-    ------
-    OutputError
-        It cannot be written.
-    """
-    partial = Partial(target, private=private, wait_s=wait_s)
-    try:
-        yield partial
-        partial.publish()
-    finally:
-        partial.discard()
-
-
-def write_whole(path: Path, content: str | bytes, *, private: bool = False) -> None:
+def write_whole(
+    path: Path, content: str | bytes, *, mode: int | None = None, durable: bool = True
+) -> None:
     """Write a file that appears whole or not at all.
 
     Parameters
@@ -151,17 +145,24 @@ def write_whole(path: Path, content: str | bytes, *, private: bool = False) -> N
         The file; its directory is made.
     content
         What is to be in it; a text is written as UTF-8.
-    private
-        Whether nobody but its owner may read it; else the umask decides.
+    mode
+        The permissions of the file, whatever the umask; by default the umask decides.
+    durable
+        Whether to wait until the disk has it. What describes a process of this host need not
+        outlive a loss of power.
 
     Raises
     ------
     OutputError
         It cannot be written; what was there before stays.
     """
-    with replacing(path, private=private, wait_s=TEXT_WAIT_S) as partial:
+    partial = Partial(path, mode=mode, wait_s=TEXT_WAIT_S)
+    try:
         # A path that is no UTF-8 can be in a text; it need not be repeated to the byte.
         partial.write(content if isinstance(content, bytes) else content.encode(errors="replace"))
+        partial.publish(durable=durable)
+    finally:
+        partial.discard()
 
 
 @contextmanager
@@ -183,12 +184,14 @@ def as_output_errors(path: Path) -> Iterator[None]:
         raise OutputError(str(path), problem) from error
 
 
-def _open_own(path: Path, mode: int, *, keep: bool, wait_s: float) -> int:
+def _open_own(path: Path, mode: int | None, *, keep: bool, wait_s: float) -> int:
     """Open a file that is this process's alone until it unlocks it; a new one, or a left one."""
     deadline = time.monotonic() + wait_s
     while True:
-        descriptor, is_new = _open_or_create(path, mode)
+        descriptor, is_new = _open_or_create(path, 0o666 if mode is None else mode)
         try:
+            if is_new and mode is not None:
+                os.fchmod(descriptor, mode)
             _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(descriptor)
             # Between open and lock its owner may have given it its name, or removed it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import shutil
 import socket
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from hermes._files import write_whole
 from hermes.aeriel.endpoint import ClientCredentials
 from hermes.errors import MissingExtraError
 
@@ -58,9 +58,7 @@ class ServerCredentials:
         """Make the files, after having somebody who removes them whatever happens."""
         self.directory.mkdir(mode=0o700, parents=True)
         for name, text in self.pem.items():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(self.directory / name, flags, 0o600), "w") as file:
-                file.write(text)
+            write_whole(self.directory / name, text, mode=0o600, durable=False)
 
     def remove(self) -> None:
         """Remove the files."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
+from hermes._files import write_whole
 from hermes.aeriel._addresses import is_address, is_loopback
 from hermes.errors import ParameterError
 
@@ -108,11 +107,14 @@ class Endpoint:
         return cls(**facts)
 
     def write(self, path: Path) -> None:
-        """Write the endpoint to a file that appears whole, readable by its owner only."""
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.to_json())
-        Path(temporary).replace(path)
+        """Write the endpoint to a file that appears whole, readable by its owner only.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        write_whole(path, self.to_json(), mode=0o600)
 
     @classmethod
     def read(cls, path: Path) -> Endpoint:

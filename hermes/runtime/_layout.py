@@ -19,6 +19,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from hermes._files import write_whole
+
 HOME_VARIABLE = "HERMES_TRITON_HOME"
 MANIFEST = "manifest.json"
 
@@ -96,9 +98,7 @@ class Installation:
         """Write the manifest, whole or not at all."""
         facts = dataclasses.asdict(self)
         del facts["directory"]
-        part = self.directory / f"{MANIFEST}.part"
-        part.write_text(json.dumps(facts, indent=2) + "\n")
-        part.replace(self.directory / MANIFEST)
+        write_whole(self.directory / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
 def triton_home(environ: Mapping[str, str]) -> Path:

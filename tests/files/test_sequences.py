@@ -282,7 +282,7 @@ def test_a_server_that_was_killed_is_no_gap(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Few answers may wait for the disk, or the server could have sent all of them before it is killed.
+    # Few answers may wait for the disk, or the server sends all of them before it is killed.
     monkeypatch.setattr("hermes.aeriel.files._sequences.HELD_BYTES", 8 << 10)
     options: dict[str, Any] = {"ports": some_ports(), "wait": True, "log_file": tmp_path / "log"}
     with ExitStack() as servers:

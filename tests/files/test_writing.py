@@ -76,7 +76,7 @@ def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int) -> None:
 
 
 def test_a_private_file_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
-    write_whole(tmp_path / "key", b"secret", private=True)
+    write_whole(tmp_path / "key", b"secret", mode=0o600)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "key").read_bytes() == b"secret"
 

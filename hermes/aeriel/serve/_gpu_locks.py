@@ -28,6 +28,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from hermes._files import write_whole
+from hermes.errors import OutputError
+
 logger = logging.getLogger(__name__)
 
 LOCKED = "/dev/null"
@@ -125,11 +128,9 @@ def write_note(uuid: str, holder: Holder) -> None:
             )
             return
         note.parent.chmod(0o755)
-        temporary = note.with_name(f".{note.name}.{os.getpid()}")
-        temporary.write_bytes(json.dumps(asdict(holder)).encode()[:_NOTE_BYTES])
-        temporary.chmod(0o644)
-        temporary.replace(note)
-    except OSError as error:
+        content = json.dumps(asdict(holder)).encode()[:_NOTE_BYTES]
+        write_whole(note, content, mode=0o644, durable=False)
+    except (OSError, OutputError) as error:
         logger.warning("cannot say who holds %s: %s", uuid, error)
 
 

@@ -24,7 +24,7 @@ from hermes._directory import (
     facts_of,
     state_home,
     text_of,
-    write_whole,
+    write_state,
 )
 from hermes._processes import ProcessIdentity
 from hermes.aeriel.endpoint import Endpoint
@@ -94,10 +94,10 @@ class ServerState(ServerDirectory):
         with self.exclusive():
             path = self._lease(driver, lease.consumer)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(asdict(lease)))
+            write_state(path, json.dumps(asdict(lease)))
             if wishes is not None:
                 self._wishes.mkdir(exist_ok=True)
-                write_whole(self._wishes / str(driver), json.dumps(asdict(wishes)))
+                write_state(self._wishes / str(driver), json.dumps(asdict(wishes)))
 
     def has_lease(self, driver: ProcessIdentity, consumer: str) -> bool:
         """Tell whether a driver has said so of a consumer."""
@@ -145,7 +145,7 @@ class ServerState(ServerDirectory):
         self._failure.unlink(missing_ok=True)
         self.status_file.unlink(missing_ok=True)
         self.unpublish()
-        write_whole(self._spec, spec.to_json())
+        write_state(self._spec, spec.to_json())
 
     def spec(self) -> ServerSpec:
         """Return what the server is asked to be."""
@@ -174,7 +174,7 @@ class ServerState(ServerDirectory):
     def block_drivers(self) -> None:
         """Say that the server is not to be started again for the drivers that are there now."""
         with self.exclusive():
-            write_whole(self._refused, "\n".join(map(str, self.consumers())))
+            write_state(self._refused, "\n".join(map(str, self.consumers())))
 
     def is_blocked(self, driver: ProcessIdentity) -> bool:
         """Tell whether somebody stopped the server for good as far as a driver is concerned."""
@@ -203,7 +203,7 @@ class ServerState(ServerDirectory):
 
     def fail(self, reason: str) -> None:
         """Say why there is no server."""
-        write_whole(self._failure, reason)
+        write_state(self._failure, reason)
 
     def failure(self) -> str:
         """Return what the last supervisor said of its failure, or an empty string."""
