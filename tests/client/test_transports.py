@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hermes._processes import ProcessIdentity
 from hermes._shared_memory import PREFIX, sweep_regions
 from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
-from hermes.aeriel.client._grpc_wire import PatientGrpcWire
+from hermes.aeriel.client._grpc_wire import GrpcWire
 from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.client._transports import requests_of_a_read
 from hermes.aeriel.serve import serve
@@ -418,7 +418,7 @@ class TestSharedMemoryWithoutHttp(SharedMemoryTests):
         if int(endpoint.grpc.rpartition(":")[2]) - int(endpoint.http.rpartition(":")[2]) == 1:
             return  # neighbours by chance: found, as it should be
         with self.client(there, "echo") as client:
-            assert isinstance(wire_of(client), PatientGrpcWire)
+            assert isinstance(wire_of(client), GrpcWire)
 
 
 class OnSockets:
@@ -498,7 +498,7 @@ def test_http_service_of_another_server_is_not_taken(
         with pytest.raises(ParameterError, match="does not lead to it"):
             InferenceClient(mixed, "echo", transport="http")
         with InferenceClient(mixed, "echo", transport="shm") as client:
-            assert isinstance(wire_of(client), PatientGrpcWire)
+            assert isinstance(wire_of(client), GrpcWire)
             assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 
 
@@ -528,7 +528,7 @@ def test_a_read_is_large_but_not_of_very_many_requests(
 
 def test_what_is_sent_as_the_client_closes_ends(endpoint: Endpoint) -> None:
     with endpoint.channel([]) as channel:
-        wire = PatientGrpcWire(
+        wire = GrpcWire(
             channel,
             lambda *_: RequestError(
                 model="echo", address=endpoint.grpc, status="INTERNAL", reason="the answer"

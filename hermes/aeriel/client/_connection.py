@@ -17,7 +17,6 @@ import tenacity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hermes.aeriel.client._forks import grpc_call, this_process
-from hermes.aeriel.client._grpc_wire import GrpcWire
 from hermes.aeriel.client._specification import ModelSpecification
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import (
@@ -114,7 +113,7 @@ class Connection:
                 "work in it; fork when none is, or start processes by 'spawn' or 'forkserver'"
             )
             raise self.error("FAILED_PRECONDITION", reason)
-        self._channel = endpoint.channel([*_OPTIONS, *GrpcWire.CHANNEL_OPTIONS])
+        self._channel = endpoint.channel(_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     @property

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,27 +10,18 @@ from queue import SimpleQueue
 from typing import Any
 
 import grpc
-import grpc.experimental
 from tritonclient.grpc import service_pb2
 
 from hermes.aeriel.client._forks import grpc_call
 from hermes.aeriel.client._messages import Answer, Message, decode_grpc, encode_grpc
-from hermes.aeriel.client._wires import (
-    PATIENCE_S,
-    STEP_S,
-    Call,
-    Errors,
-    check,
-    timed_out,
-    wait_until,
-)
+from hermes.aeriel.client._wires import STEP_S, Call, Errors, check, timed_out
 from hermes.errors import InferenceError
 
 _ANSWER = service_pb2.ModelInferResponse.FromString
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
-class PatientGrpcWire:
+class GrpcWire:
     """Requests over a gRPC channel, of which it is known when the server has done with them.
 
     A call is carried by a thread until it is answered, which is what Python's gRPC is fastest at.
@@ -55,7 +44,7 @@ class PatientGrpcWire:
         self._infer = channel.unary_unary(_INFER, response_deserializer=_ANSWER)
         self._handed_over: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
-        self._under_way: set[CarriedCall | LoneCall] = set()
+        self._under_way: set[GrpcCall] = set()
 
     def encode(self, message: Message) -> bytes:
         """Return a serialized ``ModelInferRequest``."""
@@ -63,19 +52,15 @@ class PatientGrpcWire:
 
     def send(self, encoded: bytes, timeout_s: float) -> Call:
         """Send a request."""
-        call = CarriedCall(self, timeout_s)
+        call = GrpcCall(self, timeout_s)
         self._under_way.add(call)
-        self.hand_over(functools.partial(call.carry, self._infer, encoded))
-        return call
-
-    def hand_over(self, work: Callable[[], None]) -> None:
-        """Have a thread do something."""
-        self._handed_over.put(work)
+        self._handed_over.put(functools.partial(call.carry, self._infer, encoded))
         if not self._idle.acquire(blocking=False):
             # A daemon: a server that does not answer is no reason for the process to stay.
             threading.Thread(target=self._work, name="hermes-grpc", daemon=True).start()
+        return call
 
-    def ended(self, call: CarriedCall | LoneCall) -> None:
+    def ended(self, call: GrpcCall) -> None:
         """Note that a call is over."""
         self._under_way.discard(call)
 
@@ -99,52 +84,10 @@ class PatientGrpcWire:
                 return
 
 
-class GrpcWire(PatientGrpcWire):
-    """Requests over a gRPC channel, the faster where one is alone.
-
-    That one is carried by the thread that waits for it, which saves handing it over: a third of the
-    time of a small request. If its time is over, or the client is closed and it does not end soon,
-    it is cancelled all the same: there is no other way to end its wait.
-
-    Parameters
-    ----------
-    channel
-        The channel, which belongs to the caller, with `CHANNEL_OPTIONS`.
-    error
-        Makes an error of a gRPC status and a reason.
-    """
-
-    CHANNEL_OPTIONS = ((grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),)
-
-    def __init__(self, channel: grpc.Channel, error: Errors) -> None:
-        super().__init__(channel, error)
-        # The same call as one with a stream of answers, which a thread of the caller's can read.
-        self._begin = channel.unary_stream(_INFER, response_deserializer=_ANSWER)
-
-    def send(self, encoded: bytes, timeout_s: float) -> Call:
-        """Send a request."""
-        if self._under_way:
-            return super().send(encoded, timeout_s)
-        with grpc_call():
-            answers = self._begin(encoded, timeout=max(0.0, timeout_s))
-        call = LoneCall(self, answers, timeout_s)
-        self._under_way.add(call)
-        return call
-
-    def close(self) -> None:
-        """End every wait."""
-        self.closing.set()
-        wait_until(self.is_quiet, PATIENCE_S)
-        for call in list(self._under_way):
-            if isinstance(call, LoneCall):
-                call.abort()
-        super().close()
-
-
-class CarriedCall:
+class GrpcCall:
     """One request over gRPC, which a thread carries."""
 
-    def __init__(self, wire: PatientGrpcWire, timeout_s: float) -> None:
+    def __init__(self, wire: GrpcWire, timeout_s: float) -> None:
         self._wire = wire
         self._deadline = time.monotonic() + timeout_s
         self._timeout_s = timeout_s
@@ -183,48 +126,7 @@ class CarriedCall:
         return max(0.0, min(STEP_S, self._deadline - time.monotonic()))
 
 
-class LoneCall:
-    """One request over gRPC, which is carried by who waits for it."""
-
-    def __init__(self, wire: GrpcWire, answers: Any, timeout_s: float) -> None:
-        self._wire = wire
-        self._answers = answers
-        self._timeout_s = timeout_s
-        self._is_done = False
-
-    def answer(self) -> Answer:
-        """Wait for the answer."""
-        try:
-            with grpc_call():
-                response = next(self._answers)
-                next(self._answers, None)  # the status, which comes after it
-        except grpc.RpcError as error:
-            check(self._wire, math.inf, self._timeout_s)
-            raise _failure(self._wire, error, self._timeout_s) from error
-        finally:
-            self._is_done = True
-            self._wire.ended(self)
-        return decode_grpc(response)
-
-    def is_done(self) -> bool:
-        """Tell whether it is over."""
-        return self._is_done
-
-    def cancel(self) -> None:
-        """Leave it to another thread."""
-        if not self._is_done:
-            self._wire.hand_over(self._finish)
-
-    def abort(self) -> None:
-        """Cut it off."""
-        self._answers.cancel()
-
-    def _finish(self) -> None:
-        with contextlib.suppress(InferenceError):
-            self.answer()
-
-
-def _failure(wire: PatientGrpcWire, error: Exception, timeout_s: float) -> InferenceError:
+def _failure(wire: GrpcWire, error: Exception, timeout_s: float) -> InferenceError:
     """Return what gRPC's error is called here."""
     if not isinstance(error, grpc.RpcError):
         return wire.error("CANCELLED", str(error))

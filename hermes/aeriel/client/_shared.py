@@ -10,7 +10,7 @@ from typing import Any
 
 from hermes._shared_memory import sweep_regions
 from hermes.aeriel.client._connection import is_small_region, is_unknown_region
-from hermes.aeriel.client._grpc_wire import PatientGrpcWire
+from hermes.aeriel.client._grpc_wire import GrpcWire
 from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.client._messages import InputTensor, Span
 from hermes.aeriel.client._ring import RingBuffers
@@ -65,7 +65,7 @@ class SharedMemoryTransport:
         self._plain = plain
         self._connection = plain.connection
         self._specification = plain.specification
-        self._wire: Wire = PatientGrpcWire(self._connection.channel, self._connection.error)
+        self._wire: Wire = GrpcWire(self._connection.channel, self._connection.error)
         self._outputs = {
             name: self._specification.outputs[name]
             for name in plain.outputs or self._specification.outputs
