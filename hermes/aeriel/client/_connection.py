@@ -245,14 +245,21 @@ class Connection:
             yield from self._steps(found)
 
     def _ready(self) -> bool:
-        request = service_pb2.ModelReadyRequest(name=self._model_name, version=self._model_version)
         try:
-            return bool(self._call(self._stub.ModelReady, request).ready)
+            return self._model_is_ready()
         except RequestError as error:
-            # An unknown version is an error rather than "not ready".
             if _status(error) in _TRANSIENT and not self._server_is_live():
                 raise
+        # Some servers say of an unknown version what gRPC says of a connection that broke: the
+        # connection that has just answered tells which it was.
+        try:
+            return self._model_is_ready()
+        except RequestError:
             return False
+
+    def _model_is_ready(self) -> bool:
+        request = service_pb2.ModelReadyRequest(name=self._model_name, version=self._model_version)
+        return bool(self._call(self._stub.ModelReady, request).ready)
 
     def _server_is_live(self) -> bool:
         try:
