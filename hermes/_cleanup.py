@@ -83,6 +83,8 @@ class Plan:
         The container instance that it runs in, if any.
     endpoint_file
         A file outside of the directory that its endpoint is written to, if any.
+    gpu_notes
+        The files that say who holds its GPUs.
     started_by
         ``supervisor``, ``command`` (``hermes serve``) or ``program``.
     """
@@ -90,6 +92,7 @@ class Plan:
     grace_s: float = 30.0
     container: Container | None = None
     endpoint_file: str | None = None
+    gpu_notes: tuple[str, ...] = ()
     started_by: str = "program"
 
     def write(self, directory: ServerDirectory) -> None:

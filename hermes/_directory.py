@@ -199,9 +199,12 @@ class ServerDirectory:
         with suppress(OSError):  # others are in it
             self.path.parent.rmdir()
 
-    def touch(self) -> None:
-        """Make everything here look used: cleaners of ``/tmp`` take what is some days old."""
-        for path in (self.path, *self.path.rglob("*")):
+    def touch(self, *others: str) -> None:
+        """Make everything here, and other files, look used.
+
+        Cleaners of ``/tmp`` take what is some days old.
+        """
+        for path in (self.path, *self.path.rglob("*"), *map(Path, others)):
             if not path.is_symlink():
                 try:
                     os.utime(path)

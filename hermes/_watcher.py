@@ -15,7 +15,7 @@ from pathlib import Path
 # Last on the path: behind the standard library.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from hermes._cleanup import end_leftovers
+from hermes._cleanup import Plan, end_leftovers
 from hermes._directory import ServerDirectory
 from hermes._processes import ProcessIdentity
 from hermes._shared_memory import sweep_regions
@@ -33,7 +33,7 @@ def watch(directory: ServerDirectory, owner: ProcessIdentity) -> None:
     while owner.is_alive():
         if time.monotonic() >= touch_at:
             touch_at = time.monotonic() + TOUCH_S
-            directory.touch()
+            directory.touch(*Plan.read(directory).gpu_notes)
         time.sleep(POLL_S)
     with directory.cleaning():
         if directory.is_left():  # else another process has taken it over
@@ -51,7 +51,10 @@ def main() -> None:
     path, owner = sys.argv[1:]
     directory = ServerDirectory(Path(path))
     logging.basicConfig(
-        filename=directory.watcher_log, level=logging.INFO, format="%(asctime)s %(message)s"
+        # Delayed: the owner makes the directory once it is watched.
+        handlers=[logging.FileHandler(directory.watcher_log, delay=True)],
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
     )
     try:
         watch(directory, ProcessIdentity.parse(owner))

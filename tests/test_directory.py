@@ -149,12 +149,18 @@ def test_a_lock_is_had_when_its_holder_is_gone(directory: ServerDirectory) -> No
     holder.join()
 
 
-def test_cleaners_of_temporary_files_find_everything_new(directory: ServerDirectory) -> None:
+def test_cleaners_of_temporary_files_find_everything_new(
+    directory: ServerDirectory, tmp_path: Path
+) -> None:
     directory.set_owner(ME)
     for path in (directory.path, directory.path / "owner"):
         os.utime(path, (0, 0))
-    directory.touch()
-    assert all(p.stat().st_mtime > 1 for p in (directory.path, *directory.path.iterdir()))
+    note = tmp_path / "note"
+    note.touch()
+    os.utime(note, (0, 0))
+    directory.touch(str(note))
+    found = (directory.path, *directory.path.iterdir(), note)
+    assert all(path.stat().st_mtime > 1 for path in found)
 
 
 @pytest.mark.root

@@ -199,7 +199,7 @@ class Run:
     def server_ids(self) -> set[str]:
         """Return the ids of the servers that this run has had, as its log tells."""
         found: set[str] = set()
-        for log in self.directory.rglob("triton.log"):
+        for log in self.directory.glob("*/logs/triton.log"):
             for line in log.read_text(errors="replace").splitlines():
                 if line.startswith("| server_id "):
                     found.add(line.split("|")[2].strip())
@@ -269,6 +269,8 @@ def once(
     if not _is_for_nobody_to_clean(fault):
         for pid in run.processes():  # so that a leak of this run is not one of the next
             _signal_if_there(pid, signal.SIGKILL)
+    elif code == 0:
+        shutil.rmtree(run.output)  # the next start of a server cleans up, so there has to be one
     again = run.start()
     if not _ends(again):
         problems.append("running it again did not end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import DOUBLE, write_model
+from tests.workflows.conftest import write_input
 
 pytestmark = pytest.mark.root
 
@@ -84,3 +86,30 @@ def test_an_installation_into_what_is_read_only_is_told(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Read-only file system" in done.stderr
     assert done.stderr.splitlines()[-1].endswith("name another directory with HERMES_TRITON_HOME")
+
+
+def test_a_home_that_is_full_does_not_matter(triton_home: Path, tmp_path: Path) -> None:
+    """A server, a pipeline and their logs need nothing of it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    models = write_model(tmp_path / "models", "double", DOUBLE, inputs={"x": ("FP32", [4])})
+    write_input(tmp_path / "a.h5", rows=20)
+    full = f"mount -t tmpfs -o size=64k none '{home}'; head -c 1M /dev/zero > '{home}/all' || :"
+    validate = [
+        *("Predict", f"--file={tmp_path / 'a.h5'}", f"--predictions={tmp_path / 'out.h5'}"),
+        *(f"--model-repository={models}", "--model-name=double", '--input-map={"x": "x"}'),
+    ]
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-ec", f'{full}; exec "$@"', "sh"),
+            *(sys.executable, "-m", "luigi", "--module=workflows.validate", *validate),
+            "--local-scheduler",
+        ],
+        env={**os.environ, "HOME": str(home), "HERMES_TRITON_HOME": str(triton_home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.h5").exists()

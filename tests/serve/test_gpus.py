@@ -489,15 +489,6 @@ class TestLease:
         (NOTES / f"hermes-gpus-{os.getuid()}" / host.uuids[0]).unlink()
         assert "is held by somebody" in host.take(gpus=[0])
 
-    def test_a_note_that_was_removed_is_written_again(self, host: Host) -> None:
-        again = TAKE.replace(
-            "time.sleep", "os.remove(sys.argv[4]); lease.touch(); print(flush=True); time.sleep"
-        )
-        note = NOTES / f"hermes-gpus-{os.getuid()}" / host.uuids[0]
-        started = host.start(again, '{"gpus": [0]}', "60", str(os.getuid()), str(note))
-        assert (line(started), line(started)) == ("[0]", "")
-        assert "is held by the server of /some/models" in host.take(gpus=[0])
-
 
 class TestLocks:
     def test_a_lock_ends_with_the_last_who_has_it_open(self) -> None:

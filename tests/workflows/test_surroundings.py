@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.helpers import DOUBLE, write_model
@@ -24,31 +25,38 @@ def test_whose_tests_these_are(record_property: Callable[[str, object], None]) -
     record_property("surroundings", "\n".join(facts))
 
 
-def run_score(
+def start_score(
     models: Path, directory: Path, environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
-    """Run one `InferenceTask` by Luigi's command line, with nothing but this environment."""
-    write_input(directory / "a.h5", rows=20)
+) -> subprocess.Popen[str]:
+    """Start one `InferenceTask` by Luigi's command line, with nothing but this environment."""
     command = [
         str(Path(sys.executable).with_name("luigi")),
         "--module=workflows.validate",
         "Predict",
-        f"--file={directory / 'a.h5'}",
-        f"--predictions={directory / 'out' / 'a.h5'}",
+        "--file=a.h5",
+        "--predictions=out/a.h5",
         f"--model-repository={models}",
         "--model-name=double",
         '--input-map={"x": "x"}',
         "--local-scheduler",
     ]
-    return subprocess.run(
+    return subprocess.Popen(
         command,
         cwd=directory,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
+
+
+def run_score(models: Path, directory: Path, environment: dict[str, str]) -> None:
+    """Run it over a new file; it has to end well."""
+    write_input(directory / "a.h5", rows=20)
+    with start_score(models, directory, environment) as process:
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert (directory / "out" / "a.h5").exists()
 
 
 def ordinary_environment(triton_home: Path) -> dict[str, str]:
@@ -62,9 +70,46 @@ def ordinary_environment(triton_home: Path) -> dict[str, str]:
 
 
 def test_in_an_empty_environment(models: Path, triton_home: Path, tmp_path: Path) -> None:
-    done = run_score(models, tmp_path, ordinary_environment(triton_home))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "a.h5").exists()
+    run_score(models, tmp_path, ordinary_environment(triton_home))
+
+
+def test_in_a_home_that_cannot_be_written(models: Path, triton_home: Path, tmp_path: Path) -> None:
+    run_score(models, tmp_path, ordinary_environment(triton_home) | {"HOME": "/proc"})
+
+
+def test_the_same_command_at_the_same_time_in_two_directories(
+    models: Path, triton_home: Path, tmp_path: Path
+) -> None:
+    environment = ordinary_environment(triton_home)
+    directories = [tmp_path / name for name in ("one", "two")]
+    for directory in directories:
+        directory.mkdir()
+        write_input(directory / "a.h5", rows=20)
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(start_score(models, directory, environment))
+            for directory in directories
+        ]
+        said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert all((directory / "out" / "a.h5").exists() for directory in directories)
+
+
+def test_the_same_command_at_the_same_time_in_one_directory(
+    models: Path, triton_home: Path, tmp_path: Path
+) -> None:
+    """One of them at least ends well; another one has a result too, or says why it has none."""
+    environment = ordinary_environment(triton_home)
+    write_input(tmp_path / "a.h5", rows=20)
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(start_score(models, tmp_path, environment)) for _ in range(2)
+        ]
+        said = {process: process.communicate(timeout=120)[1] for process in started}
+    failed = [process for process in started if process.returncode != 0]
+    assert len(failed) < len(started), said
+    assert all("a.h5: another process is writing it" in said[process] for process in failed)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.h5"]
 
 
 def test_where_another_user_has_luigis_lock_directory(
@@ -74,8 +119,7 @@ def test_where_another_user_has_luigis_lock_directory(
     temporary.mkdir()
     (temporary / "luigi").write_text("something that is no directory of this user's")
     environment = ordinary_environment(triton_home) | {"TMPDIR": str(temporary)}
-    done = run_score(models, tmp_path, environment)
-    assert done.returncode == 0, done.stderr
+    run_score(models, tmp_path, environment)
 
 
 def test_with_awkward_characters_in_every_path(triton_home: Path, tmp_path: Path) -> None:
@@ -84,7 +128,5 @@ def test_with_awkward_characters_in_every_path(triton_home: Path, tmp_path: Path
     temporary.mkdir(parents=True)
     models = write_model(here / "my models", "double", DOUBLE, inputs={"x": ("FP32", [4])})
     environment = ordinary_environment(triton_home) | {"TMPDIR": str(temporary)}
-    done = run_score(models, here, environment)
-    assert done.returncode == 0, done.stderr
-    assert (here / "out" / "a.h5").exists()
+    run_score(models, here, environment)
     assert list(temporary.iterdir()) == []

@@ -119,7 +119,7 @@ def is_locked(uuid: str) -> bool:
 
 def write_note(uuid: str, holder: Holder) -> None:
     """Say who holds a GPU. Where that cannot be written, others are told "somebody"."""
-    note = _note(uuid, os.getuid())
+    note = own_note_file(uuid)
     try:
         note.parent.mkdir(mode=0o700, exist_ok=True)
         if not _is_directory_of(note.parent, os.getuid()):
@@ -137,12 +137,17 @@ def write_note(uuid: str, holder: Holder) -> None:
 def remove_note(uuid: str) -> None:
     """Take back what this user said of a GPU."""
     with suppress(OSError):
-        _note(uuid, os.getuid()).unlink()
+        own_note_file(uuid).unlink()
+
+
+def own_note_file(uuid: str) -> Path:
+    """Return the file in which this user says who holds a GPU."""
+    return _note(uuid, os.getuid())
 
 
 def own_note(uuid: str) -> Holder | None:
     """Return what this user's last holder of a GPU said."""
-    found = _read(_note(uuid, os.getuid()), os.getuid())
+    found = _read(own_note_file(uuid), os.getuid())
     return None if found is None else found[1]
 
 

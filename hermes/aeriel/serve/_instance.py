@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hermes import _launch
 from hermes._cleanup import Plan, end_all, end_leftovers
 from hermes._directory import Status
 from hermes._processes import ProcessIdentity, ailing_processes
@@ -27,15 +26,13 @@ from hermes.aeriel.serve._cpu import make_cpu_repository
 from hermes.aeriel.serve._guard import Guard
 from hermes.aeriel.serve._health import is_ready
 from hermes.aeriel.serve._ports import UNIX, Ports, check_free, free_ports, socket_ports
+from hermes.aeriel.serve._process import ServerLog
 from hermes.errors import (
-    ParameterError,
     PortInUseError,
     ServerDiedError,
     ServerError,
     ServerHangsError,
     ServerTimeoutError,
-    TritonNotFoundError,
-    log_tail,
 )
 
 logger = logging.getLogger(__name__)
@@ -63,19 +60,16 @@ class TritonInstance(ABC):
     ----------
     endpoint
         Where the server listens. With free ports it is final once `wait` has returned.
-    log_file
-        The file with the server's output.
     """
 
     endpoint: Endpoint
-    log_file: Path
 
     def __init__(
         self, settings: ServerSettings, log_file: Path | None = None, plan: Plan | None = None
     ) -> None:
         self._settings = settings
         self._directory = settings.directory
-        self._wanted_log_file = log_file
+        self._log = ServerLog(log_file, settings.directory.log_file)
         self._plan = plan or Plan(grace_s=settings.stop_timeout_s)
         self._status = Status(
             phase="starting",
@@ -86,9 +80,13 @@ class TritonInstance(ABC):
         self._undo = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
-        self._keep_log: bool | None = None  # as the server ends
         self._command: list[str] = []
         self._attempts = 0
+
+    @property
+    def log_file(self) -> Path:
+        """The file with the server's output."""
+        return self._log.path
 
     @property
     def server_id(self) -> str:
@@ -113,22 +111,23 @@ class TritonInstance(ABC):
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
-            self._check_log()
+            self._log.check()
             self._check_ports()
-            undo.callback(self._leave_directory)
-            self._take_directory()
-            undo.callback(self._remove_log_of_clean_end)
-            self._tell("starting")
-            credentials = self._settings.credentials
             # Before anything that it would have to remove.
             self._guard = Guard(self._directory, self._settings.locks)
+            undo.callback(self._dismiss_guard)
+            undo.callback(self._leave_directory)
+            self._take_directory()
+            undo.callback(self._log.close)
+            self._tell("starting")
+            credentials = self._settings.credentials
             undo.callback(self._end)
             if credentials is not None:
                 credentials.write()
             if self._settings.has_overlay:
                 repository = Path(self._settings.model_repository)
                 make_cpu_repository(repository, self._directory.overlay)
-            self._make_log()
+            self._log.make()
             self._open_container()
             self._launch()
             self._undo = undo.pop_all()
@@ -142,7 +141,7 @@ class TritonInstance(ABC):
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, ServerError):  # most of them name the log
-            self._keep_log = not isinstance(error, PortInUseError)
+            self._log.keep = not isinstance(error, PortInUseError)
         self.stop()
 
     def is_alive(self) -> bool:
@@ -213,7 +212,7 @@ class TritonInstance(ABC):
                     timeout_s=timeout_s,
                     waiting_for="it runs, but is not live or has a model that is not ready",
                     log_file=self.log_file,
-                    log_tail=log_tail(self.log_file, since=self._log_start),
+                    log_tail=self._log.tail(),
                 )
             # A server that loads a model says nothing, for as long as it takes. But one whose
             # model's process has died while Triton completes its configuration waits for ever.
@@ -228,8 +227,7 @@ class TritonInstance(ABC):
 
     def hangs(self, problem: str) -> ServerHangsError:
         """Return the error that says why the server cannot go on."""
-        tail = log_tail(self.log_file, since=self._log_start)
-        return ServerHangsError(problem=problem, log_file=self.log_file, log_tail=tail)
+        return ServerHangsError(problem=problem, log_file=self.log_file, log_tail=self._log.tail())
 
     def stop(self) -> None:
         """Stop the server: politely, then by force, then make sure that nothing is left.
@@ -299,36 +297,17 @@ class TritonInstance(ABC):
             if phase == "ready":
                 self.endpoint.write(self._directory.endpoint_file)
 
+    def _dismiss_guard(self) -> None:
+        """End the guard, unless stopping the server failed: the guard does what is left to do."""
+        if self._guard is not None and not self._directory.plan_file.exists():
+            self._guard.dismiss()
+            self._guard = None
+
     def _leave_directory(self) -> None:
         """Remove the directory, unless it is a supervisor's, or something of the server is left."""
         if self._plan.started_by != "supervisor" and not self._directory.plan_file.exists():
             self._directory.clear_owner()
             self._directory.tidy()
-
-    def _check_log(self) -> None:
-        if self._wanted_log_file is None:
-            self.log_file = self._directory.log_file
-            return
-        self.log_file = self._wanted_log_file
-        try:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            self.log_file.open("ab").close()
-        except OSError as error:
-            raise ParameterError("log_file", f"cannot be written: {error}") from error
-
-    def _make_log(self) -> None:
-        if self._wanted_log_file is None:
-            self.log_file.touch(mode=0o600, exist_ok=False)
-        else:
-            os.truncate(self.log_file, 0)
-
-    def _remove_log_of_clean_end(self) -> None:
-        if self._wanted_log_file is not None:
-            return
-        # A server that was told to stop before it listened to signals ends by the signal.
-        is_clean = self._process is None or self.exit_code in (0, -signal.SIGTERM)
-        if not (self._keep_log or (self._keep_log is None and not is_clean)):
-            self.log_file.unlink(missing_ok=True)
 
     def _check_ports(self, ports: Ports | None = None) -> None:
         listen = self._settings.listen
@@ -350,38 +329,12 @@ class TritonInstance(ABC):
             socket.unlink(missing_ok=True)
         self._command = self._server_command()
         logger.debug("running %s", self._command)
-        with self.log_file.open("ab") as log:
-            self._log_start = log.tell()
-            try:
-                self._process = subprocess.Popen(
-                    self._command,
-                    env=dict(self._server_environment()),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    # Ctrl-C reaches this process alone, which then stops the server in good order.
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise TritonNotFoundError(
-                    looked_in=(self._command[0],), advice=f"It cannot be started: {error.strerror}"
-                ) from error
-        # For a moment it has no command line, by which it is found when it is to be stopped, and
-        # then that of what it is started by, which is not told to stop.
-        command_line = Path(f"/proc/{self._process.pid}/cmdline")
-        while self._process.poll() is None:
-            command = command_line.read_bytes()
-            if command and _launch.__file__.encode() not in command:
-                return
-            time.sleep(0.001)
-        if self._process.returncode == _launch.CANNOT_BE_STARTED:
-            program = self._command[self._command.index(_launch.__file__) + 3]
-            advice = log_tail(self.log_file, since=self._log_start)
-            raise TritonNotFoundError(looked_in=(program,), advice=advice)
+        self._process = self._log.start(self._command, self._server_environment())
+        self._log.wait_for_start(self._process, self._command)
 
     def _start_again_or_raise(self) -> None:
         """Take other ports when free ones were wanted and somebody was faster."""
-        if _PORT_TAKEN.search(log_tail(self.log_file, since=self._log_start)):
+        if _PORT_TAKEN.search(self._log.tail()):
             if self._settings.ports is not None:
                 raise PortInUseError(address=self.endpoint.grpc, service="GRPC, HTTP or metrics")
             if self._attempts < PORT_ATTEMPTS:
@@ -392,7 +345,7 @@ class TritonInstance(ABC):
             command=self.command,
             exit_code=self.exit_code,
             log_file=self.log_file,
-            log_tail=log_tail(self.log_file, since=self._log_start),
+            log_tail=self._log.tail(),
         )
 
     def _end(self) -> None:
@@ -409,7 +362,6 @@ class TritonInstance(ABC):
             # Whatever became of the process that was started: it may be a script of the user's.
             self._process.kill()
             self._process.wait()
-        # Not before: whoever is interrupted while stopping a server leaves the rest to the guard.
-        if self._guard is not None:
-            self._guard.dismiss()
-            self._guard = None
+        if self._log.keep is None:
+            # One that was told to stop before it listened to signals ends by the signal.
+            self._log.keep = self.exit_code not in (None, 0, -signal.SIGTERM)

@@ -20,6 +20,7 @@ from hermes.aeriel.serve._gpu_locks import (
     is_locked,
     newest_note,
     own_note,
+    own_note_file,
     remove_note,
     write_note,
 )
@@ -74,12 +75,16 @@ class GPULease:
         self.last_holders = [note for uuid in uuids if (note := own_note(uuid)) is not None]
         self._uuids = tuple(uuids)
         self._locks = locks
-        self._holder: Holder | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Descriptors of what is locked, for a process that is to hold the GPUs too."""
         return () if self._locks is None else (self._locks.descriptor,)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The files that say who holds the GPUs."""
+        return tuple(str(own_note_file(uuid)) for uuid in self._uuids)
 
     def sign(self, holder: Holder | None) -> None:
         """Say who holds the GPUs; None: nobody has a claim to them any more."""
@@ -88,12 +93,6 @@ class GPULease:
                 write_note(uuid, holder)
             elif (note := own_note(uuid)) is not None and note.pid == os.getpid():
                 remove_note(uuid)  # not that of another server that shares the GPU
-        self._holder = holder
-
-    def touch(self) -> None:
-        """Say so again: who cleans /tmp takes files that are old. The lock is safe from that."""
-        if self._holder is not None:
-            self.sign(self._holder)
 
     def close(self) -> None:
         """Give the GPUs back; what was said of them goes first."""

@@ -166,6 +166,7 @@ def serve(
         plan = Plan(
             grace_s=stop_timeout_s,
             endpoint_file=None if endpoint_file is None else str(Path(endpoint_file).absolute()),
+            gpu_notes=lease.notes,
             started_by=started_by,
         )
         log = None if log_file is None else Path(log_file).absolute()

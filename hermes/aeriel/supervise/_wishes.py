@@ -41,11 +41,12 @@ class WishedFiles:
         self._logs: dict[str, _LogCopy] = {}
         self._monitors: dict[str, ExitStack] = {}
         self._failed: set[str] = set()
+        self._is_copied = False
 
     def __enter__(self) -> Self:
         for wishes in self._state.wishes():
             if wishes.log_file:  # what cannot be written is an error before the server starts
-                self._logs[wishes.log_file] = _LogCopy(wishes.log_file, self._state.log_file)
+                self._begin_log(wishes.log_file)
         return self
 
     def __exit__(
@@ -56,10 +57,9 @@ class WishedFiles:
     ) -> None:
         for path in list(self._monitors):
             self._monitors.pop(path).close()
-        is_copied = bool(self._logs)
         for path in list(self._logs):
             self._logs.pop(path).close()
-        if is_copied:  # else it is the only one, and an error may name it
+        if self._is_copied:  # else it is the only one, and an error may name it
             self._state.log_file.unlink(missing_ok=True)
 
     @property
@@ -74,7 +74,7 @@ class WishedFiles:
         monitors = {each.monitor_file for each in wishes} - {""}
         for path in logs - self._logs.keys() - self._failed:
             try:
-                self._logs[path] = _LogCopy(path, self._state.log_file)
+                self._begin_log(path)
             except OutputError as error:
                 self._fail(path, error)
         for path in self._logs.keys() - logs:
@@ -89,6 +89,10 @@ class WishedFiles:
         if self.endpoint is not None:
             for path in monitors - self._monitors.keys() - self._failed:
                 self._begin_monitor(path)
+
+    def _begin_log(self, path: str) -> None:
+        self._logs[path] = _LogCopy(path, self._state.log_file)
+        self._is_copied = True
 
     def _begin_monitor(self, path: str) -> None:
         stack = ExitStack()
