@@ -144,7 +144,7 @@ def test_scales_are_refused(tmp_path: Path) -> None:
 def read(file: Path, dtype: str, *, cast: bool = False, finite: bool = False) -> InputValues:
     facts = inspect(file, {"x": "x"})
     wanted = {"x": np.dtype(dtype)}
-    with open_data(facts, wanted, axis=0, cast=cast, finite=finite) as data:
+    with open_data(facts, wanted, cast=cast, finite=finite) as data:
         data.read_rows("x", 0, facts.rows, np.empty(facts.datasets["x"].shape, dtype))
         return data.values["x"]
 

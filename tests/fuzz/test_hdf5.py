@@ -53,7 +53,7 @@ def read(file: Path, path: str) -> None:
     if np.prod(dataset.shape, dtype=float) > MOST_VALUES:
         return  # it is what the file says; it would be read in parts
     dtypes = {"x": dataset.dtype}
-    with open_data(facts, dtypes, axis=0, cast=False, finite=False) as data:
+    with open_data(facts, dtypes) as data:
         data.read_rows("x", 0, facts.rows, np.empty(dataset.shape, dataset.dtype))
 
 

@@ -140,9 +140,10 @@ def infer_file(
     reading = open_data(
         facts,
         {name: requests.inputs[name][1] for name in facts.datasets},
-        axis=-1 if request.cut else 0,
+        cut=request.cut,
         cast=request.cast,
         finite="inputs" in request.finite,
+        n_readers=plan.n_places(client) if isinstance(plan, SequencePlan) else 1,
     )
     with writer, reading as data:
         on_progress(writer.rows_done, facts.rows)

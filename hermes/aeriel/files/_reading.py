@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,54 +12,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel.files._blocks import BLOCKS_BYTES, BlockPlan, Blocks, within_bounds
+from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import InputFacts, open_input
 from hermes.aeriel.files._links import as_data_errors, find
-from hermes.aeriel.files._sources import sources_of
 from hermes.aeriel.files._values import InputValues
 
 logger = logging.getLogger(__name__)
 
-# How much of the chunks of an input may be kept, so that none is read and inflated twice.
-CACHE_BYTES = 256 << 20
-DEFAULT_CACHE_BYTES = 1 << 20
-# What HDF5 finds chunks by: primes, far more than there are chunks.
-_SLOTS = (521, 12_421, 100_003, 1_000_003)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChunkCache:
-    """What it takes to keep the chunks that one row, or one sample of all channels, lies in.
-
-    Parameters
-    ----------
-    n_chunks, n_bytes
-        How many there are, and how large they are together.
-    """
-
-    n_chunks: int = 0
-    n_bytes: int = 0
-
-    @classmethod
-    def of(cls, dataset: h5py.Dataset, axis: int) -> ChunkCache:
-        """Return what suits a dataset that is read along an axis; the largest of its sources'."""
-        needs = [_own_need(dataset, axis)]
-        for source in sources_of(dataset) if dataset.is_virtual else ():
-            if source.file is not None and source.path is not None:
-                with h5py.File(source.file, "r") as opened:
-                    found = find(opened["/"], source.path)
-                    needs.append(cls.of(found, axis))
-        return max(needs, key=lambda need: need.n_bytes)
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of `h5py.File` for it; none where HDF5's own do."""
-        if self.n_bytes <= DEFAULT_CACHE_BYTES:
-            return {}
-        n_slots = next((n for n in _SLOTS if n > 100 * self.n_chunks), _SLOTS[-1])
-        return {
-            "rdcc_nbytes": min(self.n_bytes, CACHE_BYTES),
-            "rdcc_nslots": n_slots,
-            "rdcc_w0": 1.0,  # what has been read to its end goes first
-        }
+# Which channel of a series, or all of them, and which samples.
+Selection = tuple[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +36,14 @@ class InputData:
         Its datasets by the name of the model input.
     values
         What looks at the values of each.
+    blocks
+        What reads those that have chunks.
     """
 
     facts: InputFacts
     datasets: Mapping[str, h5py.Dataset]
     values: Mapping[str, InputValues]
+    blocks: Mapping[str, Blocks]
 
     def read_rows(self, name: str, begin: int, end: int, array: NDArray[Any]) -> None:
         """Read rows of an input into an array of shape ``(end - begin, *shape)``.
@@ -90,17 +54,68 @@ class InputData:
             They cannot be read, or hold a value that cannot be right.
         """
         dataset, values = self.datasets[name], self.values[name]
-        with self.reading(name, f"rows {begin} to {end - 1}"):
-            if values.has_to_be_exact:
-                given = dataset[begin:end]
-                values.check_exact(begin, given)
-                array[...] = given
+        with self._reading(name, f"rows {begin} to {end - 1}"):
+            given = np.empty(array.shape, dataset.dtype) if values.is_converted else array
+            if name in self.blocks:
+                self.blocks[name].read(given, begin, end)
             else:
-                read_rows(dataset, begin, end, array)
-            values.check(begin, begin, array, lambda: dataset[begin:end])
+                read_rows(dataset, begin, end, given)
+            if given is not array:
+                values.convert(begin, given, array)
+            values.check(begin, begin, array, given)
+
+    def read_samples(
+        self,
+        name: str,
+        array: NDArray[Any],
+        there: Selection,
+        here: Selection,
+        *,
+        window: int,
+        n_known: int,
+    ) -> None:
+        """Read samples of an input: those of a selection, into one of an array.
+
+        Parameters
+        ----------
+        name
+            The input.
+        array, there, here
+            As for `h5py.Dataset.read_direct`; samples are a slice, or an `h5py.MultiBlockSlice`.
+        window
+            The first window that they are of.
+        n_known
+            How many of them, the first ones of each channel, were read before.
+
+        Raises
+        ------
+        DataError
+            They cannot be read, or hold a value that cannot be right.
+        """
+        dataset, values = self.datasets[name], self.values[name]
+        target = array[here]
+        with self._reading(name, f"samples from window {window} on"):
+            given = np.empty(target.shape, dataset.dtype) if values.is_converted else target
+            if name in self.blocks:
+                self._read_blocks(name, given, there)
+            elif given is target:
+                dataset.read_direct(array, there, here)
+            else:
+                dataset.read_direct(given, there)
+            if given is not target:
+                values.convert(window, given, target)
+            values.check((window, here[0]), window, target, given, n_known)
+
+    def _read_blocks(self, name: str, array: NDArray[Any], there: Selection) -> None:
+        blocks = self.blocks[name]
+        channel = None if there[0] is ... else there[0]
+        if isinstance(there[1], slice):
+            blocks.read(array, there[1].start, there[1].stop, channel)
+        else:
+            blocks.read_windows(array, there[1], channel)
 
     @contextmanager
-    def reading(self, name: str, what: str) -> Iterator[None]:
+    def _reading(self, name: str, what: str) -> Iterator[None]:
         """Turn what h5py raises while it reads an input into DataError."""
         with as_data_errors(self.facts.file, self.facts.datasets[name].path, what):
             yield
@@ -111,9 +126,10 @@ def open_data(
     facts: InputFacts,
     dtypes: Mapping[str, np.dtype[Any]],
     *,
-    axis: int,
-    cast: bool,
-    finite: bool,
+    cut: Cut | None = None,
+    cast: bool = False,
+    finite: bool = False,
+    n_readers: int = 1,
 ) -> Iterator[InputData]:
     """Open an input file to read its datasets.
 
@@ -123,39 +139,44 @@ def open_data(
         What `inspect` found.
     dtypes
         What each input is read as.
-    axis
-        Along which axis they are read: 0 for rows, -1 for samples.
+    cut
+        How the datasets are cut into windows; None for rows.
     cast
         Whether values may be rounded.
     finite
         Whether each has to be finite.
+    n_readers
+        At how many places they are read at a time.
 
     Raises
     ------
     DataError
         It cannot be opened.
     """
-    with open_input(facts.file) as opened, as_data_errors(facts.file):
-        needs = {
-            dataset.path: ChunkCache.of(find(opened["/"], dataset.path), axis)
-            for dataset in facts.datasets.values()
-        }
-    for path, need in needs.items():
-        if need.n_bytes > CACHE_BYTES:
-            sizes = f"{need.n_bytes / 1e9:.3g} GB in {need.n_chunks} chunks belong to one row"
-            advice = "repack it with chunks of few rows (h5repack -l CHUNK=…)"
-            logger.warning(
-                "%s, dataset %r: reading is slow: %s; %s", facts.file, path, sizes, advice
-            )
-    need = max(needs.values(), key=lambda need: need.n_bytes)
-    with open_input(facts.file, **need.options()) as opened:
+    axis = -1 if cut else 0
+    with open_input(facts.file) as opened:
         with as_data_errors(facts.file):
             datasets = {name: find(opened["/"], facts.datasets[name].path) for name in dtypes}
+            plans = [
+                BlockPlan.of(
+                    dataset,
+                    axis=axis,
+                    n_readers=n_readers,
+                    shifts=cut.windows(dataset).shifts if cut else (0,),
+                )
+                for dataset in datasets.values()
+            ]
             values = {
                 name: InputValues(dataset=datasets[name], dtype=dtype, cast=cast, finite=finite)
                 for name, dtype in dtypes.items()
             }
-        yield InputData(facts=facts, datasets=datasets, values=values)
+        blocks = {}
+        for (name, dataset), plan in zip(datasets.items(), within_bounds(plans), strict=True):
+            if plan.n_passes > 1:
+                _warn(facts, name, plan)
+            if plan.length:
+                blocks[name] = Blocks(dataset, axis, plan)
+        yield InputData(facts=facts, datasets=datasets, values=values, blocks=blocks)
 
 
 def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
@@ -173,14 +194,14 @@ def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) 
     dataset.id.read(here, there, array, h5py.h5t.py_create(array.dtype))
 
 
-def _own_need(dataset: h5py.Dataset, axis: int) -> ChunkCache:
-    if not dataset.chunks:
-        return ChunkCache()
-    lengths = list(zip(dataset.shape, dataset.chunks, strict=True))
-    del lengths[axis if dataset.ndim > 1 or axis == 0 else 0]
-    # One more: a read that ends in the next chunks begins with these.
-    n_chunks = math.prod(-(-length // chunk) for length, chunk in lengths) + 1
-    return ChunkCache(
-        n_chunks=n_chunks,
-        n_bytes=n_chunks * math.prod(dataset.chunks) * dataset.dtype.itemsize,
+def _warn(facts: InputFacts, name: str, plan: BlockPlan) -> None:
+    logger.warning(
+        "%s, dataset %r: reading is slow: its chunks are read about %d times over, because what "
+        "they hold together, for %d rows or samples, is more than the %d MiB that are kept; repack "
+        "it with chunks that are shorter along that axis (h5repack -l CHUNK=…)",
+        facts.file,
+        facts.datasets[name].path,
+        plan.n_passes,
+        plan.chunk_length,
+        BLOCKS_BYTES >> 20,
     )

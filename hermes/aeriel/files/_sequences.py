@@ -51,6 +51,10 @@ class SequencePlan:
         """Return the row that is sent first, to go on at `start`."""
         return start - start % self.rows_per_sequence
 
+    def n_places(self, client: InferenceClient) -> int:
+        """Return how many sequences are under way at once, at most."""
+        return min(client.specification.sequence_places, client.max_in_flight)
+
     def stream(self, client: InferenceClient, data: InputData, start: int) -> Iterator[Answer]:
         """Yield the rows of each update, and their outputs; in order within a sequence.
 
@@ -61,7 +65,7 @@ class SequencePlan:
         n_rows = data.facts.rows
         rows = range(self.first(start), n_rows) if start < n_rows else range(0)
         coming = split(rows, self.rows_per_sequence)
-        n_places = min(client.specification.sequence_places, client.max_in_flight)
+        n_places = self.n_places(client)
         answered: SimpleQueue[Answer | Future[None]] = SimpleQueue()
         room = _Room(HELD_BYTES)
 

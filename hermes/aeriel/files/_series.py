@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import h5py
@@ -17,14 +18,12 @@ from numpy.typing import DTypeLike, NDArray
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
 from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import InputFacts
-from hermes.aeriel.files._reading import InputData
+from hermes.aeriel.files._reading import InputData, Selection
 from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, rows_of_outputs, split
 
 READ_BYTES = 4 << 20
 
-# A channel, or all of them, and samples.
-Selection = tuple[Any, Any]
-ReadSamples = Callable[[NDArray[Any], Selection, Selection, int, int], None]
+ReadSamples = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ class SeriesPlan:
                 dtype=self.inputs[name][1],
                 start=rows.start,
                 stop=rows.stop,
-                read=_Reader(data, name),
+                read=partial(data.read_samples, name),
             ):
                 yield pad(batch, size) if self.is_padded else batch
 
@@ -216,9 +215,9 @@ def read_windows(
         How much to read at once, about. It bounds the memory, together with the samples of one
         window (where they overlap) or of one batch.
     read
-        What reads samples, ``read(buffer, there, here, window, n_known)``: those of a selection of
-        the dataset into one of a buffer, from a window on; so many of them, the first ones of each
-        channel, belong to the window before as well. By default h5py does.
+        What reads samples, ``read(buffer, there, here, *, window, n_known)``: those of a selection
+        of the dataset into one of a buffer, from a window on; so many of them, the first ones of
+        each channel, belong to the window before as well. By default h5py does.
 
     Yields
     ------
@@ -248,7 +247,7 @@ def read_windows(
             if read is None:
                 dataset.read_direct(buffer, there, here)
             else:
-                read(buffer, there, here, block.start, n_known)
+                read(buffer, there, here, window=block.start, n_known=n_known)
         for first in range(0, len(block), batch_size):
             yield views[first : min(first + batch_size, len(block))]
         buffer[..., :overlap] = buffer[..., length - overlap : length]
@@ -273,36 +272,3 @@ def _selections(
             samples = slice(span.start + columns.start, span.stop)
         where = channel if shifted else ...
         yield (where, samples), (where, columns)
-
-
-class _Reader:
-    """Reads samples of an input, and looks at their values.
-
-    Parameters
-    ----------
-    data, name
-        The input.
-    """
-
-    def __init__(self, data: InputData, name: str) -> None:
-        self._data = data
-        self._name = name
-
-    def __call__(
-        self,
-        buffer: NDArray[Any],
-        there: Selection,
-        here: Selection,
-        window: int,
-        n_known: int,
-    ) -> None:
-        dataset, values = self._data.datasets[self._name], self._data.values[self._name]
-        with self._data.reading(self._name, f"samples from window {window} on"):
-            if values.has_to_be_exact:
-                given = dataset[there]
-                values.check_exact(window, given)
-                buffer[here] = given
-            else:
-                dataset.read_direct(buffer, there, here)
-            key = window, here[0]
-            values.check(key, window, buffer[here], lambda: dataset[there], n_known)

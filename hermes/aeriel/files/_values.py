@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,34 +58,44 @@ class InputValues:
         return sum(self._found.values())
 
     @property
-    def has_to_be_exact(self) -> bool:
-        """Whether a conversion of the dtypes loses nothing but for some values."""
-        return not self.cast and loses_digits(self.dataset.dtype, self.dtype)
+    def is_converted(self) -> bool:
+        """Whether values are read in their own dtype first, and looked at before they change."""
+        given = self.dataset.dtype
+        if given == self.dtype or given.kind not in "iuf" or self.dtype.kind != "f":
+            return False
+        return self.cast or loses_digits(given, self.dtype)
 
-    def check_exact(self, row: int, given: NDArray[Any]) -> None:
-        """Raise DataError where a whole number is none of the floating-point ones.
+    def convert(self, row: int, given: NDArray[Any], array: NDArray[Any]) -> None:
+        """Convert values from their own dtype.
 
         Parameters
         ----------
         row
             The first row, or window.
-        given
-            Values in their own dtype, of any shape.
+        given, array
+            The values, and where they go.
+
+        Raises
+        ------
+        DataError
+            A whole number is none of the floating-point ones, and may not be rounded.
         """
-        large = given[(given > EXACT) | (given < -EXACT)]
-        inexact = next((value for value in large.tolist() if int(float(value)) != value), None)
-        if inexact is not None:
-            problem = f"{inexact}, near row {row}, is not a {self.dtype} and would be rounded"
-            raise self._problem(
-                f"{problem}; give cast to round it, or export the model for integers"
-            )
+        if not self.cast:
+            large = given[(given > EXACT) | (given < -EXACT)]
+            inexact = next((value for value in large.tolist() if int(float(value)) != value), None)
+            if inexact is not None:
+                problem = f"{inexact}, near row {row}, is not a {self.dtype} and would be rounded"
+                advice = "give cast to round it, or export the model for integers"
+                raise self._problem(f"{problem}; {advice}")
+        with np.errstate(over="ignore"):  # `check` says which
+            array[...] = given
 
     def check(
         self,
         key: Any,
         row: int,
         array: NDArray[Any],
-        again: Callable[[], Any],
+        given: NDArray[Any],
         n_known: int = 0,
     ) -> None:
         """Look at values that were read.
@@ -99,8 +108,8 @@ class InputValues:
             The first row, or window.
         array
             The values as they were read.
-        again
-            Reads them in their own dtype.
+        given
+            The values before they were converted.
         n_known
             How many along the last axis were read before, and are not counted again.
 
@@ -115,8 +124,7 @@ class InputValues:
                 raise self._problem(f"{problem}; leave those rows out, or fill them")
         if array.dtype.kind != "f" or (n := count_not_finite(array)) == 0:
             return
-        if self.cast:
-            given = again()
+        if given is not array:
             overflows = np.isinf(array) & np.isfinite(given)
             if overflows.any():
                 problem = (
