@@ -31,7 +31,7 @@ pytestmark = pytest.mark.root
 
 NOBODY = 65534
 TRIES = """
-import json, os, socket, sys
+import json, os, socket, sys, urllib.request
 
 def attempt(what, argument):
     match what:
@@ -57,6 +57,9 @@ def attempt(what, argument):
             os.symlink("/etc", argument)
         case "region":
             open(argument, "wb").write(b"x" * 64)
+        case "post":
+            url, body = argument
+            urllib.request.urlopen(url, json.dumps(body).encode(), timeout=10).read()
 
 def result(what, argument):
     try:
@@ -208,7 +211,30 @@ def test_a_server_on_a_port_is_everybody_s(
     """What `hermes check` and the docs say of loopback TCP is so."""
     with serve(repository, ports="auto", wait=True) as instance, in_use(instance):
         port = int(str(instance.endpoint.grpc).rpartition(":")[2])
-        assert tries(("connect to a port", port)) == ["done"]
-        address = f"http://{instance.endpoint.http}/v2/systemsharedmemory/status"
-        with urllib.request.urlopen(address) as answer:
-            assert f"hermes-shm-{os.getpid()}-" in answer.read().decode()
+        server = f"http://{instance.endpoint.http}/v2"
+        status = f"http://{instance.endpoint.http}/v2/systemsharedmemory/status"
+        with urllib.request.urlopen(status) as answer:
+            regions = [str(region["name"]) for region in json.loads(answer.read())]
+        assert all(name.startswith(f"hermes-shm-{os.getpid()}-") for name in regions)
+        x = {"name": "x", "shape": [1, 1], "datatype": "FP32"}
+        of_the_client = {
+            **x,
+            "parameters": {"shared_memory_region": regions[0], "shared_memory_byte_size": 4},
+        }
+        planted = f"hermes-test-{os.getpid()}-planted"
+        register = f"{server}/systemsharedmemory/region/{planted}"
+        own = {"key": f"/{planted}", "offset": 0, "byte_size": 64}
+        try:
+            assert (
+                tries(
+                    ("connect to a port", port),
+                    ("post", (f"{server}/models/double/infer", {"inputs": [{**x, "data": [1]}]})),
+                    ("post", (f"{server}/models/double/infer", {"inputs": [of_the_client]})),
+                    ("region", SHARED_MEMORY / planted),
+                    ("post", (f"{register}/register", own)),
+                    ("post", (f"{register}/unregister", {})),
+                )
+                == ["done"] * 6
+            )
+        finally:
+            (SHARED_MEMORY / planted).unlink(missing_ok=True)
