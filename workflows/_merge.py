@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors
-from hermes.aeriel.files import OutputFile, as_data_errors, check_unchanged, open_input
+from hermes.aeriel.files import OutputFile, as_data_errors, check_unchanged, open_input, parts_of
 from hermes.errors import DataError
 
 BLOCK_BYTES = 16 << 20
@@ -177,18 +177,8 @@ def _copy(
         raise DataError(file=source.file.filename, dataset=name, problem=f"{given}, not {wanted}")
     if source.dtype.kind == "O" and h5py.check_string_dtype(source.dtype) is None:
         merged.keep_bytes(name)
-    row_bytes = max(1, source.dtype.itemsize * int(np.prod(source.shape[1:], dtype=np.int64)))
-    step = max(1, BLOCK_BYTES // row_bytes)
-    buffer: Any = None
-    for begin in range(0, part.rows, step):
-        end = min(begin + step, part.rows)
-        if source.dtype.kind == "O":
-            merged.write(name, start + begin, source[begin:end])
-            continue
-        if buffer is None:
-            buffer = np.empty((min(step, part.rows), *source.shape[1:]), source.dtype)
-        source.read_direct(buffer, np.s_[begin:end], np.s_[: end - begin])
-        merged.write(name, start + begin, buffer[: end - begin])
+    for begin, rows in parts_of(source, BLOCK_BYTES):
+        merged.write(name, start + begin, rows)
 
 
 def _check_rate(

@@ -26,6 +26,7 @@ from hermes.aeriel.files._predictions import (
     dataset_name,
     output_name,
 )
+from hermes.aeriel.files._reading import parts_of
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import check_sequences
 from hermes.aeriel.files._series import read_windows, window_inputs
@@ -58,6 +59,7 @@ __all__ = [
     "output_name",
     "output_names",
     "parse_finite",
+    "parts_of",
     "read_windows",
     "stamp_of",
     "versions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,6 +193,32 @@ def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) 
     there.select_hyperslab((begin, *[0] * (array.ndim - 1)), array.shape)
     here = h5py.h5s.create_simple(array.shape)
     dataset.id.read(here, there, array, h5py.h5t.py_create(array.dtype))
+
+
+def parts_of(dataset: h5py.Dataset, n_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the rows of a dataset, about so many bytes at a time, each with the first row's number.
+
+    An array is only good until the next one is asked for.
+
+    Raises
+    ------
+    DataError
+        One has a fill value.
+    """
+    n_rows, *row = dataset.shape
+    step = max(1, n_bytes // max(1, dataset.dtype.itemsize * math.prod(row)))
+    (plan,) = within_bounds([BlockPlan.of(dataset, axis=0)])
+    blocks = Blocks(dataset, 0, plan) if plan.length else None
+    values = InputValues(dataset=dataset, dtype=dataset.dtype)
+    memory = np.empty((min(step, n_rows), *row), dataset.dtype)
+    for begin in range(0, n_rows, step):
+        array = memory[: n_rows - begin]
+        if blocks is None:
+            read_rows(dataset, begin, begin + len(array), array)
+        else:
+            blocks.read(array, begin, begin + len(array))
+        values.check(begin, begin, array, array)
+        yield begin, array
 
 
 def _warn(facts: InputFacts, name: str, plan: BlockPlan) -> None:
