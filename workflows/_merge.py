@@ -112,6 +112,9 @@ def _merge_into(
             stamp = opened.attrs.get("input_stamp")
             for name, counts in not_finite.items():
                 counts.update(json.loads(opened.attrs.get(name, "{}")))
+            if number and opened.keys() != agreed.keys():
+                problem = f"has the outputs {sorted(opened)}, but the files before {sorted(agreed)}"
+                raise DataError(file=str(part.predictions), problem=problem)
             for name, dataset in opened.items():
                 if name in (INDEX, TARGET):
                     problem = f"output {name!r} has a name that the merged file uses itself"

@@ -150,6 +150,15 @@ def test_strings_are_written_but_not_checkpointed(output: Path, checkpoint_at_on
         assert list(file["word"]) == [b"one", b"two", b"one", b"two"]
 
 
+def test_nul_bytes_are_kept_beside_strings_that_are_empty(output: Path) -> None:
+    words = [b"a\0b", *1200 * [b""], b"c", *1200 * [b""]]
+    with PredictionWriter(output, rows=len(words), fingerprint="a") as writer:
+        writer.write({"word": np.array(words, object)}, 0)
+        writer.finish({})
+    with h5py.File(output) as file:
+        assert [bytes(word) for word in file["word"]] == words
+
+
 def test_a_second_writer_is_told(output: Path) -> None:
     with (
         PredictionWriter(output, rows=20, fingerprint="a"),

@@ -73,6 +73,17 @@ def test_parts_that_differ_are_refused_and_nothing_is_left(tmp_path: Path) -> No
     assert not [path for path in tmp_path.iterdir() if "merged" in path.name]
 
 
+def test_parts_with_different_outputs_are_refused(tmp_path: Path) -> None:
+    parts = [
+        make_part(tmp_path, "a", np.zeros((3, 2)), z=np.zeros(3)),
+        make_part(tmp_path, "b", np.zeros((3, 2))),
+    ]
+    for order in (parts, parts[::-1]):
+        with pytest.raises(DataError, match=r"has the outputs .*, but the files before \["):
+            run(order, tmp_path / "merged.h5")
+    assert not (tmp_path / "merged.h5").exists()
+
+
 def test_an_output_may_not_have_a_name_of_the_merged_file(tmp_path: Path) -> None:
     parts = [make_part(tmp_path, "a", np.zeros((3, 2)), target=np.zeros(3))]
     with pytest.raises(DataError, match="output 'target'"):

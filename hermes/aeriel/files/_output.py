@@ -148,15 +148,21 @@ class OutputFile:
             There is not enough space for strings.
         """
         if rows.dtype.kind == "O":
-            if _is_bytes(self.hdf5[name]):
-                rows = _as_integers(rows)
-            elif any(b"\0" in _bytes(value) for value in rows.flat):
+            n_bytes = sum(len(_bytes(value)) + STRING_BYTES for value in rows.flat)
+            if any(b"\0" in _bytes(value) for value in rows.flat):
                 self.keep_bytes(name)
-                rows = _as_integers(rows)
-            n_bytes = sum(len(value) + STRING_BYTES for value in rows.flat)
             # Strings lie in heaps, which may stay half empty.
             self.reserve(2 * n_bytes, f"output {name!r}")
-        self.hdf5[name][begin : begin + len(rows)] = rows
+        dataset = self.hdf5[name]
+        if _is_bytes(dataset):
+            # Not by h5py's assignment: it takes several empty ones for an array without elements.
+            there = dataset.id.get_space()
+            there.select_hyperslab((begin, *[0] * (rows.ndim - 1)), rows.shape)
+            here = h5py.h5s.create_simple(rows.shape)
+            kind = h5py.h5t.py_create(dataset.dtype)
+            dataset.id.write(here, there, _as_integers(rows), kind)
+            return
+        dataset[begin : begin + len(rows)] = rows
 
     def keep_bytes(self, name: str) -> None:
         """Make strings variable-length bytes: HDF5's strings end at the first NUL.
