@@ -199,6 +199,10 @@ def infer(
             "--allow-external-data", help="Raw data may lie outside an input's directory."
         ),
     ] = False,
+    varying: Annotated[
+        list[str] | None,
+        typer.Option(help="Outputs with another length in each row, as boxes; repeatable."),
+    ] = None,
     window: Annotated[
         str, typer.Option(help="Cut time series: length of a window, as 1024 (samples) or 1.5s.")
     ] = "",
@@ -246,6 +250,7 @@ def infer(
             cast=cast,
             finite=files.parse_finite(finite),
             allow_external_data=allow_external_data,
+            varying=_texts(varying),
             cut=files.Cut.of(window, stride, _texts(shifts), sample_rate),
             max_in_flight=max_in_flight or None,
             transport=transport,

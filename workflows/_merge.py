@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors
-from hermes.aeriel.files import OutputFile, as_data_errors, check_unchanged, open_input, parts_of
+from hermes.aeriel.files import (
+    OutputFile,
+    as_data_errors,
+    check_unchanged,
+    create_rows,
+    flat_paths,
+    open_input,
+    parts_of,
+)
 from hermes.errors import DataError
 
 BLOCK_BYTES = 16 << 20
@@ -56,7 +64,8 @@ def merge(
     """Write the predictions of all parts into one HDF5 file, which appears whole or not at all.
 
     It has a dataset per output with the rows of all parts, one after the other, and the attributes
-    in which the parts agree; the group ``index`` with ``files`` (the input files), ``offsets``
+    in which the parts agree; an output of varying length has a group with its values and their
+    offsets, as in the parts; the group ``index`` with ``files`` (the input files), ``offsets``
     (the first row of each, and the number of rows), and for each row ``file`` (its place in
     ``files``) and ``row`` (its row there); and ``target``, if one is named. Where the rows are
     windows at known times, ``index/start_time`` has the time of the first row of each file, NaN
@@ -119,7 +128,10 @@ def _merge_into(
                 if name in (INDEX, TARGET):
                     problem = f"output {name!r} has a name that the merged file uses itself"
                     raise DataError(file=str(part.predictions), problem=problem)
-                _copy(merged, name, dataset, part, start=start, total=total)
+                if isinstance(dataset, h5py.Group):
+                    _copy_varying(merged, name, opened, parts, number=number, start=start)
+                else:
+                    _copy(merged, name, dataset, part.rows, start=start, total=total)
                 attributes = dict(dataset.attrs)
                 _check_rate(part, name, attributes, agreed.get(name, {}))
                 # Of the part alone: the rows of the next one begin at another time.
@@ -128,7 +140,7 @@ def _merge_into(
         if target is not None:
             damaged = as_data_errors(part.input_file, target)
             with open_input(part.input_file) as opened, damaged:
-                _copy(merged, TARGET, opened[target], part, start=start, total=total)
+                _copy(merged, TARGET, opened[target], part.rows, start=start, total=total)
         # Targets of another input than the predictions' would be compared with them.
         if stamp:
             check_unchanged(part.input_file, stamp)
@@ -168,20 +180,67 @@ def _write_index(
         merged.write(f"{INDEX}/row", begin, rows - offsets[numbers])
 
 
+def _copy_varying(
+    merged: OutputFile,
+    name: str,
+    source: h5py.File,
+    parts: Sequence[Part],
+    *,
+    number: int,
+    start: int,
+) -> None:
+    offsets_path, values_path = flat_paths(name)
+    rows = parts[number].rows
+    offsets, values = _varying(source, name, rows)
+    if name not in merged.hdf5:
+        create_rows(merged, name, sum(part.rows for part in parts))
+        n_values = sum(_n_values(part, name) for part in parts)
+        merged.create_dataset(values_path, (n_values, *values.shape[1:]), values.dtype)
+    elif isinstance(merged.hdf5[name], h5py.Dataset):
+        problem = "is of varying length, but not in the files before"
+        raise DataError(file=source.filename, dataset=name, problem=problem)
+    first, n_values = int(merged.hdf5[offsets_path][start]), len(merged.hdf5[values_path])
+    _copy(merged, values_path, values, len(values), start=first, total=n_values)
+    step = BLOCK_BYTES // 8
+    for begin in range(1, rows + 1, step):
+        shifted = first + offsets[begin : min(begin + step, rows + 1)]
+        merged.write(offsets_path, start + begin, shifted)
+
+
+def _n_values(part: Part, name: str) -> int:
+    with open_input(part.predictions) as opened:
+        return len(_varying(opened, name, part.rows)[1])
+
+
+def _varying(source: h5py.File, name: str, rows: int) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Return the offsets and the values of an output of varying length."""
+    offsets, values = (source.get(path) for path in flat_paths(name))
+    is_whole = (
+        isinstance(offsets, h5py.Dataset)
+        and isinstance(values, h5py.Dataset)
+        and offsets.shape == (rows + 1,)
+        and (offsets[0], offsets[-1]) == (0, len(values))
+    )
+    if not is_whole:
+        problem = f"is not {rows} rows of varying length, with offsets and values"
+        raise DataError(file=source.filename, dataset=name, problem=problem)
+    return offsets, values
+
+
 def _copy(
-    merged: OutputFile, name: str, source: h5py.Dataset, part: Part, *, start: int, total: int
+    merged: OutputFile, name: str, source: h5py.Dataset, rows: int, *, start: int, total: int
 ) -> None:
     if name not in merged.hdf5:
         merged.create_dataset(name, (total, *source.shape[1:]), source.dtype)
     destination = merged.hdf5[name]
-    if (source.shape, source.dtype) != ((part.rows, *destination.shape[1:]), destination.dtype):
+    if (source.shape, source.dtype) != ((rows, *destination.shape[1:]), destination.dtype):
         given = f"is {source.dtype} of shape {source.shape}"
-        wanted = f"{destination.dtype} of shape {(part.rows, *destination.shape[1:])}"
+        wanted = f"{destination.dtype} of shape {(rows, *destination.shape[1:])}"
         raise DataError(file=source.file.filename, dataset=name, problem=f"{given}, not {wanted}")
     if source.dtype.kind == "O" and h5py.check_string_dtype(source.dtype) is None:
         merged.keep_bytes(name)
-    for begin, rows in parts_of(source, BLOCK_BYTES):
-        merged.write(name, start + begin, rows)
+    for begin, array in parts_of(source, BLOCK_BYTES):
+        merged.write(name, start + begin, array)
 
 
 def _check_rate(

@@ -40,6 +40,12 @@ def choose_output(there: Sequence[str], wanted: str) -> str:
     return there[0]
 
 
+def varies(output: str) -> ParameterError:
+    """Return the error that says that there are no metrics of an output of varying length."""
+    problem = f"{output!r} is of varying length, and metrics want as many numbers in every row"
+    return ParameterError("output_name", f"{problem}; name another output, or leave target out")
+
+
 def check_target(
     facts: InputFacts,
     metrics: Sequence[str],
@@ -47,6 +53,7 @@ def check_target(
     *,
     kept: Sequence[str],
     output_name: str,
+    varying: Sequence[str],
     is_cut: bool,
 ) -> None:
     """Raise an error where a file's targets cannot be compared with a model's output.
@@ -61,6 +68,8 @@ def check_target(
         The model, where it is known before it is served.
     kept, output_name
         The outputs that are kept, or none for all, and the one to compare.
+    varying
+        The outputs of varying length.
     is_cut
         Whether the inputs are cut into windows.
 
@@ -77,9 +86,13 @@ def check_target(
     if target.dtype.kind not in "biuf":
         problem = f"is the target, and is {target}; {', '.join(metrics)} want numbers"
         raise DataError(file=str(facts.file), dataset=target.path, problem=problem)
+    there = list(kept or (() if model is None else model.outputs))
+    named = output_name or (there[0] if len(there) == 1 else "")
+    if named in varying:
+        raise varies(named)
     # What windows make of a model without a batch dimension, only its answers tell.
     if model is not None and not (is_cut and model.max_batch_size == 0):
-        output = choose_output(list(kept or model.outputs), output_name)
+        output = choose_output(there, output_name)
         leading = model.max_batch_size == 0 and RowPlan.of(model, 0).with_row_axis
         rows = model.outputs[output].shape[1 if leading else 0 :]
         _check_shape(facts.file, target, metrics, rows)

@@ -23,7 +23,7 @@ from workflows._metrics import MetricsResult, compute_metrics, parse_metrics, sc
 from workflows._metrics import check_extra as check_metrics_extra
 from workflows._page import check_extra as check_page_extra
 from workflows._scores import check_scores
-from workflows._target import choose_output
+from workflows._target import choose_output, varies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +137,17 @@ def measure(
     Raises
     ------
     ParameterError
-        When there is no such output, or none is named and there are several.
+        When there is no such output, it is of varying length, or none is named and there are
+        several.
     DataError
         For predictions or targets that a metric cannot be computed from.
     """
     with h5py.File(merged_file, "r") as merged:
         outputs = {files.output_name(n): n for n in merged if n not in (INDEX, TARGET)}
-        predictions = merged[outputs[choose_output(list(outputs), output_name)]]
+        output = choose_output(list(outputs), output_name)
+        predictions = merged[outputs[output]]
+        if isinstance(predictions, h5py.Group):  # which only the server could tell before
+            raise varies(output)
         return compute_metrics(
             metrics, predictions, merged[TARGET], scores=scores, rtol=rtol, atol=atol
         )

@@ -49,6 +49,9 @@ class InferenceParameters:
         default="", description="what has to be finite: inputs, outputs, or inputs,outputs"
     )
     allow_external_data = Flag(description="raw data may lie outside an input's directory")
+    varying = TextList(
+        default=(), description="outputs with another length in each row, as a JSON list"
+    )
     window = Text(
         default="", description="length of a window of a time series: 1024 (samples), or 1.5s"
     )
@@ -124,6 +127,10 @@ class InferenceTask(InferenceParameters, luigi.Task):
         infinities are counted in any case, as attributes of the output.
     allow_external_data : bool
         Whether raw bytes of a dataset may come from files outside the input's directory.
+    varying : list of str
+        The outputs of varying length, such as the boxes that a detector finds. The model announces
+        one free length (-1) in a row of each. A request is one row then, and the output has a group
+        with ``values`` and ``offsets``: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
     window, stride : str
         For datasets that are time series, of shape ``(channels, time)`` or ``(time,)``: the length
         of the windows that the model takes as its rows, and the way from one to the next. Samples,
@@ -198,6 +205,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             cast=self.cast,
             cut=self.cut,
             finite=self.finite_sides,
+            varying=sorted(set(self.varying)),
         )
 
     def run(self) -> None:
@@ -250,6 +258,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             fingerprint=stands_for,
             finite=self.finite_sides,
             allow_external_data=self.allow_external_data,
+            varying=self.varying,
             provenance={
                 "input_file": str(self.input_file),
                 "model_repository": server.model_repository,

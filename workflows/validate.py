@@ -161,7 +161,7 @@ class Merge(ValidationParameters, luigi.Task):
         parse_finite(self.finite)
         check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
-            rows = RowPlan.of(model, self.batch_size)
+            rows = RowPlan.of(model, self.batch_size, varying=self.varying, kept=self.outputs)
             inputs = rows.inputs if cut is None else window_inputs(rows, facts[0])[0]
             check_against_model(facts[0], inputs, cast=self.cast)
             check_sequences(self.rows_per_sequence, self.model_name, stateful=model.stateful)
@@ -288,6 +288,7 @@ class Validate(ValidationParameters, luigi.Task):
             read_model(self.model_repository, self.model_name, self.model_version).specification,
             kept=self.outputs,
             output_name=self.output_name,
+            varying=self.varying,
             is_cut=self.cut is not None,
         )
         return names, gates

@@ -15,6 +15,7 @@ import pytest
 
 from hermes._files import Partial, write_whole
 from hermes.aeriel.files import PredictionWriter
+from hermes.aeriel.files._varying import VaryingOutput
 from hermes.errors import OutputError
 from workflows._merge import Part, merge
 
@@ -23,11 +24,15 @@ PRELUDE = "from tests.files.test_writing import *\n"
 ROWS = np.arange(6000, dtype=np.float32).reshape(2000, 3)
 
 
-def predict(file: Path, *, words: bool = False) -> None:
+def predict(file: Path, extra: str = "rows") -> None:
     outputs = {"y": ROWS}
-    if words:
+    varying = {}
+    if extra == "words":
         outputs["word"] = np.array([b"word %d" % row for row in range(len(ROWS))], dtype=object)
-    with PredictionWriter(file, rows=len(ROWS), fingerprint="a") as writer:
+    elif extra == "boxes":
+        outputs["box"] = ROWS[:, :, np.newaxis]
+        varying["box"] = VaryingOutput(dtype=ROWS.dtype, shape=(1,), n_leading=0)
+    with PredictionWriter(file, rows=len(ROWS), fingerprint="a", varying=varying) as writer:
         for at in range(0, len(ROWS), 500):
             writer.write({name: array[at : at + 500] for name, array in outputs.items()}, at)
         writer.finish({"parameters": 3000 * "x"})
@@ -183,7 +188,7 @@ for size in range(4096, 400_000, 8192):
         try:
             if sys.argv[3] == "limit":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-            predict(directory / "p.h5", words=sys.argv[2] == "words")
+            predict(directory / "p.h5", sys.argv[2])
             merge_one(directory / "p.h5", directory / "merged.h5")
         except OutputError:
             os._exit(3)
@@ -203,19 +208,22 @@ def check_every_size(directory: Path, outputs: str, limit: str) -> None:
     assert len(lines) == 49
     for size, code, *left in lines:
         assert ("merged.h5" in left) == (code == "0"), size
-        assert set(left) <= {"merged.h5", "p.h5", "p.h5.partial", "p.h5.partial.json"}
+        partial = {"p.h5.partial", "p.h5.partial.json", "p.h5.partial.values"}
+        assert set(left) <= {"merged.h5", "p.h5", *partial}
         for name in {"merged.h5", "p.h5"} & set(left):
             with h5py.File(directory / size / name) as opened:
                 assert np.array_equal(opened["y"], ROWS)
+                if outputs == "boxes":
+                    assert np.array_equal(opened["box/values"], ROWS.reshape(-1, 1))
 
 
-@pytest.mark.parametrize("outputs", ["rows", "words"])
+@pytest.mark.parametrize("outputs", ["rows", "words", "boxes"])
 def test_a_limit_for_files_is_an_error_at_every_size(tmp_path: Path, outputs: str) -> None:
     check_every_size(tmp_path, outputs, "limit")
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("outputs", ["rows", "words"])
+@pytest.mark.parametrize("outputs", ["rows", "words", "boxes"])
 def test_a_full_disk_is_an_error_at_every_size(tmp_path: Path, outputs: str) -> None:
     disks = {size: tmp_path / str(size) for size in range(4096, 400_000, 8192)}
     try:

@@ -42,7 +42,7 @@ def check(target: tuple[int, ...], described: ModelSpecification | None, **optio
         target=DatasetFacts(path="t", shape=(10, *target), dtype=dtype),
     )
     metrics = options.pop("metrics", ["mse"])
-    chosen = {"kept": (), "output_name": "", "is_cut": False, **options}
+    chosen = {"kept": (), "output_name": "", "varying": (), "is_cut": False, **options}
     check_target(facts, metrics, described, **chosen)
 
 
@@ -100,6 +100,24 @@ def test_the_output_to_compare_is_known_before() -> None:
     check_outputs(two, ["z"])
     with pytest.raises(ParameterError, match="outputs: model 'model' has no 'w'; it has y, z"):
         check_outputs(two, ["z", "w"])
+
+
+@pytest.mark.parametrize(
+    ("described", "options"),
+    [
+        (model(y=(-1, 4)), {}),
+        (model(y=(-1, 4), z=(4,)), {"output_name": "y"}),
+        (model(y=(-1, 4), z=(4,)), {"kept": ("y",)}),
+        (model(rows=0, y=(-1, 4)), {"is_cut": True}),
+        (None, {"output_name": "y"}),
+    ],
+)
+def test_an_output_of_varying_length_has_no_metrics(
+    described: ModelSpecification | None, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ParameterError, match="output_name: 'y' is of varying length, and metrics"):
+        check((4,), described, varying=("y",), **options)
+    check((4,), model(y=(-1, 4), z=(4,)), varying=("y",), output_name="z")
 
 
 @pytest.mark.parametrize("kind", ["text", "shape"])

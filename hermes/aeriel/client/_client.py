@@ -68,6 +68,8 @@ class InferenceClient:
         The model's inputs and outputs, as the server describes them.
     address
         Where the server's GRPC service is: ``host:port`` or ``unix:PATH``.
+    outputs
+        The names of the outputs that are asked for.
     transport
         How tensors travel: ``"shm"``, ``"http"`` or ``"grpc"``.
     server_version
@@ -312,6 +314,7 @@ class InferenceClient:
         if session is not opened:
             opened.close()
         self.specification = session.specification
+        self.outputs = self._settings.outputs or tuple(session.specification.outputs)
         self.server_version = session.server_version
         self.transport = session.transport.name
         self.max_in_flight = session.max_in_flight

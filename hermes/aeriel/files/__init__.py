@@ -1,6 +1,7 @@
 """Stream HDF5 files through a model into HDF5 files."""
 
 from hermes.aeriel.files._cut import Cut
+from hermes.aeriel.files._flat import create_rows, flat_paths
 from hermes.aeriel.files._infer import (
     Request,
     check_unchanged,
@@ -20,12 +21,13 @@ from hermes.aeriel.files._inputs import (
 )
 from hermes.aeriel.files._job import Job, in_words, infer_files
 from hermes.aeriel.files._links import as_data_errors
-from hermes.aeriel.files._output import OutputFile, fingerprint_of
-from hermes.aeriel.files._predictions import (
-    PredictionWriter,
+from hermes.aeriel.files._output import (
+    OutputFile,
     dataset_name,
+    fingerprint_of,
     output_name,
 )
+from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._reading import parts_of
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import check_sequences
@@ -47,10 +49,12 @@ __all__ = [
     "check_agreement",
     "check_sequences",
     "check_unchanged",
+    "create_rows",
     "dataset_name",
     "find_files",
     "fingerprint",
     "fingerprint_of",
+    "flat_paths",
     "in_words",
     "infer_file",
     "infer_files",

@@ -57,6 +57,8 @@ class Request:
         counted in any case.
     allow_external_data
         Whether raw bytes of a dataset may come from files outside the input file's directory.
+    varying
+        The outputs of varying length: they have another number of items in each row.
     """
 
     input_file: Path
@@ -70,6 +72,7 @@ class Request:
     cast: bool = False
     finite: tuple[str, ...] = ()
     allow_external_data: bool = False
+    varying: tuple[str, ...] = ()
 
 
 def infer_file(
@@ -101,7 +104,8 @@ def infer_file(
         The input file cannot be used with this model, cannot be read to its end, or was changed
         meanwhile.
     ParameterError
-        The model does not take so many rows at once, or has no sequences.
+        The model does not take so many rows at once, has no sequences, or does not announce just
+        one free length in a row of an output of varying length.
     InferenceError
         A request failed for good.
     OutputError
@@ -118,13 +122,17 @@ def infer_file(
         allow_external_data=request.allow_external_data,
     )
     check_sequences(request.rows_per_sequence, model.name, stateful=model.stateful)
-    rows = RowPlan.of(model, request.batch_size)
+    rows = RowPlan.of(model, request.batch_size, varying=request.varying, kept=client.outputs)
     requests = (
         SeriesPlan.of(rows, facts, request.cut, stateful=model.stateful) if request.cut else rows
     )
     check_against_model(facts, requests.inputs, cast=request.cast)
     plan = (
-        SequencePlan(requests=requests, rows_per_sequence=request.rows_per_sequence or facts.rows)
+        SequencePlan(
+            requests=requests,
+            rows_per_sequence=request.rows_per_sequence or facts.rows,
+            in_order=bool(rows.varying),
+        )
         if model.stateful
         else requests
     )
@@ -136,6 +144,7 @@ def infer_file(
         fingerprint=request.fingerprint,
         input_stamp=stamp,
         finite="outputs" in request.finite,
+        varying=rows.varying,
     )
     reading = open_data(
         facts,

@@ -20,6 +20,7 @@ from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._sources import check_readable
 from hermes.aeriel.files._values import check_scales
+from hermes.aeriel.files._varying import describe_shape
 from hermes.errors import DataError, ParameterError
 
 _MAGIC_CHARACTERS = set("*?[")
@@ -234,7 +235,8 @@ def check_against_model(
             continue
         dataset = facts.datasets[name]
         row = dataset.shape[1:]
-        wanted = f"the model's input {name!r} wants rows of {describe_dtype(dtype)} {_any(shape)}"
+        rows = f"{describe_dtype(dtype)} {describe_shape(shape)}"
+        wanted = f"the model's input {name!r} wants rows of {rows}"
         given = f"has rows of {describe_dtype(dataset.dtype)} {row}"
         problem = ""
         if len(row) != len(shape):
@@ -374,11 +376,6 @@ def _why_not_opened(file: Path, error: Exception) -> str:
     if "truncated" in str(error):
         return f"is truncated: {error}"
     return f"cannot be opened; it may be damaged: {error}"
-
-
-def _any(shape: tuple[int, ...]) -> str:
-    lengths = ", ".join("any" if length == -1 else str(length) for length in shape)
-    return f"({lengths}{',' if len(shape) == 1 else ''})"
 
 
 def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:

@@ -29,7 +29,7 @@ class Job:
         As for `InferenceClient`; no outputs are all.
     max_in_flight, transport, rate_hz, timeout_s, retry_for_s
         Likewise.
-    input_map, batch_size, rows_per_sequence, cast, cut, finite, allow_external_data
+    input_map, batch_size, rows_per_sequence, cast, cut, finite, allow_external_data, varying
         As for `Request`.
     resume
         Go on where an earlier job stopped. A server cannot tell whether it had the same model.
@@ -46,6 +46,7 @@ class Job:
     cut: Cut | None = None
     finite: tuple[str, ...] = ()
     allow_external_data: bool = False
+    varying: tuple[str, ...] = ()
     max_in_flight: int | None = None
     transport: TransportName = "auto"
     rate_hz: float | None = None
@@ -105,6 +106,7 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
         "cut": job.cut,
         "finite": job.finite,
         "allow_external_data": job.allow_external_data,
+        "varying": sorted(set(job.varying)),
     }
     run = "resumable" if job.resume else secrets.token_hex(8)
     request = Request(
@@ -117,6 +119,7 @@ def _infer(job: Job, file: Path, output: Path) -> ClientStatistics:
         cut=job.cut,
         finite=job.finite,
         allow_external_data=job.allow_external_data,
+        varying=job.varying,
         fingerprint=fingerprint(**facts, input=stamp_of(file), run=run),
         provenance={"input_file": str(file), "server": job.endpoint.grpc, "parameters": facts},
     )

@@ -248,6 +248,23 @@ def _as_integers(rows: NDArray[Any]) -> NDArray[Any]:
     return integers
 
 
+def dataset_name(output: str) -> str:
+    """Return the name of the dataset for an output: HDF5 takes a slash for a group.
+
+    Examples
+    --------
+    >>> dataset_name("/fc/Gemm_output_0")
+    '%2Ffc%2FGemm_output_0'
+    """
+    # A name that is a dot is the group itself.
+    return "%2E" if output == "." else output.replace("%", "%25").replace("/", "%2F")
+
+
+def output_name(dataset: str) -> str:
+    """Return the output that a dataset is for; undoes `dataset_name`."""
+    return dataset.replace("%2E", ".").replace("%2F", "/").replace("%25", "%")
+
+
 def fingerprint_of(file: Path) -> str | None:
     """Return the fingerprint of a file that was published, or None where there is no whole one."""
     try:

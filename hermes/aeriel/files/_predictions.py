@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors, write_whole
-from hermes.aeriel.files._output import FINGERPRINT, OutputFile
+from hermes.aeriel.files._flat import FlatRows
+from hermes.aeriel.files._output import FINGERPRINT, OutputFile, dataset_name, output_name
 from hermes.aeriel.files._values import OutputValues
+from hermes.aeriel.files._varying import NONE_VARY, VaryingOutput, how_to_vary
 from hermes.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ INPUT_STAMP = "input_stamp"
 
 
 class PredictionWriter:
-    """Writes the predictions for one input file, in any order.
+    """Writes the predictions for one input file, in any order where no output is of varying length.
 
     They go to ``NAME.partial`` and get the file's own name when the last row is there. Every
     `CHECKPOINT_S` seconds ``NAME.partial.json`` says how many rows from the first one on are safe
@@ -46,6 +49,8 @@ class PredictionWriter:
         Stands for the input as it is now; a checkpoint of another one counts for nothing.
     finite
         Whether every value has to be finite.
+    varying
+        The outputs of varying length. With any, rows are written in their order.
 
     Attributes
     ----------
@@ -66,6 +71,7 @@ class PredictionWriter:
         fingerprint: str,
         input_stamp: str = "",
         finite: bool = False,
+        varying: Mapping[str, VaryingOutput] = NONE_VARY,
     ) -> None:
         self.file = file
         self.rows_done = 0
@@ -76,10 +82,16 @@ class PredictionWriter:
         self._checkpoint = file.with_name(file.name + ".partial.json")
         # What a row of each output is: dtype and shape; nothing before the first answer.
         self._layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._varying = varying
         self._output = OutputFile(file, keep=True)
+        values = file.with_name(file.name + ".partial.values")
+        self._flat = FlatRows(self._output, varying, rows, values)
         try:
-            self._resume()
+            with as_output_errors(file):
+                self._resume()
         except BaseException:
+            with suppress(OSError):
+                self._flat.remove()
             self._output.discard()
             raise
         self._resumed_at = self.rows_done
@@ -104,6 +116,7 @@ class PredictionWriter:
                 self._save()
             except (OSError, RuntimeError) as failure:  # the earlier checkpoint stands
                 logger.warning("%s: no last checkpoint: %s", self._output.path, failure)
+        self._flat.close()
         try:
             self._output.close()
         except (OSError, RuntimeError):
@@ -116,12 +129,14 @@ class PredictionWriter:
         Parameters
         ----------
         outputs
-            The arrays.
+            The arrays; that of an output of varying length has the shape ``(rows, n, *shape)``.
         at
             The number of their first row. Rows that an earlier writer left are left as they are.
 
         Raises
         ------
+        ValueError
+            An output is of varying length, and rows before these are missing.
         OutputError
             They cannot be written: the disk is full, for one, or they are not like the rows
             before: other outputs, dtypes or shapes.
@@ -129,6 +144,8 @@ class PredictionWriter:
         self._check_layout(outputs, at)
         if at < self._resumed_at:
             return
+        if self._varying and at != self.rows_done:
+            raise ValueError(f"row {self.rows_done} comes next, not row {at}")
         for name, array in outputs.items():
             self._values.check(name, at, array)
         end = at + len(next(iter(outputs.values())))
@@ -157,6 +174,10 @@ class PredictionWriter:
             raise OutputError(str(self.file), f"has {self.rows_done} of {self._rows} rows")
         with as_output_errors(self.file):
             self._write_gathered()
+            if self._varying:
+                # First, as this may take long. A process that is killed meanwhile loses nothing.
+                self._save()
+                self._flat.finish()
             for dataset in self._output.hdf5.values():
                 self._output.write_attributes(dataset, dict(dataset_attributes or {}))
             self._output.write_attributes(
@@ -168,6 +189,9 @@ class PredictionWriter:
                     "not_finite_outputs": json.dumps(self._values.n_not_finite),
                 },
             )
+            if self._varying:
+                self._output.flush()
+            self._flat.remove()
             self._output.publish(self._fingerprint)
             self._checkpoint.unlink(missing_ok=True)
 
@@ -177,9 +201,13 @@ class PredictionWriter:
         if rows_done:
             try:
                 self._output.open()
+                self._flat.resume(rows_done)
                 self._layout = {
-                    output_name(name): (dataset.dtype, dataset.shape[1:])
-                    for name, dataset in self._output.hdf5.items()
+                    **{
+                        output_name(name): (dataset.dtype, dataset.shape[1:])
+                        for name, dataset in self._datasets()
+                    },
+                    **{name: (row.dtype, row.shape) for name, row in self._varying.items()},
                 }
             except (OSError, RuntimeError, KeyError) as error:
                 logger.warning("%s cannot be resumed: %s", self._output.path, error)
@@ -190,15 +218,24 @@ class PredictionWriter:
                 return
         self._checkpoint.unlink(missing_ok=True)
         self._output.create()
+        self._flat.create()
 
     def _look_again(self, rows_done: int) -> None:
         """Look at the rows that an earlier writer left, for the counts."""
-        for name, dataset in self._output.hdf5.items():
+        for name in self._varying:
+            for block in self._flat.blocks(name):
+                self._values.check(name, 0, block)
+        for name, dataset in self._datasets():
             row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
             step = max(1, WRITE_BYTES // row_bytes)
             for begin in range(0, rows_done, step):
                 rows = dataset[begin : min(begin + step, rows_done)]
                 self._values.check(output_name(name), begin, rows)
+
+    def _datasets(self) -> list[tuple[str, h5py.Dataset]]:
+        """Return the datasets of the outputs with rows of one shape."""
+        entries = self._output.hdf5.items()
+        return [(name, entry) for name, entry in entries if isinstance(entry, h5py.Dataset)]
 
     def _rows_of_checkpoint(self) -> int:
         try:
@@ -214,7 +251,10 @@ class PredictionWriter:
 
     def _check_layout(self, outputs: Mapping[str, NDArray[Any]], at: int) -> None:
         """Raise OutputError where rows are not like those before."""
-        layout = {name: (array.dtype, array.shape[1:]) for name, array in outputs.items()}
+        layout = {
+            name: (array.dtype, array.shape[2 if name in self._varying else 1 :])
+            for name, array in outputs.items()
+        }
         if not self._layout:
             self._layout = layout
         if layout.keys() != self._layout.keys():
@@ -225,8 +265,9 @@ class PredictionWriter:
         if layout != self._layout:
             name = next(name for name in layout if layout[name] != self._layout[name])
             problem = f"output {name!r} is {_row(*layout[name])} in row {at}"
-            advice = f"but {_row(*self._layout[name])} in the rows before; they have to agree"
-            raise OutputError(str(self.file), f"{problem}, {advice}")
+            before = f"but {_row(*self._layout[name])} in the rows before; they have to agree"
+            advice = f"; {how_to_vary(name)}" if layout[name][0] == self._layout[name][0] else ""
+            raise OutputError(str(self.file), f"{problem}, {before}{advice}")
         if len({len(array) for array in outputs.values()}) != 1:
             problem = f"has other numbers of rows than the other outputs from row {at} on"
             raise OutputError(str(self.file), f"one of {sorted(outputs)} {problem}")
@@ -241,6 +282,8 @@ class PredictionWriter:
     def _write_gathered(self) -> None:
         for end, run in list(self._gathered.items()):
             for name in run[0]:
+                if name in self._varying:
+                    continue
                 parts = [outputs[name] for outputs in run]
                 array = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 dataset = dataset_name(name)
@@ -248,6 +291,9 @@ class PredictionWriter:
                     dtype = h5py.string_dtype("utf-8") if array.dtype.kind == "O" else array.dtype
                     self._output.create_dataset(dataset, (self._rows, *array.shape[1:]), dtype)
                 self._output.write(dataset, end - len(array), array)
+            if self._varying:
+                n_rows = sum(len(next(iter(outputs.values()))) for outputs in run)
+                self._flat.write(end - n_rows, run)
             # Only now: a checkpoint counts what is no longer waiting.
             del self._gathered[end]
         self._gathered_bytes = 0
@@ -259,27 +305,11 @@ class PredictionWriter:
         if self.rows_done == 0 or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
             return  # strings live outside their dataset, and every one changes the structure
         self._output.flush()
+        self._flat.synchronise()
         write_whole(
             self._checkpoint,
             json.dumps({"rows_done": self.rows_done, **self._key}),
         )
-
-
-def dataset_name(output: str) -> str:
-    """Return the name of the dataset for an output: HDF5 takes a slash for a group.
-
-    Examples
-    --------
-    >>> dataset_name("/fc/Gemm_output_0")
-    '%2Ffc%2FGemm_output_0'
-    """
-    # A name that is a dot is the group itself.
-    return "%2E" if output == "." else output.replace("%", "%25").replace("/", "%2F")
-
-
-def output_name(dataset: str) -> str:
-    """Return the output that a dataset is for; undoes `dataset_name`."""
-    return dataset.replace("%2E", ".").replace("%2F", "/").replace("%25", "%")
 
 
 def _row(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient, ModelSpecification, RowLayout
 from hermes.aeriel.files._reading import InputData
+from hermes.aeriel.files._varying import (
+    NONE_VARY,
+    VaryingOutput,
+    how_to_vary,
+    varying_outputs,
+)
 from hermes.errors import ParameterError, RequestError
 
 REQUEST_BYTES = 16 << 20
@@ -37,37 +43,65 @@ class RowPlan:
         The rows of one request.
     with_row_axis
         Whether a request has a leading axis of rows; else it is one row, and has none.
+    varying
+        The outputs of varying length. With any, a request is one row: the rows of one answer have
+        one length.
     """
 
     inputs: RowInputs
     rows_per_request: int
     with_row_axis: bool
+    varying: Mapping[str, VaryingOutput] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: ModelSpecification, batch_size: int) -> RowPlan:
+    def of(
+        cls,
+        model: ModelSpecification,
+        batch_size: int,
+        *,
+        varying: Collection[str] = (),
+        kept: Collection[str] = (),
+    ) -> RowPlan:
         """Return the plan for a model.
+
+        Parameters
+        ----------
+        model
+            The model.
+        batch_size
+            The rows of one request; 0 for what suits the model.
+        varying
+            The outputs of varying length.
+        kept
+            The outputs that are kept; none are all.
 
         Raises
         ------
         ParameterError
-            The model does not take so many rows at once.
+            The model does not take so many rows at once, or an output cannot be of varying length.
         """
         tensors = {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
         batched = model.max_batch_size > 0
         leading = not batched and takes_leading_rows(tensors)
         most = most_rows(tensors, model.max_batch_size, stateful=model.stateful)
         check_batch_size(batch_size, model.name, most)
+        described = varying_outputs(model, varying, kept=kept, takes_leading_rows=leading)
+        if described and batch_size > 1:
+            problem = f"{batch_size} rows, which have one length in an answer; outputs of varying"
+            advice = f"length ({', '.join(described)}) want requests of one row"
+            raise ParameterError("batch_size", f"{problem} {advice}")
         inputs = row_inputs(tensors, batched=batched)
         row_bytes = sum(
             dtype.itemsize * int(np.prod([max(1, length) for length in shape]))
             for shape, dtype in inputs.values()
         )
         # How much of a series a model with a state sees at once is not ours to choose.
-        suits = 1 if model.stateful else max(1, min(most, REQUEST_BYTES // row_bytes))
+        suits = 1 if model.stateful or described else max(1, min(most, REQUEST_BYTES // row_bytes))
         return cls(
             inputs=inputs,
             rows_per_request=batch_size or suits,
             with_row_axis=batched or leading,
+            varying=described,
         )
 
     def first(self, start: int) -> int:
@@ -123,7 +157,12 @@ class RowPlan:
             An output does not have a row for each row of the request.
         """
         return rows_of_outputs(
-            outputs, expected, client, with_row_axis=self.with_row_axis, unit="rows"
+            outputs,
+            expected,
+            client,
+            with_row_axis=self.with_row_axis,
+            unit="rows",
+            varying=self.varying,
         )
 
 
@@ -167,6 +206,7 @@ def rows_of_outputs(
     *,
     with_row_axis: bool,
     unit: str,
+    varying: Mapping[str, VaryingOutput] = NONE_VARY,
 ) -> dict[str, NDArray[Any]]:
     """Return the outputs of one request with an axis of rows in front.
 
@@ -182,26 +222,40 @@ def rows_of_outputs(
         Whether the outputs have that axis; else the request was one row.
     unit
         What a row is called in a message.
+    varying
+        The outputs of varying length.
 
     Raises
     ------
     RequestError
-        An output does not have a row for each row of the request.
+        An output does not have a row for each row of the request, or is not what was announced
+        and is of varying length.
     """
-    if not with_row_axis:
-        return {name: array[np.newaxis] for name, array in outputs.items()}
+    rows = {}
     for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != expected:
-            raise RequestError(
-                model=client.specification.name,
-                address=client.address,
-                status="INVALID_ARGUMENT",
-                reason=f"output {name!r} has shape {array.shape} for {expected} {unit}",
-            )
-    return dict(outputs)
+        given = f"output {name!r} has shape {array.shape}"
+        if name in varying:
+            row = varying[name].row_of(array)
+            if row is None:
+                raise _misfit(client, f"{given} for one row, and {varying[name]} was announced")
+        else:
+            row = array if with_row_axis else array[np.newaxis]
+            if row.ndim == 0 or len(row) != expected:
+                raise _misfit(client, f"{given} for {expected} {unit}; {how_to_vary(name)}")
+        rows[name] = row
+    return rows
 
 
 def split(rows: range, length: int) -> Iterator[range]:
     """Yield rows in runs of a length; the last one may be shorter."""
     for begin in range(rows.start, rows.stop, length):
         yield range(begin, min(begin + length, rows.stop))
+
+
+def _misfit(client: InferenceClient, reason: str) -> RequestError:
+    return RequestError(
+        model=client.specification.name,
+        address=client.address,
+        status="INVALID_ARGUMENT",
+        reason=reason,
+    )

@@ -42,10 +42,13 @@ class SequencePlan:
         How rows become requests: the updates of a sequence.
     rows_per_sequence
         After how many rows a new sequence begins; the last one may have fewer.
+    in_order
+        Whether the answers have to come in the order of the rows: one sequence after the other.
     """
 
     requests: RowPlan | SeriesPlan
     rows_per_sequence: int
+    in_order: bool = False
 
     def first(self, start: int) -> int:
         """Return the row that is sent first, to go on at `start`."""
@@ -53,6 +56,8 @@ class SequencePlan:
 
     def n_places(self, client: InferenceClient) -> int:
         """Return how many sequences are under way at once, at most."""
+        if self.in_order:
+            return 1
         return min(client.specification.sequence_places, client.max_in_flight)
 
     def stream(self, client: InferenceClient, data: InputData, start: int) -> Iterator[Answer]:

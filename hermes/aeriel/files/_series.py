@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import InputFacts
 from hermes.aeriel.files._reading import InputData, Selection
 from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, rows_of_outputs, split
+from hermes.aeriel.files._varying import VaryingOutput
+from hermes.errors import ParameterError
 
 READ_BYTES = 4 << 20
 
@@ -42,6 +44,8 @@ class SeriesPlan:
         Whether a request has a leading axis of windows; else it is one window, and has none.
     cut
         How the series are cut.
+    varying
+        The outputs of varying length, as `RowPlan` has them.
     """
 
     inputs: RowInputs
@@ -49,6 +53,7 @@ class SeriesPlan:
     is_padded: bool
     with_row_axis: bool
     cut: Cut
+    varying: Mapping[str, VaryingOutput] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: RowPlan, facts: InputFacts, cut: Cut, *, stateful: bool) -> Self:
@@ -62,6 +67,7 @@ class SeriesPlan:
             is_padded=fixed > 0 or not stateful,
             with_row_axis=rows.with_row_axis or fixed > 0,
             cut=cut,
+            varying=rows.varying,
         )
 
     def first(self, start: int) -> int:
@@ -117,6 +123,7 @@ class SeriesPlan:
             client,
             with_row_axis=self.with_row_axis,
             unit="windows",
+            varying=self.varying,
         )
         return {name: array[:expected] for name, array in rows.items()}
 
@@ -174,6 +181,11 @@ def window_inputs(rows: RowPlan, facts: InputFacts) -> tuple[RowInputs, int]:
         then: that axis could as well be the channels of a series without any.
     fixed
         That length, or 0.
+
+    Raises
+    ------
+    ParameterError
+        A request has several windows, and an output is of varying length.
     """
     inputs = rows.inputs
     given = {name: inputs[name] for name in facts.datasets if name in inputs}
@@ -182,6 +194,11 @@ def window_inputs(rows: RowPlan, facts: InputFacts) -> tuple[RowInputs, int]:
         len(shape) == len(facts.datasets[name].shape) == 3 for name, (shape, _) in given.items()
     )
     if len(lengths) == 1 and has_another_axis and min(lengths) > 0:
+        if rows.varying and max(lengths) > 1:
+            problem = (
+                f"the model takes {max(lengths)} windows at once, whose answers have one length"
+            )
+            raise ParameterError("varying", f"{problem}; export it for one window")
         return {name: (shape[1:], dtype) for name, (shape, dtype) in given.items()}, lengths.pop()
     return inputs, 0
 
