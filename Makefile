@@ -8,7 +8,7 @@ export PYTHON ?= python3
 export VENV ?= .venv
 export DEMO ?= demo
 
-.PHONY: validate test test-root image check chaos fuzz benchmark format clean
+.PHONY: validate test test-root image check chaos fuzz conformance benchmark format clean
 .PHONY: triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -55,6 +55,11 @@ chaos: install-dev triton
 # make fuzz ARGS=5000
 fuzz: install-dev
 	"$$VENV/bin/python" -m tests.fuzz $(ARGS)
+
+# All formats of files, and all cases of the onnx package, served beside onnxruntime in process: half an
+# hour. Shows how many were tried, right, refused and wrong.
+conformance: install-dev triton
+	"$$VENV/bin/python" -m tests.conformance $(ARGS)
 
 # This client beside others and beside perf_analyzer; see benchmarks/client.py --help.
 benchmark: install-dev triton

@@ -31,7 +31,7 @@ PYTRITON = "0.7.0"
 # With numpy 2 every output of the wheel's Python backend is empty, silently. numpy 1 has no
 # wheels for Python 3.13.
 NUMPY = "numpy<2"
-# They came with the environment, no model imports them, and a package may ask for newer ones.
+# Earlier environments list them: they came with the environment, too old for torch.
 INSTALLERS = {"pip", "setuptools", "wheel"}
 PYTHONS = ("3.12", "3.11")
 ABOUT_PYTHON = """
@@ -175,6 +175,9 @@ def _build(
     # A step of its own: venv keeps to itself why pip could not be brought.
     step("bringing pip", python, "-I", "-m", "ensurepip", "--default-pip")
     pip: tuple[str | Path, ...] = (python, "-I", "-m", "pip")
+    # Some versions of ensurepip bring it too. A package that needs it brings it by itself, and it
+    # then keeps its version as all others do.
+    _run("removing setuptools", (*pip, "uninstall", "--yes", "setuptools"), lock)
     requirements = _requirements(wishes)
     constraints = directory / "constraints.txt"
     constraints.write_text("".join(f"{pin}\n" for pin in _pins(kept, wishes)))
@@ -191,7 +194,11 @@ def _build(
         pytriton=PYTRITON,
         python=about["version"],
         wishes=wishes,
-        versions={entry["name"]: entry["version"] for entry in json.loads(listed)},
+        versions={
+            entry["name"]: entry["version"]
+            for entry in json.loads(listed)
+            if entry["name"] != "pip"  # no model imports it
+        },
         backends="",
     )
     _link_libpython(installation.libpython, about)
@@ -369,7 +376,9 @@ def _requirements(wishes: Sequence[str]) -> list[str]:
 
 def _pins(versions: Mapping[str, str], wishes: Sequence[str]) -> list[str]:
     """Return constraints that keep these versions, but for packages that are asked for."""
-    asked = {_name(wish) for wish in wishes} | INSTALLERS
+    asked = {_name(wish) for wish in wishes}
+    if "pip" in versions:
+        asked |= INSTALLERS
     return [f"{name}=={version}" for name, version in versions.items() if _name(name) not in asked]
 
 

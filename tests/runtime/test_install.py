@@ -208,21 +208,44 @@ def test_two_installs_at_once_make_one(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("triton-*"))) == 1
 
 
-def test_added_package_changes_nothing_else(triton_home: Path, tmp_path: Path) -> None:
-    copy_home(triton_home, tmp_path)
+def installed_files(home: Path) -> dict[str, set[str]]:
+    """Return the files of each package, and their hashes, as pip has recorded them."""
+    records = (home / "current" / "lib").glob("python*/site-packages/*.dist-info/RECORD")
+    return {
+        record.parent.name: {
+            line
+            for line in record.read_text().splitlines()
+            # Programs begin with the path of their environment.
+            if "sha256=" in line and not line.startswith("../")
+        }
+        for record in records
+    }
+
+
+def test_added_package_changes_nothing_else(plain_home: Path, tmp_path: Path) -> None:
+    copy_home(plain_home, tmp_path)
     manifest = tmp_path / "current" / "manifest.json"
     facts = json.loads(manifest.read_text())
     facts["versions"]["flatbuffers"] = "24.3.25"  # which onnxruntime needs, and which is old
     manifest.unlink()
     manifest.write_text(json.dumps(facts))
+    before = installed_files(plain_home)
 
     install_triton(tmp_path, packages=["iniconfig"])
 
     now = json.loads(manifest.read_text())["versions"]
-    assert {name: now[name] for name in facts["versions"] if name != "setuptools"} == {
-        name: version for name, version in facts["versions"].items() if name != "setuptools"
+    assert now == {**facts["versions"], "iniconfig": now["iniconfig"]}
+    after = installed_files(tmp_path)
+    assert {name: after.get(name) for name in before if "flatbuffers" not in name} == {
+        name: files for name, files in before.items() if "flatbuffers" not in name
     }
-    assert "iniconfig" in now
+
+
+def test_environment_has_only_what_models_import(plain_home: Path) -> None:
+    manifest = json.loads((plain_home / "current" / "manifest.json").read_text())
+
+    assert manifest["versions"].keys().isdisjoint({"pip", "setuptools", "wheel"})
+    assert not any(name.startswith("setuptools") for name in installed_files(plain_home))
 
 
 @pytest.mark.parametrize(
@@ -232,9 +255,16 @@ def test_added_package_changes_nothing_else(triton_home: Path, tmp_path: Path) -
         (("torch", "typing-extensions>=4.2"), ["numpy==1.26.4"]),
     ],
 )
-def test_what_is_asked_for_may_change(wishes: tuple[str, ...], pins: list[str]) -> None:
-    versions = {"numpy": "1.26.4", "Typing_Extensions": "4.1", "torch": "2.13.0+cpu"}
+@pytest.mark.parametrize("installers", [{}, {"pip": "23.0.1", "setuptools": "66.1.1"}])
+def test_what_is_asked_for_may_change(
+    wishes: tuple[str, ...], pins: list[str], installers: dict[str, str]
+) -> None:
+    versions = {"numpy": "1.26.4", "Typing_Extensions": "4.1", "torch": "2.13.0+cpu", **installers}
     assert _install._pins(versions, wishes) == pins
+
+
+def test_setuptools_that_a_package_brought_is_kept() -> None:
+    assert _install._pins({"setuptools": "80.0"}, ()) == ["setuptools==80.0"]
 
 
 def test_added_package_keeps_what_was_asked_before(plain_home: Path) -> None:

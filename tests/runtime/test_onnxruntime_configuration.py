@@ -81,6 +81,15 @@ def write_classifier(repository: Path, name: str, config: str | None = None) -> 
     write_model(repository, name, nodes, inputs, outputs, config=config)
 
 
+def write_rank(repository: Path, name: str, kind: int) -> None:
+    """Write y = the number of dimensions that the model sees of a scalar x."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Size", ["shape"], ["y"]),
+    ]
+    write_model(repository, name, nodes, [("x", kind, [])], [("y", TensorProto.INT64, [])])
+
+
 SCALAR = f"""
 backend: "onnxruntime"
 input [{listed("x", dims="[1, 1]")}]
@@ -103,6 +112,8 @@ def client(
     write_double(repository, "scalar", shape=[], config=SCALAR)
     write_double(repository, "plain")
     write_identity(repository, "bf16", TensorProto.BFLOAT16, ["n", 2])
+    write_rank(repository, "rank", TensorProto.BFLOAT16)
+    write_identity(repository, "nothing", TensorProto.FLOAT, [2, 0])
     write_memory(repository, "words", "StringConcat", "TYPE_STRING", "y")
     write_memory(repository, "sum", "Add", "TYPE_FP32", "y", "after")
     write_classifier(repository, "zipped")
@@ -142,6 +153,17 @@ def test_bf16_travels(client: Any) -> None:
     assert answer.outputs[0].datatype == "BF16"
     assert list(answer.outputs[0].shape) == [2, 2]
     assert answer.raw_output_contents[0] == bits.tobytes()
+
+
+def test_scalar_in_bf16_stays_a_scalar(client: Any) -> None:
+    tensor = triton.InferInput("x", [1], "BF16")
+    tensor._raw_content = np.array([0x3FC0], np.uint16).tobytes()
+
+    assert client.infer("rank", [tensor]).as_numpy("y").tolist() == [0]
+
+
+def test_dimension_of_zero_is_served(client: Any, infer: Infer) -> None:
+    assert infer(client, "nothing", x=np.empty((2, 0), np.float32))["y"].shape == (2, 0)
 
 
 def test_state_of_strings_is_kept(client: Any, infer_sequence: Any) -> None:

@@ -149,7 +149,9 @@ class TritonPythonModel:
     def _run_bf16(self, feeds, names):
         values = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-                np.ascontiguousarray(array), BF16_IN_ONNX
+                # Not ascontiguousarray, which gives a scalar a dimension.
+                np.asarray(array, order="C"),
+                BF16_IN_ONNX,
             )
             if name in self.bf16
             else onnxruntime.OrtValue.ortvalue_from_numpy(array)
@@ -201,7 +203,8 @@ def _described(kind, config, tensor, *, batched):
     described = {
         "name": tensor.name,
         "data_type": TYPES[tensor.type],
-        "dims": [size if _is_fixed(size) else -1 for size in shape] or [1],
+        # Triton knows no dimension of 0, but tensors without elements where it may vary.
+        "dims": [size if _is_fixed(size) and size else -1 for size in shape] or [1],
     }
     if not shape and batched:
         described["reshape"] = {"shape": []}
