@@ -94,8 +94,8 @@ def install_triton(
         `~/.cache/hermes/triton`.
     packages
         Requirements for pip, added to those of earlier calls: `torch`, or `onnxruntime-gpu`
-        in place of onnxruntime, or whatever Python models import. What is there already keeps
-        its version, unless it is named here.
+        in place of onnxruntime, or whatever Python models import. Every package that is there
+        keeps its version, unless it is named here.
     report
         Is called with a line of text at every step.
 
