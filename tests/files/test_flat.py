@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from hermes.aeriel.client import ModelSpecification, TensorSpecification
-from hermes.aeriel.files import RowPlan, fingerprint_of
+from hermes.aeriel.files import RowPlan, VaryingOutput, fingerprint_of
 from hermes.aeriel.files._predictions import PredictionWriter
-from hermes.aeriel.files._varying import VaryingOutput, varying_outputs
+from hermes.aeriel.files._varying import varying_outputs
 from hermes.errors import DataError, OutputError, ParameterError
 from workflows import _merge
 from workflows._merge import Part, merge

@@ -12,7 +12,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.files import Cut, Request, infer_file
@@ -46,6 +48,23 @@ def tensors(before: list[int]) -> dict[str, tuple[str, list[int]]]:
         "ids": ("INT64", [*before, -1]),
         "words": ("STRING", [*before, -1]),
     }
+
+
+def write_detector(repository: Path) -> None:
+    """Write an ONNX model, without a configuration, that gives the places where x is positive."""
+    version = repository / "detector" / "1"
+    version.mkdir(parents=True)
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["positive"]),
+        helper.make_node("NonZero", ["positive"], ["columns"]),
+        helper.make_node("Transpose", ["columns"], ["places"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6])
+    places = helper.make_tensor_value_info("places", TensorProto.INT64, ["n", 2])
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
+    graph = helper.make_graph(nodes, "detector", [x], [places], [zero])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), version / "model.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +101,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Itera
         outputs={**wrong, "n": ("INT64", [1])},
         max_batch_size=0,
     )
+    write_detector(models)
     with serve(models, ports="auto", wait=True, timeout_s=120) as instance:
         yield instance
 
@@ -148,6 +168,17 @@ def test_no_row_has_anything(server: TritonInstance, tmp_path: Path, transport: 
     counts = [0] * 5
     file = write_rows(tmp_path / "x.h5", counts)
     check(infer(server, "image", file, transport=transport), counts)
+
+
+def test_a_detector_in_onnx_needs_no_configuration(server: TritonInstance, tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((30, 1, 6)).astype(np.float32) - 1
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = x
+    with h5py.File(infer(server, "detector", tmp_path / "x.h5", varying=("places",))) as file:
+        found = rows_of(file, "places")
+        assert min(map(len, found)) == 0
+        for row, places in zip(x, found, strict=True):
+            assert np.array_equal(places, np.argwhere(row > 0))
 
 
 def test_windows_are_rows_too(server: TritonInstance, tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from hermes._files import Partial, write_whole
-from hermes.aeriel.files import PredictionWriter
-from hermes.aeriel.files._varying import VaryingOutput
+from hermes.aeriel.files import PredictionWriter, VaryingOutput
 from hermes.errors import OutputError
 from workflows._merge import Part, merge
 

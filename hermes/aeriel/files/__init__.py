@@ -34,6 +34,7 @@ from hermes.aeriel.files._sequences import check_sequences
 from hermes.aeriel.files._series import read_windows, window_inputs
 from hermes.aeriel.files._sources import stamp_of
 from hermes.aeriel.files._values import parse_finite
+from hermes.aeriel.files._varying import VaryingOutput
 
 __all__ = [
     "Cut",
@@ -44,6 +45,7 @@ __all__ = [
     "PredictionWriter",
     "Request",
     "RowPlan",
+    "VaryingOutput",
     "as_data_errors",
     "check_against_model",
     "check_agreement",
