@@ -61,6 +61,18 @@ def scan_classes(pair: Pair, scores: Scores = "auto") -> Classes:
     return Classes(form=form, n_classes=n_classes, note=note_of(scan, form, scores))
 
 
+def has_labels(pair: Pair, scores: Scores) -> bool:
+    """Tell whether the predictions of a pair, for metrics that want no scores, are labels.
+
+    Raises
+    ------
+    DataError
+        When the arrays do not make sense, or it is in doubt what the predictions are.
+    """
+    is_told = scores != "auto" or not _is_one_column(pair.predictions.shape)
+    return not is_told and scan_classes(pair, scores).form == "labels"
+
+
 def labels_of(
     pair: Pair, array: Rows, chunk: npt.NDArray[Any], start: int, n_classes: int | None
 ) -> Integers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +17,13 @@ from hermes.aeriel import files
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files import DatasetFacts
 from hermes.errors import OutputError, ParameterError
+from workflows._classes import has_labels
 from workflows._gates import Gate, check_gates, parse_gate
 from workflows._merge import INDEX, TARGET
-from workflows._metrics import MetricsResult, compute_metrics, parse_metrics, scalar_names
+from workflows._metrics import METRICS, MetricsResult, compute_metrics, parse_metrics, scalar_names
 from workflows._metrics import check_extra as check_metrics_extra
 from workflows._page import check_extra as check_page_extra
+from workflows._pairs import Pair
 from workflows._scores import check_scores
 from workflows._target import choose_output, varies
 
@@ -131,8 +133,19 @@ def measure(
     scores: str,
     rtol: float,
     atol: float,
+    optional: Collection[str] = (),
 ) -> MetricsResult:
     """Return the metrics of an output in a merged file against the targets beside it.
+
+    Parameters
+    ----------
+    merged_file, metrics, output_name
+        What to compute, and from what.
+    scores, rtol, atol
+        As for `compute_metrics`.
+    optional
+        The metrics that nobody asked for: those that want scores are left out where the output
+        has labels.
 
     Raises
     ------
@@ -145,12 +158,16 @@ def measure(
     with h5py.File(merged_file, "r") as merged:
         outputs = {files.output_name(n): n for n in merged if n not in (INDEX, TARGET)}
         output = choose_output(list(outputs), output_name)
-        predictions = merged[outputs[output]]
+        predictions, targets = merged[outputs[output]], merged[TARGET]
         if isinstance(predictions, h5py.Group):  # which only the server could tell before
             raise varies(output)
-        return compute_metrics(
-            metrics, predictions, merged[TARGET], scores=scores, rtol=rtol, atol=atol
-        )
+        of_scores = [name for name in optional if METRICS[name].needs == "scores"]
+        if of_scores:
+            rest = [name for name in metrics if name not in of_scores]
+            of_labels = [METRICS[name] for name in optional if METRICS[name].needs == "labels"]
+            pair = Pair.checked(of_labels, predictions, targets, None)
+            metrics = rest if has_labels(pair, check_scores(scores)) else metrics
+        return compute_metrics(metrics, predictions, targets, scores=scores, rtol=rtol, atol=atol)
 
 
 def describe_inputs(done: Sequence[FilePredictions]) -> list[dict[str, Any]]:

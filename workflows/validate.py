@@ -207,7 +207,8 @@ class Validate(ValidationParameters, luigi.Task):
     target : str
         The dataset with the targets in each file; without one there are no metrics.
     metrics : list of str
-        What to compute; by default what suits the target's dtype.
+        What to compute; by default what suits the target's dtype, and the output: there is no
+        log loss of labels.
     require : list of str
         Requirements such as ``accuracy >= 0.95``.
     output_name : str
@@ -308,6 +309,7 @@ class Validate(ValidationParameters, luigi.Task):
                 scores=self.scores,
                 rtol=self.rtol,
                 atol=self.atol,
+                optional=() if self.metrics else set(names) - {gate.metric for gate in gates},
             )
             outcomes = evaluate_gates(gates, result.scalars)
         report = self._report(merge_task, merged_file, result, outcomes)
