@@ -121,6 +121,19 @@ def test_strings_of_any_bytes_are_kept(output: Path) -> None:
         assert [[bytes(value) for value in row] for row in found] == words
 
 
+def test_items_may_have_a_length_of_0(output: Path) -> None:
+    nothing = VaryingOutput(dtype=np.dtype(np.float32), shape=(0,), n_leading=0)
+    with PredictionWriter(output, rows=3, fingerprint="a", varying={"y": nothing}) as writer:
+        for row in range(3):
+            writer.write({"y": np.zeros((1, row, 0), np.float32)}, row)
+        writer.finish({})
+    part = Part(input_file=output, predictions=output, rows=3)
+    run([part, part], output.with_name("merged.h5"))
+    with h5py.File(output.with_name("merged.h5")) as file:
+        assert file["y/values"].shape == (6, 0)
+        assert file["y/offsets"][...].tolist() == [0, 0, 1, 3, 3, 4, 6]
+
+
 # Kills itself: in row N, or at the Nth write of values when all rows are there.
 KILLED = """
 import os, signal, sys

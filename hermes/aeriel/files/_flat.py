@@ -126,7 +126,7 @@ class FlatRows:
             n_values, n_bytes = self._ends[name]
             arrays = [outputs[name] for outputs in run]
             lengths = np.concatenate([np.full(len(a), a.shape[1], np.int64) for a in arrays])
-            values = np.concatenate([array.reshape(-1, *row.shape) for array in arrays])
+            values = np.concatenate([a.reshape(len(a) * a.shape[1], *row.shape) for a in arrays])
             content = _bytes_of(values)
             _write(self._files[name], content, n_bytes)
             self._output.write(_offsets(name), begin + 1, n_values + np.cumsum(lengths))
@@ -139,6 +139,8 @@ class FlatRows:
         n_values, n_bytes = self._ends[name]
         if row.dtype.kind == "O":
             yield from _strings(self._files[name], n_values, row.shape)
+            return
+        if n_bytes == 0:  # also where an item has a length of 0
             return
         step = max(1, BLOCK_BYTES // _item_bytes(row)) * _item_bytes(row)
         for begin in range(0, n_bytes, step):
