@@ -8,7 +8,7 @@ export PYTHON ?= python3
 export VENV ?= .venv
 export DEMO ?= demo
 
-.PHONY: validate test test-root image check chaos fuzz conformance benchmark format clean
+.PHONY: validate test test-root image check chaos fuzz conformance benchmark docs format clean
 .PHONY: triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -64,6 +64,11 @@ conformance: install-dev triton
 # This client beside others and beside perf_analyzer; see benchmarks/client.py --help.
 benchmark: install-dev triton
 	"$$VENV/bin/python" benchmarks/client.py --memory-gb 50 --output benchmark.json $(ARGS)
+
+# The pages of docs/ and the reference, in build/docs; what refers to nothing is an error.
+docs: install-dev
+	"$$VENV/bin/sphinx-build" --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "the documentation is build/docs/index.html"
 
 format: install-dev
 	"$$VENV/bin/ruff" format

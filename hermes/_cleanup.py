@@ -174,18 +174,20 @@ def end_leftovers(directory: ServerDirectory) -> None:
 def sweep(home: Path) -> None:
     """End what those left behind who were killed, in all directories of this user.
 
-    Called at every start of a server. What another process cleans already is left to it.
+    Called at every start of a server, and of a task of a pipeline. What another process cleans
+    already is left to it.
     """
     for directory in ServerDirectory.all(home):
-        if not directory.is_left():
+        if not (directory.is_left() or directory.is_vacant()):
             continue
         try:
+            # Within `cleaning`, which whoever starts a server here holds before it is the owner.
             with directory.cleaning(timeout_s=0):
                 if directory.is_left():
                     logger.info("%s: its owner is gone; what it left is ended", directory.path)
                     end_leftovers(directory)
                     directory.clear_owner()
-            directory.tidy()
+                directory.tidy()
         except LockTimeoutError:
             continue
         except (ServerStopError, OSError) as error:

@@ -136,6 +136,18 @@ class ServerDirectory:
         owner = self._read_owner()
         return owner is not None and owner.is_dead()
 
+    def is_vacant(self) -> bool:
+        """Tell whether nobody has had a server here, nor needs one.
+
+        A driver that was killed before it had started a supervisor leaves such a directory.
+        """
+        return (
+            is_own(self.path)
+            and not text_of(self._owner)
+            and not self.plan_file.exists()
+            and not self.is_needed()
+        )
+
     def set_owner(self, owner: ProcessIdentity) -> None:
         """Record who started the server."""
         make_private(self.path)

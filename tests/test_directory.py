@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hermes._cleanup import sweep
 from hermes._directory import MOST_HOME_BYTES, ServerDirectory, new_server_id, state_home
 from hermes._processes import Host, ProcessIdentity, server_processes
+from hermes.aeriel.supervise import Lease, ServerState
 from hermes.errors import LockTimeoutError, ParameterError
 
 ME = ProcessIdentity.of(os.getpid())
@@ -90,6 +91,15 @@ def test_what_lives_is_not_swept(directory: ServerDirectory) -> None:
     directory.set_owner(ME)
     sweep(directory.path.parent)
     assert directory.owner() == ME
+
+
+@pytest.mark.parametrize("driver", [ME, replace(ME, start_ticks=1)], ids=["alive", "dead"])
+def test_what_a_driver_left_before_there_was_a_server_is_swept(
+    directory: ServerDirectory, driver: ProcessIdentity
+) -> None:
+    ServerState(directory.path).acquire(driver, Lease(consumer="a task"))
+    sweep(directory.path.parent)
+    assert directory.path.exists() == (driver == ME)
 
 
 def test_somebody_else_s_files_are_left_alone(directory: ServerDirectory) -> None:

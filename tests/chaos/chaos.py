@@ -196,6 +196,11 @@ class Run:
         files = [f"temporary {path}" for path in _entries(self.temporary) if _is_ours(path)]
         return processes + regions + states + files
 
+    def vacant(self) -> list[str]:
+        """Return the directories for servers that nobody had begun to start: the next start's."""
+        directories = [path for path in _entries(self.state) if path.is_dir()]
+        return [f"state {path}" for path in directories if not (path / "owner").exists()]
+
     def server_ids(self) -> set[str]:
         """Return the ids of the servers that this run has had, as its log tells."""
         found: set[str] = set()
@@ -270,7 +275,7 @@ def once(
         for pid in run.processes():  # so that a leak of this run is not one of the next
             _signal_if_there(pid, signal.SIGKILL)
     elif code == 0:
-        shutil.rmtree(run.output)  # the next start of a server cleans up, so there has to be one
+        shutil.rmtree(run.output)  # a pipeline that has nothing to do cleans nothing
     again = run.start()
     if not _ends(again):
         problems.append("running it again did not end")
@@ -279,6 +284,7 @@ def once(
     else:
         problems += run.wrong()
     problems += [f"left by the second run: {what}" for what in _time_to_clean(run)[1]]
+    problems += [f"left by the second run: {what}" for what in run.vacant()]
     if not (problems and keep):
         shutil.rmtree(directory, ignore_errors=True)
     else:
@@ -379,8 +385,8 @@ def _time_to_clean(run: Run, is_for_the_next_start: bool = False) -> tuple[float
     while left := run.left():
         if is_for_the_next_start:
             left = [] if run.image else [each for each in left if each.startswith("process")]
-            if not left:
-                break
+        if all(each in run.vacant() for each in left):
+            break
         if time.monotonic() - started > CLEAN_WITHIN_S:
             return time.monotonic() - started, left
         time.sleep(0.1)

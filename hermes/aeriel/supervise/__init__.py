@@ -1,5 +1,6 @@
 """A Triton server for as long as somebody needs it, in a process of its own."""
 
+from hermes._cleanup import sweep
 from hermes._directory import Status, state_home
 from hermes.aeriel.supervise._client import ensure_server, stop_server
 from hermes.aeriel.supervise._spec import ServerSpec
@@ -14,4 +15,5 @@ __all__ = [
     "ensure_server",
     "state_home",
     "stop_server",
+    "sweep",
 ]
