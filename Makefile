@@ -40,10 +40,11 @@ image:
 	tests/environment/install-apptainer.sh
 	tests/environment/build-triton-image.sh build/triton.sif
 
-# What has to pass before a change lands: format, lint, types, tests.
+# What has to pass before a change lands: format, lint, layers, types, tests.
 check: install-dev
 	"$$VENV/bin/ruff" format --check
 	"$$VENV/bin/ruff" check
+	"$$VENV/bin/lint-imports" --no-cache
 	"$$VENV/bin/mypy"
 	$(MAKE) test
 
