@@ -43,7 +43,8 @@ def answer(requests: Sequence[Request], run: Run, *, batched: bool) -> list[Tens
     answers: list[Tensors | Exception] = [RuntimeError("the request was not answered")] * len(
         requests
     )
-    for indices in _alike(requests) if batched else [[i] for i in range(len(requests))]:
+    alone = not batched or len(requests) == 1
+    for indices in [[i] for i in range(len(requests))] if alone else _alike(requests):
         for index, outputs in zip(
             indices, _answer_alike([requests[i] for i in indices], run), strict=True
         ):
