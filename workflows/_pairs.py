@@ -19,6 +19,8 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 
 CHUNK_ELEMENTS = 1 << 20
 N_BINS = 50
+# Every whole number up to here is a float64.
+EXACT = 2**53
 
 
 class Rows(Protocol):
@@ -134,3 +136,15 @@ class Pair:
             return np.asarray(array[slice(start, start + self.chunk_rows)])
         except OSError as error:
             raise self.error(array, f"cannot be read from row {start}: {error}") from error
+
+
+def difference(given: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Floats:
+    """Return given minus wanted as float64, exact also for whole numbers that are none."""
+    is_large = any(
+        array.dtype.kind in "iu" and max(int(array.max()), -int(array.min())) > EXACT
+        for array in (given, wanted)
+        if array.dtype.itemsize == 8
+    )
+    dtype: Any = np.longdouble if is_large else np.float64
+    result: Floats = (given.astype(dtype) - wanted.astype(dtype)).astype(np.float64)
+    return result

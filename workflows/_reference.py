@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workflows._pairs import Metric, Pair
+from workflows._pairs import Metric, Pair, difference
 
 
 @dataclass(kw_only=True)
@@ -30,9 +30,9 @@ class ReferenceTotals:
         equal = (predictions == expected) | (
             (predictions != predictions) & (expected != expected)  # noqa: PLR0124 (NaN is not)
         )
-        given, wanted = predictions.astype(np.float64), expected.astype(np.float64)
+        wanted = expected.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            absolute = np.where(equal, 0, np.abs(given - wanted))
+            absolute = np.where(equal, 0, np.abs(difference(predictions, expected)))
             absolute[np.isnan(absolute)] = np.inf
             relative = np.where(equal | (wanted == 0), 0, absolute / np.abs(wanted))
             relative[np.isnan(relative)] = np.inf

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workflows._pairs import N_BINS, Floats, Integers, Metric, Pair, Rows
+from workflows._pairs import N_BINS, Floats, Integers, Metric, Pair, Rows, difference
 
 # Sums of squares of larger numbers are not finite, and tell nothing.
 LARGEST = 1e140
@@ -22,7 +22,9 @@ MAX_POINTS = 500
 class RegressionTotals:
     """Sums over the rows that regression metrics are computed from."""
 
-    target_mean: Floats
+    # A row of targets, and by how much more the mean is: where a target is constant, it is exact.
+    origin: npt.NDArray[Any]
+    mean_shift: Floats
     residual_edges: Floats
     value_edges: Floats
     n_rows: int = 0
@@ -35,12 +37,13 @@ class RegressionTotals:
     pairs: Integers
     points: tuple[list[float], list[float]] | None
 
-    def add(self, predictions: Floats, targets: Floats) -> None:
+    def add(self, predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
         """Add rows, shape (rows, outputs)."""
-        residuals = predictions - targets
+        residuals = difference(predictions, targets)
+        deviations = difference(targets, self.origin) - self.mean_shift
         self.n_rows += len(residuals)
         self.squared += (residuals**2).sum(axis=0)
-        self.squared_total += ((targets - self.target_mean) ** 2).sum(axis=0)
+        self.squared_total += (deviations**2).sum(axis=0)
         self.total += float(residuals.sum())
         self.absolute += float(np.abs(residuals).sum())
         self.max_absolute = max(self.max_absolute, float(np.abs(residuals).max()))
@@ -101,20 +104,21 @@ def gather_residuals(pair: Pair) -> RegressionTotals:
     if n_rows < 2 and any(metric.name == "r2" for metric in pair.metrics):
         raise pair.error(pair.targets, "r2 wants at least two rows, given 1")
     n_outputs = math.prod(pair.predictions.shape[1:])
-    # Sums of differences from the first row: where a target is constant, its mean is exact.
-    origin, shift = np.zeros(n_outputs), np.zeros(n_outputs)
+    origin: npt.NDArray[Any] = np.zeros(n_outputs)
+    shift = np.zeros(n_outputs)
     ranges = np.array([[np.inf, -np.inf]] * 3)
     for start, predictions, targets in pair.chunks():
         given = _outputs(pair, pair.predictions, predictions, start)
         wanted = _outputs(pair, pair.targets, targets, start)
         if start == 0:
             origin = wanted[0]
-        shift += (wanted - origin).sum(axis=0)
-        for index, values in enumerate((given - wanted, given, wanted)):
+        shift += difference(wanted, origin).sum(axis=0)
+        for index, values in enumerate((difference(given, wanted), given, wanted)):
             ranges[index, 0] = min(ranges[index, 0], values.min())
             ranges[index, 1] = max(ranges[index, 1], values.max())
     totals = RegressionTotals(
-        target_mean=origin + shift / n_rows,
+        origin=origin,
+        mean_shift=shift / n_rows,
         residual_edges=_edges(*ranges[0]),
         value_edges=_edges(ranges[1:, 0].min(), ranges[1:, 1].max()),
         squared=np.zeros(n_outputs),
@@ -131,9 +135,13 @@ def gather_residuals(pair: Pair) -> RegressionTotals:
     return totals
 
 
-def _outputs(pair: Pair, array: Rows, chunk: npt.NDArray[Any], start: int) -> Floats:
+def _outputs(pair: Pair, array: Rows, chunk: npt.NDArray[Any], start: int) -> npt.NDArray[Any]:
+    """Return a chunk with an axis of outputs; whole numbers stay what they are."""
     pair.check_finite(array, chunk, start)
-    outputs: Floats = chunk.reshape(len(chunk), -1).astype(np.float64)
+    outputs: npt.NDArray[Any] = chunk.reshape(len(chunk), -1)
+    if outputs.dtype.kind in "iu":
+        return outputs
+    outputs = outputs.astype(np.float64)
     large = np.abs(outputs) > LARGEST
     if large.any():
         row, column = np.argwhere(large)[0]

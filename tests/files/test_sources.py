@@ -149,6 +149,63 @@ def read(file: Path, dtype: str, *, cast: bool = False, finite: bool = False) ->
         return data.values["x"]
 
 
+def test_netcdf_s_unsigned_integers_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.h5", x=np.full((3, 1), -1, "i2"))
+    with h5py.File(file, "a") as opened:
+        opened["x"].attrs["_Unsigned"] = "true"
+    refused(file, "_Unsigned is true, which is not applied")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("scale_factor", 10.0), ("_FillValue", 5.0), ("valid_max", 300.0)]
+)
+def test_what_a_source_says_of_its_values_counts(tmp_path: Path, name: str, value: float) -> None:
+    write(tmp_path / "part.h5", raw=X)
+    file = write_virtual(tmp_path / "v.h5", "part.h5")
+    assert inspect(file, {"x": "x"}).rows == 100
+    with h5py.File(tmp_path / "part.h5", "a") as opened:
+        opened["raw"].attrs[name] = value
+    refused(file, f"attribute {name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("valid_range", [0.0, 398.0]), ("valid_min", 1), ("valid_max", [398.5])]
+)
+def test_values_that_are_not_valid_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    file = write(tmp_path / "a.h5", x=X)
+    with h5py.File(file, "a") as opened:
+        opened["x"].attrs[name] = value
+    with pytest.raises(DataError, match="has values outside of its valid range"):
+        read(file, "f4")
+    with h5py.File(file, "a") as opened:
+        opened["x"].attrs[name] = "-1, 1"
+    with pytest.raises(DataError, match=f"its attribute {name} is '-1, 1', no number"):
+        read(file, "f4")
+
+
+def test_what_was_never_written_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "never.h5", "w") as opened:
+        opened.create_dataset("x", (100, 4), "f4")
+    refused(tmp_path / "never.h5", "400 of its 400 values were never written")
+    with h5py.File(tmp_path / "half.h5", "w") as opened:
+        opened.create_dataset("x", (100, 4), "f4", chunks=(30, 3))[:50] = 1
+    refused(tmp_path / "half.h5", "4 of its 8 chunks were never written, and would be read as 0.0")
+    write(tmp_path / "part.h5", raw=X)
+    with h5py.File(tmp_path / "hole.h5", "w") as opened:
+        layout = h5py.VirtualLayout((200, 4), "f4")
+        layout[100:] = h5py.VirtualSource("part.h5", "raw", (100, 4))
+        opened.create_virtual_dataset("x", layout)
+    refused(tmp_path / "hole.h5", "400 of its 800 values were never written")
+
+
+def test_netcdf_s_own_fill_value_is_refused_where_it_is_used(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        x = opened.create_dataset("x", (100, 4), "f4", fillvalue=9.969209968386869e36)
+        x[:99] = 1
+    with pytest.raises(DataError, match="has missing values"):
+        read(tmp_path / "a.h5", "f4")
+
+
 def test_whole_numbers_stay_exact(tmp_path: Path) -> None:
     read(write(tmp_path / "a.h5", x=np.full((3, 1), 2**60)), "f8")
     odd = write(tmp_path / "b.h5", x=np.full((3, 1), 1126259462391000001))
@@ -214,3 +271,23 @@ def test_a_pattern_does_not_catch_results(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="matches results of earlier runs"):
         find_files([str(tmp_path / "*.h5")])
     assert len(find_files([str(tmp_path / "merged.h5")])) == 1
+
+
+def test_units_agree(tmp_path: Path) -> None:
+    files = [write(tmp_path / name, x=X) for name in ("a.h5", "b.h5", "c.h5")]
+    for units, file in zip(("m", b"cm"), files[:2], strict=True):
+        with h5py.File(file, "a") as opened:
+            opened["x"].attrs["units"] = units
+    facts = [inspect(file, {"x": "x"}) for file in files]
+    check_agreement([facts[0], facts[2]])  # one does not say
+    with pytest.raises(DataError, match=r"b\.h5, dataset 'x': has units 'cm', but .*a\.h5 has 'm'"):
+        check_agreement(facts)
+
+
+@pytest.mark.parametrize("how", [Path.symlink_to, Path.hardlink_to])
+def test_one_file_by_two_names_is_refused(tmp_path: Path, how: Any) -> None:
+    file = write(tmp_path / "run.h5", x=X)
+    how(tmp_path / "latest.h5", file)
+    with pytest.raises(ParameterError, match="are one file, whose rows would count twice"):
+        find_files([str(tmp_path / "*.h5")])
+    assert find_files([str(file), f"{tmp_path}/run*.h5"]) == (file,)

@@ -376,6 +376,28 @@ def test_numbers_that_no_sum_of_squares_can_hold_are_refused() -> None:
         compute_metrics(["mse"], large, np.zeros(2), chunk_rows=1)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+@pytest.mark.parametrize("chunk_rows", [1, None])
+def test_whole_numbers_that_are_no_float64_are_compared_exactly(
+    dtype: type, chunk_rows: int | None
+) -> None:
+    targets: Any = 1126259462391000001 + np.arange(3).astype(dtype)
+    predictions = targets + dtype(64)
+    result = compute_metrics(
+        ["max_absolute_error", "mse", "bias", "r2", "reference"],
+        predictions, targets, chunk_rows=chunk_rows, rtol=0.0, atol=63.0,
+    )  # fmt: skip
+    assert result.scalars["max_absolute_error"] == 64
+    assert result.scalars["mse"] == 4096
+    assert result.scalars["bias"] == 64
+    assert result.scalars["r2"] == 1 - 3 * 4096 / 2
+    assert result.scalars["reference"] == 0
+    assert result.scalars["reference_max_absolute_difference"] == 64
+    # Nor where the other side is a float.
+    below = compute_metrics(["bias"], targets.astype(np.float64), targets)
+    assert below.scalars == {"bias": 62.0}
+
+
 def test_one_column_and_none_are_the_same() -> None:
     values = np.arange(4.0)
     assert compute_metrics(["mse"], values[:, None], values + 2).scalars == {"mse": 4.0}

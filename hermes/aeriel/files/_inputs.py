@@ -19,7 +19,7 @@ from hermes.aeriel.files._cut import sample_rate_of
 from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._sources import check_readable
-from hermes.aeriel.files._values import check_scales
+from hermes.aeriel.files._values import text_of
 from hermes.aeriel.files._varying import describe_shape
 from hermes.errors import DataError, ParameterError
 
@@ -34,6 +34,7 @@ class DatasetFacts:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     sample_rate: float | None = None
+    units: str = ""
 
     def __str__(self) -> str:
         return f"{describe_dtype(self.dtype)} of shape {self.shape}"
@@ -67,7 +68,8 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
     Raises
     ------
     ParameterError
-        There is no pattern, or one matches no file, or results of an earlier run.
+        There is no pattern, or one matches no file, or results of an earlier run; or two paths lead
+        to one file.
     """
     if not patterns:
         raise ParameterError("inputs", "no file was given; give paths or globs of HDF5 files")
@@ -88,6 +90,13 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
             problem = f"{pattern!r} also matches results of earlier runs: {ours[:5]}"
             raise ParameterError("inputs", f"{problem}; give a pattern that leaves them out")
         found.update(files)
+    known: dict[tuple[int, int], Path] = {}
+    for file in sorted(found):
+        status = file.stat()
+        same = known.setdefault((status.st_dev, status.st_ino), file)
+        if same != file:
+            problem = f"{same} and {file} are one file, whose rows would count twice"
+            raise ParameterError("inputs", f"{problem}; name it once")
     return tuple(sorted(found))
 
 
@@ -199,6 +208,13 @@ def check_agreement(files: Sequence[InputFacts], *, with_rates: bool = True) -> 
                 advice = "resample the data, or give sample_rate where the files are wrong"
                 raise DataError(
                     file=str(other.file), dataset=given.path, problem=f"{problem}; {advice}"
+                )
+            if given.units and expected.units and given.units != expected.units:
+                problem = f"has units {given.units!r}, but {first.file} has {expected.units!r}"
+                raise DataError(
+                    file=str(other.file),
+                    dataset=given.path,
+                    problem=f"{problem}; all inputs have to agree",
                 )
             if (given.shape[1:], given.dtype) != (expected.shape[1:], expected.dtype):
                 wanted = f"rows of {describe_dtype(expected.dtype)} {expected.shape[1:]}"
@@ -346,10 +362,12 @@ def _facts(
         if not entry.shape:
             raise DataError(file=str(file), dataset=path, problem="is a scalar; rows are wanted")
         check_readable(entry, allow_external_data=allow_external_data)
-        check_scales(entry)
         shape = entry.shape if shape_of is None else shape_of(entry)
         rate = _rate(entry)
-        return DatasetFacts(path=path, shape=shape, dtype=entry.dtype, sample_rate=rate)
+        units = str(text_of(entry.attrs.get("units", entry.attrs.get("unit", ""))))
+        return DatasetFacts(
+            path=path, shape=shape, dtype=entry.dtype, sample_rate=rate, units=units
+        )
 
 
 def _rate(dataset: h5py.Dataset) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 
 from hermes.aeriel.files._links import as_data_errors, entries, find, locate
+from hermes.aeriel.files._values import check_meanings, check_scales
 from hermes.errors import DataError
 
 MOST_SOURCES = 100_000
@@ -114,6 +116,8 @@ def check_readable(
                 "which is not installed; set HDF5_PLUGIN_PATH to its plugins, or repack the file"
             )
             raise fail(f"{what}, {advice}")
+    check_scales(dataset)
+    _check_written(dataset, fail)
     for source in sources_of(dataset):
         _check_source(
             dataset, source, fail, allow_external_data=allow_external_data, within=(*within, key)
@@ -209,16 +213,44 @@ def _check_source(
         if found.dtype != dataset.dtype and not np.can_cast(found.dtype, dataset.dtype, "safe"):
             raise fail(f"its source {where} is {found.dtype}, which {dataset.dtype} cannot hold")
         check_readable(found, allow_external_data=allow_external_data, within=within)
+        check_meanings(dataset, found, where)
+
+
+def _check_written(dataset: h5py.Dataset, fail: Callable[[str], DataError]) -> None:
+    """Raise DataError where parts of a dataset were never written, as of a run that was killed."""
+    what, n_wanted, n_there = "values", int(dataset.size), 0
+    if dataset.is_virtual:
+        spaces = [mapping.vspace for mapping in dataset.virtual_sources()]
+        if any(_is_open(space) for space in spaces):
+            return
+        n_there = sum(space.get_select_npoints() for space in spaces)
+    elif dataset.chunks:
+        what = "chunks"
+        pairs = zip(dataset.shape, dataset.chunks, strict=True)
+        n_wanted = math.prod(-(-length // chunk) for length, chunk in pairs)
+        n_there = dataset.id.get_num_chunks()
+    elif dataset.external or dataset.id.get_storage_size():
+        return
+    if n_there < n_wanted:
+        problem = f"{n_wanted - n_there} of its {n_wanted} {what} were never written"
+        advice = "write them, or make the dataset smaller"
+        raise fail(f"{problem}, and would be read as {dataset.fillvalue}; {advice}")
+
+
+def _is_open(space: Any) -> bool:
+    """Tell whether a selection has no end."""
+    return bool(
+        space.get_select_type() == h5py.h5s.SEL_HYPERSLABS
+        and space.is_regular_hyperslab()
+        and h5py.h5s.UNLIMITED in space.get_regular_hyperslab()[2]
+    )
 
 
 def _virtual_sources(dataset: h5py.Dataset) -> Iterator[Source]:
     own = dataset.file.filename
     n_sources = 0
     for mapping in dataset.virtual_sources():
-        is_open = mapping.vspace.get_select_type() == h5py.h5s.SEL_HYPERSLABS and (
-            mapping.vspace.is_regular_hyperslab()
-            and h5py.h5s.UNLIMITED in mapping.vspace.get_regular_hyperslab()[2]
-        )
+        is_open = _is_open(mapping.vspace)
         extent = {} if is_open else _extent(mapping)
         for number in range(_blocks(dataset, mapping.vspace) if is_open else 1):
             n_sources += 1

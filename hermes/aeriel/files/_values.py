@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,15 @@ EXACT = 2**53
 # Attributes that netCDF and its kin give to datasets whose values are not what they look like.
 _SCALES = {"scale_factor": 1.0, "add_offset": 0.0}
 _FILLS = ("_FillValue", "missing_value")
+# What netCDF fills datasets of f4, f8, i2 to i8 and u2 to u8 with where nobody says otherwise.
+_NETCDF_FILLS = (
+    9.969209968386869e36,
+    *(-32767, -2147483647, -9223372036854775806),
+    *(65535, 4294967295, 18446744073709551614),
+)
+_LIMITS = ("valid_range", "valid_min", "valid_max")
+# Attributes without which values would be taken for others.
+MEANINGS = (*_SCALES, *_FILLS, *_LIMITS, "_Unsigned")
 
 
 @dataclass(kw_only=True)
@@ -46,11 +56,13 @@ class InputValues:
     cast: bool = False
     finite: bool = False
     _fills: list[Any] = field(default_factory=list)
+    _limits: tuple[float, float] = (-math.inf, math.inf)
     # By where they were read: what is read again, for a sequence that is sent again, counts once.
     _found: dict[Any, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._fills = fill_values(self.dataset)
+        self._limits = limits(self.dataset)
 
     @property
     def n_not_finite(self) -> int:
@@ -119,9 +131,14 @@ class InputValues:
             One is a fill value, was made infinite, or is not finite and has to be.
         """
         for fill in self._fills:
-            if np.any(array == np.asarray(fill).astype(array.dtype)):
+            if np.any(given == (given.dtype.type(fill) if given.dtype.kind == "f" else fill)):
                 problem = f"has missing values ({fill}, its fill value) near row {row}"
                 raise self._problem(f"{problem}; leave those rows out, or fill them")
+        low, high = self._limits
+        is_low = low > -math.inf and np.any(given < low)
+        if is_low or (high < math.inf and np.any(given > high)):
+            problem = f"has values outside of its valid range, {low} to {high}, near row {row}"
+            raise self._problem(f"{problem}; leave those rows out, or mend the attribute")
         if array.dtype.kind != "f" or (n := count_not_finite(array)) == 0:
             return
         if given is not array:
@@ -207,14 +224,34 @@ def loses_digits(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
 
 
 def check_scales(dataset: h5py.Dataset) -> None:
-    """Raise DataError where attributes say that values are to be scaled, which is not done."""
-    for name, neutral in _SCALES.items():
-        if name in dataset.attrs and np.any(np.asarray(dataset.attrs[name]) != neutral):
-            problem = f"its attribute {name} is {dataset.attrs[name]}, which is not applied"
-            advice = "store the values that it stands for"
-            path = dataset.name.lstrip("/")
+    """Raise DataError where attributes say that values are to be changed, which is not done."""
+    given = {
+        name: dataset.attrs[name]
+        for name, neutral in _SCALES.items()
+        if name in dataset.attrs and np.any(np.asarray(dataset.attrs[name]) != neutral)
+    }
+    if dataset.dtype.kind == "i" and str(text_of(dataset.attrs.get("_Unsigned"))).lower() == "true":
+        given["_Unsigned"] = "true"
+    for name, value in given.items():
+        problem = f"its attribute {name} is {value}, which is not applied"
+        raise DataError(
+            file=dataset.file.filename,
+            dataset=dataset.name.lstrip("/"),
+            problem=f"{problem}; store the values that it stands for",
+        )
+
+
+def check_meanings(dataset: h5py.Dataset, source: h5py.Dataset, where: str) -> None:
+    """Raise DataError where a source of a dataset says of its values what the dataset does not."""
+    for name in MEANINGS:
+        if name not in source.attrs:
+            continue
+        if name not in dataset.attrs or not np.array_equal(dataset.attrs[name], source.attrs[name]):
+            problem = f"its source {where} has the attribute {name} {source.attrs[name]}"
             raise DataError(
-                file=dataset.file.filename, dataset=path, problem=f"{problem}; {advice}"
+                file=dataset.file.filename,
+                dataset=dataset.name.lstrip("/"),
+                problem=f"{problem}, which it has not; give it the same",
             )
 
 
@@ -224,4 +261,34 @@ def fill_values(dataset: h5py.Dataset) -> list[Any]:
     numbers = [
         value for values in found for value in values if np.asarray(value).dtype.kind in "iuf"
     ]
+    if dataset.dtype.kind in "iuf" and dataset.fillvalue.item() in _NETCDF_FILLS:
+        numbers.append(dataset.fillvalue)
     return [value for value in numbers if np.isfinite(value)]
+
+
+def limits(dataset: h5py.Dataset) -> tuple[float, float]:
+    """Return the lowest and the highest value that a dataset says to be valid.
+
+    Raises
+    ------
+    DataError
+        An attribute makes no sense.
+    """
+    low, high = -math.inf, math.inf
+    for name in _LIMITS:
+        if name not in dataset.attrs or dataset.dtype.kind not in "iuf":
+            continue
+        found = np.ravel(dataset.attrs[name])
+        if found.dtype.kind not in "iuf" or len(found) != (2 if name == "valid_range" else 1):
+            problem = f"its attribute {name} is {dataset.attrs[name]!r}, no number"
+            path = dataset.name.lstrip("/")
+            raise DataError(file=dataset.file.filename, dataset=path, problem=problem)
+        low = found[0].item() if name != "valid_max" else low
+        high = found[-1].item() if name != "valid_min" else high
+    return low, high
+
+
+def text_of(value: Any) -> Any:
+    """Return an attribute that may be a text, or bytes, as it is read."""
+    value = np.ravel(value)[0] if np.size(value) == 1 else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
