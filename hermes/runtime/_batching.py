@@ -6,7 +6,7 @@ copies this module beside each of them. It needs numpy, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,23 @@ class Request:
     outputs: Collection[str]
 
 
-def answer(requests: Sequence[Request], run: Run, *, batched: bool) -> list[Tensors | Exception]:
+def prepare(inputs: Callable[[], Tensors], outputs: Collection[str]) -> Request | Exception:
+    """Return a request, or the error that its inputs met: it belongs to this request alone."""
+    try:
+        return Request(inputs(), outputs)
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        return error
+
+
+def answer(
+    requests: Sequence[Request | Exception], run: Run, *, batched: bool
+) -> list[Tensors | Exception]:
     """Return, for each request and in order, its outputs or the error that it met.
 
     Parameters
     ----------
     requests
-        What the server gathered.
+        What the server gathered; an error is its own answer.
     run
         Runs the model: takes inputs and the names of the outputs to compute.
     batched
@@ -43,18 +53,24 @@ def answer(requests: Sequence[Request], run: Run, *, batched: bool) -> list[Tens
     answers: list[Tensors | Exception] = [RuntimeError("the request was not answered")] * len(
         requests
     )
-    alone = not batched or len(requests) == 1
-    for indices in [[i] for i in range(len(requests))] if alone else _alike(requests):
+    good: dict[int, Request] = {}
+    for index, request in enumerate(requests):
+        if isinstance(request, Request):
+            good[index] = request
+        else:
+            answers[index] = request
+    alone = not batched or len(good) == 1
+    for indices in [[index] for index in good] if alone else _alike(good):
         for index, outputs in zip(
-            indices, _answer_alike([requests[i] for i in indices], run), strict=True
+            indices, _answer_alike([good[i] for i in indices], run), strict=True
         ):
             answers[index] = outputs
     return answers
 
 
-def _alike(requests: Sequence[Request]) -> list[list[int]]:
+def _alike(requests: Mapping[int, Request]) -> list[list[int]]:
     groups: dict[object, list[int]] = {}
-    for index, request in enumerate(requests):
+    for index, request in requests.items():
         tensors = sorted(request.inputs.items())
         kind = tuple((name, array.dtype.str, array.shape[1:]) for name, array in tensors)
         groups.setdefault(kind, []).append(index)

@@ -45,30 +45,49 @@ class SequenceStates:
         }
         self.outputs = list(self._names.values())
         oldest = config.get("sequence_batching", {}).get("oldest") or {}
-        candidates = int(oldest.get("max_candidate_sequences", 0))
-        self._capacity = max(1, candidates, config["max_batch_size"])
+        slots = max(1, int(oldest.get("max_candidate_sequences", 0)), config["max_batch_size"])
+        # Triton serves so many sequences at once. It does not announce the end of one that was
+        # idle, or whose last request waited too long: what is left of those is in excess.
+        self._capacity = 2 * slots
         self._kept: OrderedDict[int | str, Tensors] = OrderedDict()
 
     def inputs(self, sequence: int | str, flags: int, received: Tensors) -> Tensors:
-        """Return what a request brought, with the state that its sequence is in."""
+        """Return what a request brought, with the state that its sequence is in.
+
+        Raises
+        ------
+        ValueError
+            The sequence has no state although it has begun: its first request failed.
+        """
+        # Without a sequence it fills an empty slot of the batch: Triton's "null requests".
+        if not self._names or not sequence:
+            return received
         if flags & START:
             self._kept.pop(sequence, None)
-        return {**received, **self._kept.get(sequence, {})}
+            return received
+        if sequence not in self._kept:
+            raise ValueError(
+                f"sequence {sequence} has no state: its first request failed, or it was idle for "
+                "too long; begin it again"
+            )
+        return {**received, **self._kept[sequence]}
 
     def keep(
         self, sequence: int | str, flags: int, answered: Tensors, outputs: Collection[str]
     ) -> Tensors:
         """Return the `outputs` of an answer, after its state is kept for the next request."""
-        if self._names:
+        if self._names and sequence and not flags & END:
             # A copy: an output may be the memory of an input, which ends with the request.
             self._kept[sequence] = {
                 name: np.array(answered[output]) for name, output in self._names.items()
             }
             self._kept.move_to_end(sequence)
-            if flags & END:
-                del self._kept[sequence]
-            # A sequence that Triton ended because it was idle is not announced, but Triton
-            # serves this many at once.
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
+        self.end(sequence, flags)
         return {name: answered[name] for name in outputs}
+
+    def end(self, sequence: int | str, flags: int) -> None:
+        """Forget the state of a sequence with its last request, answered or not."""
+        if flags & END:
+            self._kept.pop(sequence, None)

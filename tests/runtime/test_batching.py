@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 
-from hermes.runtime._batching import Request, Tensors, answer
+from hermes.runtime._batching import Request, Tensors, answer, prepare
 
 
 class Doubler:
@@ -89,3 +89,17 @@ def test_no_requests_are_no_answers(batched: bool) -> None:
 def values(answers: list[Tensors | Exception]) -> list[Tensors]:
     assert not [error for error in answers if isinstance(error, Exception)]
     return [tensors for tensors in answers if not isinstance(tensors, Exception)]
+
+
+def test_request_that_could_not_be_prepared_is_its_own_answer() -> None:
+    model = Doubler()
+
+    def lost() -> Tensors:
+        raise ValueError("lost")
+
+    requests = [prepare(lost, ["y"]), request(2, 3), request(1, 3)]
+    answers = answer(requests, model, batched=True)
+
+    assert str(answers[0]) == "lost"
+    assert model.batches == [3]
+    assert [np.shape(tensors["y"]) for tensors in values(answers[1:])] == [(2, 3), (1, 3)]

@@ -175,6 +175,20 @@ def test_state_of_strings_is_kept(client: Any, infer_sequence: Any) -> None:
     assert said == ["a", "agrößer", "agrößerc"]
 
 
+def test_states_of_sequences_that_take_turns_are_kept(client: Any) -> None:
+    """The server fills the slots of those whose turn it is not."""
+    totals = []
+    for turn in range(3):
+        for sequence in (11, 12, 13, 14):
+            tensor = triton.InferInput("x", [1, 1], "FP32")
+            tensor.set_data_from_numpy(np.full((1, 1), sequence, np.float32))
+            options = {"sequence_start": turn == 0, "sequence_end": turn == 2}
+            answer = client.infer("sum", [tensor], sequence_id=sequence, **options)
+            totals.append(answer.as_numpy("y").item())
+
+    assert totals == [turn * sequence for turn in (1, 2, 3) for sequence in (11, 12, 13, 14)]
+
+
 def test_state_may_be_an_output_too(client: Any, infer_sequence: Any) -> None:
     answers = infer_sequence(client, "sum", 8, "x", [np.ones((1, 1), np.float32)] * 3)
 

@@ -7,12 +7,13 @@ https://github.com/triton-inference-server/onnxruntime_backend
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
-from hermes_batching import Request, answer
+from hermes_batching import answer, prepare
 from hermes_bf16 import bits_of, exchangeable
 from hermes_sequences import SequenceStates, declared_states, sequence_inputs
 from hermes_session import default_max_batch_size, open_session
@@ -110,7 +111,7 @@ class TritonPythonModel:
         wanted = [self._wanted(request) for request in requests]
         answers = answer(
             [
-                Request(self._inputs(request), {*outputs, *self.states.outputs})
+                prepare(partial(self._inputs, request), {*outputs, *self.states.outputs})
                 for request, outputs in zip(requests, wanted, strict=True)
             ],
             self._run,
@@ -166,6 +167,7 @@ class TritonPythonModel:
 
     def _response(self, request, answered, outputs):
         if isinstance(answered, Exception):
+            self.states.end(request.correlation_id(), request.flags())
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answered)))
         tensors = self.states.keep(request.correlation_id(), request.flags(), answered, outputs)
         return pb_utils.InferenceResponse(
