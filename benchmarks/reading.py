@@ -170,7 +170,7 @@ def ours(file, how):
             for name, dataset in opened.items()
         }
     with measured() as numbers:
-        facts = inspect(file, names, model_inputs=list(names), shape_of=cut and cut.shape_of)
+        facts = inspect(file, names, model_inputs=list(names), cut=cut)
         inputs = {name: (shape, np.dtype("f4")) for name, shape in shapes.items()}
         plan = RowPlan(inputs=inputs, rows_per_request=ROWS, with_row_axis=True)
         if cut:

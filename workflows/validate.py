@@ -153,7 +153,7 @@ class Merge(ValidationParameters, luigi.Task):
                 model_inputs=None if model is None else list(model.inputs),
                 optional=() if model is None else model.optional_inputs,
                 target=self.target or None,
-                shape_of=cut.shape_of if cut else None,
+                cut=cut,
                 allow_external_data=self.allow_external_data,
             )
             for file in files

@@ -85,7 +85,7 @@ def test_parts_are_those_of_the_dataset(data: st.DataObject) -> None:
 
 def requests(file: Path, dtype: str = "f4", cut: Cut | None = None, **options: Any) -> list[Any]:
     """Return what the requests for a file are, of five rows or windows each."""
-    facts = inspect(file, {"x": "x"}, shape_of=cut.shape_of if cut else None)
+    facts = inspect(file, {"x": "x"}, cut=cut)
     inputs = {"x": (facts.datasets["x"].shape[1:], np.dtype(dtype))}
     plan: Any = RowPlan(inputs=inputs, rows_per_request=5, with_row_axis=True)
     if cut:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import Windows
+from hermes.aeriel.files import inspect
 from hermes.aeriel.files._cut import Cut, sample_rate_of, start_time_of
 from hermes.aeriel.files._series import read_windows
 from hermes.errors import DataError, ParameterError
@@ -249,3 +250,27 @@ class TestCut:
     ) -> None:
         with pytest.raises(DataError, match=problem):
             cut.windows(file.create_dataset("series", shape, "f4"))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "problem"),
+    [
+        ({}, None),
+        ({"dx": 1 / 16, "x0": 7.0}, None),
+        ({"dx": 1 / 16, "x0": 7.02}, None),
+        ({"dx": 1 / 16, "x0": 9.0}, "has its first window at 9 s, but /a at 7 s"),
+        ({"dx": 1 / 8, "x0": 7.0}, "has 2 windows in a second, but /a has 4"),
+    ],
+)
+def test_windows_of_two_inputs_are_of_the_same_times(
+    tmp_path: Path, attributes: dict[str, float], problem: str | None
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        for name, said in {"a": {"dx": 1 / 16, "x0": 7.0}, "b": attributes}.items():
+            opened.create_dataset(name, data=np.zeros(64, "f4")).attrs.update(said)
+    inputs = {"a": "a", "b": "b"}
+    if problem is None:
+        assert inspect(tmp_path / "a.h5", inputs, cut=Cut(window="4")).rows == 16
+        return
+    with pytest.raises(DataError, match=problem):
+        inspect(tmp_path / "a.h5", inputs, cut=Cut(window="4"))

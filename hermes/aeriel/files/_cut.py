@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -104,6 +104,28 @@ class Cut:
         return (len(windows), *dataset.shape[:-1], windows.window)
 
 
+def check_times(cut: Cut, datasets: Sequence[h5py.Dataset]) -> None:
+    """Raise DataError where a window of one series of a file has another time than of another.
+
+    Only what is known of the times is compared.
+    """
+    first = datasets[0]
+    wanted = cut.windows(first)
+    for other in datasets[1:]:
+        given = cut.windows(other)
+        if wanted.output_rate is None or given.output_rate is None:
+            continue
+        if not math.isclose(given.output_rate, wanted.output_rate, rel_tol=1e-9):
+            problem = f"has {given.output_rate:.10g} windows in a second"
+            raise _problem(other, f"{problem}, but {first.name} has {wanted.output_rate:.10g}")
+        rate = max(wanted.output_rate * wanted.stride, given.output_rate * given.stride)
+        # Less than half a sample is how times are rounded where they are written.
+        is_off = abs(given.time(0) - wanted.time(0)) * rate > 0.5
+        if is_off and _says_start(first) and _says_start(other):
+            problem = f"has its first window at {given.time(0):.10g} s"
+            raise _problem(other, f"{problem}, but {first.name} at {wanted.time(0):.10g} s")
+
+
 def sample_rate_of(dataset: h5py.Dataset) -> float | None:
     """Return the samples per second that a file says a series has; None where it says nothing.
 
@@ -149,6 +171,10 @@ def start_time_of(dataset: h5py.Dataset) -> float:
             if name in holder.attrs:
                 return _time(dataset, name, holder.attrs[name])
     return 0.0
+
+
+def _says_start(dataset: h5py.Dataset) -> bool:
+    return any(name in holder.attrs for holder in _holders(dataset) for name in _STARTS)
 
 
 def _holders(dataset: h5py.Dataset) -> Iterator[Any]:

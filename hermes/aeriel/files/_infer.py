@@ -118,7 +118,7 @@ def infer_file(
         request.input_map,
         model_inputs=list(model.inputs),
         optional=model.optional_inputs,
-        shape_of=request.cut.shape_of if request.cut else None,
+        cut=request.cut,
         allow_external_data=request.allow_external_data,
     )
     check_sequences(request.rows_per_sequence, model.name, stateful=model.stateful)

@@ -6,7 +6,7 @@ import errno
 import glob
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hermes.aeriel.files._cut import sample_rate_of
+from hermes.aeriel.files._cut import Cut, check_times, sample_rate_of
 from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._sources import check_readable
@@ -134,7 +134,7 @@ def inspect(
     model_inputs: Sequence[str] | None = None,
     optional: Collection[str] = (),
     target: str | None = None,
-    shape_of: Callable[[h5py.Dataset], tuple[int, ...]] | None = None,
+    cut: Cut | None = None,
     allow_external_data: bool = False,
 ) -> InputFacts:
     """Return the facts of an input file, after checking that it can be used.
@@ -153,8 +153,8 @@ def inspect(
         Those of them that the model can do without: one whose dataset is not there is left out.
     target
         The path of the dataset with the targets, if any.
-    shape_of
-        Returns the shape, rows first, that an input is read in; by default it is the dataset's.
+    cut
+        How the inputs are cut into windows, which are rows then; None where they have rows.
     allow_external_data
         Whether raw bytes of a dataset may come from files outside the file's directory.
 
@@ -163,16 +163,17 @@ def inspect(
     DataError
         It is no HDF5 file, or damaged, lacks a dataset, has none or too many to choose from, has
         no rows, or its datasets have different numbers of rows; a dataset cannot be read, because
-        a source of it or a filter is missing, or is something else than numbers or strings.
+        a source of it or a filter is missing, or is something else than numbers or strings; or
+        windows of its datasets are of different times.
     """
     with open_input(file) as opened, as_data_errors(file):
         names = _complete_map(
             opened, file, input_map, model_inputs, optional=optional, target=target
         )
         allowed = allow_external_data
-        datasets = {
-            name: _facts(opened, file, path, allowed, shape_of) for name, path in names.items()
-        }
+        datasets = {name: _facts(opened, file, path, allowed, cut) for name, path in names.items()}
+        if cut is not None:
+            check_times(cut, [find(opened["/"], path) for path in names.values()])
         target_facts = None if target is None else _facts(opened, file, target, allowed)
     first = next(iter(datasets.values()))
     rows = first.shape[0]
@@ -351,7 +352,7 @@ def _facts(
     file: Path,
     path: str,
     allow_external_data: bool,
-    shape_of: Callable[[h5py.Dataset], tuple[int, ...]] | None = None,
+    cut: Cut | None = None,
 ) -> DatasetFacts:
     with as_data_errors(file, path):
         entry = find(opened["/"], path)
@@ -362,7 +363,7 @@ def _facts(
         if not entry.shape:
             raise DataError(file=str(file), dataset=path, problem="is a scalar; rows are wanted")
         check_readable(entry, allow_external_data=allow_external_data)
-        shape = entry.shape if shape_of is None else shape_of(entry)
+        shape = entry.shape if cut is None else cut.shape_of(entry)
         rate = _rate(entry)
         units = str(text_of(entry.attrs.get("units", entry.attrs.get("unit", ""))))
         return DatasetFacts(
