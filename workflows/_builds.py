@@ -7,6 +7,7 @@ runs in this process, or in a worker that it forks (`TaskProcess`).
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
 
+from luigi.rpc import RemoteScheduler
 from luigi.worker import KeepAliveThread, TaskProcess
 
 T = TypeVar("T")
@@ -22,6 +24,21 @@ T = TypeVar("T")
 def is_driven_here() -> bool:
     """Tell whether this process drives a build just now."""
     return _keep_alive_thread() is not None
+
+
+def ping_once() -> None:
+    """Let the build ask a scheduler that does not answer once, where it only says that it lives.
+
+    Luigi repeats that as any other question, and lets no task start and the build not end
+    meanwhile: a build whose scheduler is gone would take twice the time that its settings allow.
+    """
+    thread = _keep_alive_thread()
+    scheduler = getattr(thread, "_scheduler", None)
+    if isinstance(scheduler, RemoteScheduler):
+        pinged = copy.copy(scheduler)
+        # Luigi has no settings for pings alone.
+        pinged.__dict__.update(_rpc_retry_attempts=1, _rpc_log_retries=False)
+        thread.__dict__["_scheduler"] = pinged
 
 
 def driver_pid() -> int:

@@ -14,7 +14,7 @@ import luigi
 
 from hermes._processes import ProcessIdentity, stopped_forks
 from hermes.aeriel.supervise import Lease, ServerState, state_home
-from workflows._builds import driver_pid, is_driven_here
+from workflows._builds import driver_pid, is_driven_here, ping_once
 from workflows._findings import Findings
 from workflows._retries import is_tried_again
 
@@ -185,6 +185,7 @@ class Driver:
             service.acquire(self.identity, lease)
             self._states[str(service.state.path)] = service.state
             if self._watch is None:
+                ping_once()
                 # Not a daemon: the process waits for it, a moment, so that nothing stays behind.
                 self._watch = threading.Thread(target=self._attend, name="hermes-leases")
                 self._watch.start()

@@ -11,12 +11,18 @@ import re
 import tempfile
 
 from luigi.parameter import ParameterException
+from luigi.rpc import RPCError
 
 from hermes.errors import HermesError, ParameterError
 
 # The one whose messages Luigi shows.
 logger = logging.getLogger("luigi-interface")
 
+_NO_SCHEDULER = (
+    "Luigi's scheduler is not there: {}; start luigid again and repeat the command, which goes on "
+    "where it stopped, or add --local-scheduler"
+)
+_RETRY = "Failed connecting to remote scheduler"
 _SUMMARY = "===== Luigi Execution Summary ====="
 # Of an error while it schedules, Luigi logs the traceback as text.
 _TRACEBACK = re.compile(
@@ -44,6 +50,8 @@ class PlainErrors(logging.Filter):
             self._errors.write(f"{words}\0".encode())
             if not logger.isEnabledFor(logging.DEBUG):
                 record.msg, record.args, record.exc_info = f"{text}\nhermes: {words}", (), None
+        elif text.startswith(_RETRY) and not logger.isEnabledFor(logging.DEBUG):
+            record.exc_info = None
         elif _SUMMARY in text:
             errors = self._take()
             if ":)" not in text:  # else they were overcome
@@ -72,5 +80,7 @@ def _text_and_words(record: logging.LogRecord) -> tuple[str, str]:
         error = error.__cause__  # Luigi adds only that the value was a default, or in a file
     if isinstance(error, HermesError | ParameterException):
         return text, str(error)
+    if isinstance(error, RPCError):
+        return text, _NO_SCHEDULER.format(error)
     found = _TRACEBACK.search(text)
     return (text[: found.start()], found["words"].strip()) if found else (text, "")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -20,7 +21,7 @@ from hermes._processes import SHARED_MEMORY, ProcessIdentity, is_tritonserver
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.supervise import Lease, ServerState
 
-from .conftest import CONFIG, MODEL, write_model
+from .conftest import CONFIG, MODEL, write_input, write_model
 
 CLEAN_S = 10.0
 SOURCE = Path(__file__).resolve().parents[2]
@@ -39,9 +40,23 @@ def slow_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository
 
 
+@dataclass(frozen=True)
+class Luigid:
+    """A real luigid."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+
 @pytest.fixture
-def scheduler_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a real luigid: of this test's own, for it takes a name for a task done before."""
+def scheduler_port(luigid: Luigid) -> int:
+    """The port of a real luigid."""
+    return luigid.port
+
+
+@pytest.fixture
+def luigid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luigid]:
+    """A luigid of this test's own, for it takes a name for a task done before."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = int(found.getsockname()[1])
@@ -57,7 +72,7 @@ def scheduler_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             break
         except OSError:
             time.sleep(0.1)
-    yield port
+    yield Luigid(port, daemon)
     daemon.terminate()
     daemon.wait(10)
 
@@ -474,3 +489,24 @@ def _group(leader: int, children_of: int | None = None) -> list[int]:
             if int(fields[2]) == leader and fields[0] != "Z" and is_child:
                 found.append(int(entry.name))
     return found
+
+
+def test_a_scheduler_that_is_killed_ends_its_pipeline_within_luigis_own_retries(
+    bench: Bench, luigid: Luigid
+) -> None:
+    (bench.directory / "luigi.cfg").write_text("[core]\nrpc-retry-wait = 2\n")
+    for number in range(3):
+        write_input(bench.directory / f"{number}.h5", 1000)
+    options = ["--model-name=double", "--inputs=*.h5", "--output-dir=results", "--workers=2"]
+    options += [f"--model-repository={bench.repository}", f"--scheduler-port={luigid.port}"]
+    luigi = [sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"]
+    driver = bench.start([*luigi, *options, '--input-map={"x": "x"}'])
+    bench.until(bench.endpoint)
+    luigid.process.kill()
+    assert driver.wait(60) == 40
+    said = bench.log()
+    assert said.count("Wait for 2 seconds") == 3, said
+    last = said.splitlines()[-1]
+    assert last.startswith("hermes: Luigi's scheduler is not there: ")
+    assert f"http://localhost:{luigid.port}" in last
+    assert "Traceback" not in said
