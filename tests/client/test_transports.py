@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import os
 import resource
 import signal
@@ -397,6 +398,33 @@ class SharedMemoryTests(TransportTests):
                 assert mapped() > before
             kept += [client, *futures]
         wait_until(lambda: mapped() == before)
+
+    def test_a_server_that_forgets_regions_costs_no_descriptors(self, there: Endpoint) -> None:
+        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+            arrays["x"][...] = 1
+
+        def use_and_count() -> int:
+            # As after a restart: the next requests fail, and are sent again in new regions.
+            for name in registered(there):
+                server.unregister_system_shared_memory(name)
+            list(client.stream([{"x": np.ones((8, 4), np.float32)}] * 9))
+            list(client.stream_rows(read, range(64), layout))
+            wait_until(lambda: len(registered(there)) <= client.max_in_flight)
+            return len(os.listdir("/proc/self/fd")) - len(registered(there))  # noqa: PTH208
+
+        import tritonclient.grpc as triton
+
+        layout = RowLayout(shapes={"x": (4,)}, rows_per_request=8)
+        gc.disable()  # it would free what errors keep, at some time
+        try:
+            with (
+                triton.InferenceServerClient(there.grpc) as server,
+                self.client(there, "echo") as client,
+            ):
+                counts = [use_and_count() for _ in range(8)]
+        finally:
+            gc.enable()
+        assert counts[-1] <= counts[1] + 2, counts
 
 
 class TestSharedMemory(SharedMemoryTests):

@@ -114,7 +114,7 @@ class Exchanges:
             if not is_transient(error):
                 self.recorder.failed()
                 raise
-            outputs = self._again(exchange, error, deadline)
+            outputs = self._again(exchange, [error], deadline)
         self._count(exchange, outputs)
         return outputs
 
@@ -139,11 +139,15 @@ class Exchanges:
         if time.monotonic() >= deadline:
             raise self.connection.error("DEADLINE_EXCEEDED", "")
 
-    def _again(self, exchange: Exchange, error: InferenceError, deadline: float) -> Outputs:
-        failures = [error]
+    def _again(
+        self, exchange: Exchange, failures: list[InferenceError], deadline: float
+    ) -> Outputs:
+        """Send a request again that failed, as the one failure given says."""
 
         def attempt() -> Outputs:
             if failures:
+                # In no variable of this: its traceback will have this frame and all the callers',
+                # which would then stay, with regions in them, until garbage is collected.
                 raise failures.pop()
             exchange.call = self._send(exchange.parcel, deadline)
             return self._received(exchange)
