@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import select
 import socket
 import threading
@@ -39,7 +40,8 @@ _STATUS = {
 class HttpWire:
     """Requests over kept connections to Triton's HTTP service.
 
-    One that has not been used for `IDLE_S` seconds is ended.
+    One that has not been used for `IDLE_S` seconds is ended, and one whose answer nobody waits for
+    as soon as that has come. All of them are ended when the process is about to exit.
 
     Parameters
     ----------
@@ -55,6 +57,7 @@ class HttpWire:
         self.closing = threading.Event()
         # Connections that nobody uses, and since when: those used last are at the right.
         self._idle: deque[tuple[float, socket.socket]] = deque()
+        self._given_up: list[HttpCall] = []
         self._watch: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -87,18 +90,25 @@ class HttpWire:
         connection.settimeout(STEP_S)
         return connection
 
-    def give(self, connection: socket.socket) -> None:
-        """Keep a connection for the next request."""
+    def take_back(self, call: HttpCall) -> None:
+        """Keep the connection of a call that is over for the next request."""
         with self._lock:
-            if self.closing.is_set():
-                _end(connection)
+            if self.closing.is_set() or _is_exiting():
+                call.end()
                 return
-            self._idle.append((time.monotonic(), connection))
-            if self._watch is None:
-                self._watch = threading.Thread(
-                    target=self._end_unused, name="hermes-http", daemon=True
-                )
-                self._watch.start()
+            now = time.monotonic()
+            if (connection := call.release()) is not None:
+                self._idle.append((now, connection))
+                self._ensure_watch()
+
+    def give_up(self, call: HttpCall) -> None:
+        """End the connection of a call when the server has answered it."""
+        with self._lock:
+            if _is_exiting():
+                call.cut()
+                return
+            self._given_up.append(call)
+            self._ensure_watch()
 
     def forget_idle(self) -> None:
         """End the connections that nobody uses: the server that they led to may be gone."""
@@ -111,13 +121,28 @@ class HttpWire:
         self.closing.set()
         self.forget_idle()
 
+    def _ensure_watch(self) -> None:
+        if self._watch is None:
+            # Not a daemon: it ends the connections before the process exits. A server that the
+            # process stops as it exits would wait for them.
+            watch = threading.Thread(target=self._end_unused, name="hermes-http")
+            watch.start()
+            self._watch = watch
+
     def _end_unused(self) -> None:
         while True:
-            self.closing.wait(IDLE_S)
+            if self.closing.wait(STEP_S) and self._given_up:
+                time.sleep(STEP_S)
             with self._lock:
-                while self._idle and self._idle[0][0] < time.monotonic() - IDLE_S:
+                unused_since = math.inf if _is_exiting() else time.monotonic() - IDLE_S
+                while self._idle and self._idle[0][0] < unused_since:
                     _end(self._idle.popleft()[1])
-                if not self._idle:
+                if _is_exiting():
+                    for call in self._given_up:
+                        call.cut()
+                    self._given_up.clear()
+                self._given_up = [call for call in self._given_up if not call.is_done()]
+                if not self._idle and not self._given_up:
                     self._watch = None
                     return
 
@@ -144,13 +169,19 @@ class HttpCall:
         self._connection: socket.socket | None = None
         self._failure: InferenceError | None = None
         self._is_waited_for = False
+        self._has_begun = False  # the answer
+        self._is_cut = False
         try:
             self._connection = wire.take(timeout_s)
             self._send(self._connection, encoded)
         except InferenceError as error:
+            self.end()
             self._failure = error
         except OSError as error:
             self._failure = self._broken(error)
+        except BaseException:  # Ctrl-C, whose traceback would keep the connection
+            self.end()
+            raise
 
     def answer(self) -> Answer:
         """Wait for the answer."""
@@ -167,8 +198,7 @@ class HttpCall:
             raise self._broken(f"no HTTP answer of Triton's: {error}") from error
         finally:
             self._is_waited_for = False
-        connection, self._connection = self._connection, None
-        self._wire.give(connection)
+        self._wire.take_back(self)
         if status != 200:
             reason = _reason(bytes(body))
             raise self._wire.error(_STATUS.get(status, "INTERNAL"), reason)
@@ -179,22 +209,32 @@ class HttpCall:
         """Tell whether the server has answered, or ended the connection."""
         connection = self._connection
         if connection is None:
-            return True
-        if self._is_waited_for:
-            return False  # who waits will know
-        poll = select.poll()
-        try:
-            poll.register(connection, select.POLLIN)
-        except ValueError:  # another thread has just found that out, and closed it
-            return True
-        if not poll.poll(0):
+            return not self._is_cut
+        if self._is_waited_for:  # who waits will know
             return False
-        self.cancel()
+        if not (self._has_begun or _is_readable(connection)):
+            return False
+        self.end()
         return True
 
     def cancel(self) -> None:
-        """End the connection."""
+        """Leave it to the wire, which ends the connection when the server has answered."""
+        if not self.is_done():
+            self._wire.give_up(self)
+
+    def cut(self) -> None:
+        """End the connection, so that nobody will know when the server has done with it."""
+        self._is_cut = True
+        self.end()
+
+    def release(self) -> socket.socket | None:
+        """Return the connection, which is no longer this call's."""
         connection, self._connection = self._connection, None
+        return connection
+
+    def end(self) -> None:
+        """End the connection."""
+        connection = self.release()
         if connection is not None:
             _end(connection)
 
@@ -224,6 +264,12 @@ class HttpCall:
         return int(lines[0].split()[1]), fields, memoryview(data).toreadonly()[start:]
 
     def _some(self, connection: socket.socket, expected: int = _RECEIVE_BYTES) -> bytes:
+        # Known before anything is read: Ctrl-C may come as soon as it has been.
+        while not self._has_begun:
+            if _is_readable(connection, STEP_S):
+                self._has_begun = True
+            else:
+                check(self._wire, self._deadline, self._timeout_s)
         while True:
             try:
                 received = connection.recv(max(_RECEIVE_BYTES, expected))
@@ -235,9 +281,24 @@ class HttpCall:
             return received
 
     def _broken(self, problem: object) -> InferenceError:
-        self.cancel()
+        self.end()
         self._wire.forget_idle()
         return self._wire.error("UNAVAILABLE", f"HTTP at {self._wire.address}: {problem}")
+
+
+def _is_exiting() -> bool:
+    """Tell whether the main thread has ended, so that the process only waits for its others."""
+    return not threading.main_thread().is_alive()
+
+
+def _is_readable(connection: socket.socket, timeout_s: float = 0.0) -> bool:
+    """Tell whether something comes within a time, or the connection has been ended."""
+    poll = select.poll()
+    try:
+        poll.register(connection, select.POLLIN)
+    except ValueError:  # another thread has just ended it
+        return True
+    return bool(poll.poll(1000 * timeout_s))
 
 
 def _end(connection: socket.socket) -> None:

@@ -139,6 +139,7 @@ class SharedMemoryTransport:
         try:
             answer = call.answer()
         except InferenceError as error:
+            call.cancel()
             self._repair(slot, error)
             raise
         slot.settle()
@@ -148,7 +149,10 @@ class SharedMemoryTransport:
         """Free the slot, which remembers a call that is not done."""
         if not isinstance(parcel, PlacedParcel):
             self._plain.drop(parcel, call)
-        elif parcel.slot.is_pooled and not self._connection.is_closing:
+            return
+        if call is not None:
+            call.cancel()
+        if parcel.slot.is_pooled and not self._connection.is_closing:
             self._free.append(parcel.slot)
 
     def stop(self) -> None:

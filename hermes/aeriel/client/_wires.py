@@ -36,7 +36,7 @@ class Call(Protocol):
         """Tell whether the server has done with the request, be it with an answer or not."""
 
     def cancel(self) -> None:
-        """Give the answer up."""
+        """Give the answer up; the server still answers, and nobody hears it."""
 
 
 class Wire(Protocol):
