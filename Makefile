@@ -8,7 +8,7 @@ export PYTHON ?= python3
 export VENV ?= .venv
 export DEMO ?= demo
 
-.PHONY: validate test test-root image check chaos fuzz conformance benchmark docs format clean
+.PHONY: validate test test-root image check chaos soak fuzz conformance benchmark docs format clean
 .PHONY: triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -51,6 +51,11 @@ check: install-dev
 # A real pipeline, again and again, with a fault at a random moment; see tests/chaos/chaos.py.
 chaos: install-dev triton
 	"$$VENV/bin/python" -m tests.chaos.chaos --keep $${IMAGE:+--image "$$(realpath "$$IMAGE")"} $(ARGS)
+
+# Clients through restarts of their server beside one pipeline after another: make soak ARGS=10
+# (minutes; an hour by default); see tests/soak/soak.py.
+soak: install-dev triton
+	"$$VENV/bin/python" -m tests.soak.soak $(ARGS)
 
 # The readers of files, configurations and parameters, with many more mutations than the suite makes:
 # make fuzz ARGS=5000
