@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from hermes._files import Partial, write_whole
-from hermes.aeriel.files import PredictionWriter, VaryingOutput
+from hermes.aeriel.files import OutputFile, PredictionWriter, VaryingOutput
 from hermes.errors import OutputError
 from workflows._merge import Part, merge
 
@@ -257,3 +258,11 @@ except OutputError as error:
         writer.finish({})
     with h5py.File(tmp_path / "p.h5") as opened:
         assert np.array_equal(opened["y"], ROWS)
+
+
+def test_threads_write_files_at_once(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        OutputFile(tmp_path / f"{number}.h5").create().discard()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(200)))

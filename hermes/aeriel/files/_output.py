@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any, Self
@@ -276,6 +277,8 @@ def fingerprint_of(file: Path) -> str | None:
 
 
 def _empty_hdf5() -> bytes:
-    with h5py.File("empty", "w", driver="core", backing_store=False) as opened:
+    # Of two files of one name HDF5 takes the second, in another thread, for the first.
+    name = secrets.token_hex(8)
+    with h5py.File(name, "w", driver="core", backing_store=False) as opened:
         opened.flush()
         return bytes(opened.id.get_file_image())
