@@ -102,7 +102,7 @@ class GrpcCall:
                 # No deadline: gRPC would cancel it then.
                 self._result = infer(encoded)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel is closed
-            self._result = error
+            self._result = error.with_traceback(None)  # which has this frame, and would keep itself
         self._wire.ended(self)
         self._ended.release()
 

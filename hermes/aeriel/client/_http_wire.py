@@ -186,7 +186,10 @@ class HttpCall:
     def answer(self) -> Answer:
         """Wait for the answer."""
         if self._failure is not None or self._connection is None:
-            raise self._failure or self._wire.error("CANCELLED", "the request was cancelled")
+            try:
+                raise self._failure or self._wire.error("CANCELLED", "the request was cancelled")
+            finally:
+                self._failure = None  # or its traceback, which has this frame, would keep itself
         self._is_waited_for = True
         try:
             status, fields, body = self._receive(self._connection)
