@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -11,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -609,6 +611,27 @@ def test_a_link_on_which_the_first_packet_is_lost_is_only_slow() -> None:
             with wire.take(5.0) as late:
                 assert late.getpeername() == server.getsockname()
             accepting.join()
+
+
+def test_a_call_that_failed_is_freed_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        address = f"127.0.0.1:{gone.getsockname()[1]}"
+    wire = HttpWire(
+        address,
+        lambda status, reason: RequestError(
+            model="echo", address=address, status=status, reason=reason
+        ),
+    )
+    gc.disable()
+    try:
+        call = wire.send(b"", 1)
+        with contextlib.suppress(RequestError):
+            call.answer()
+        freed = weakref.ref(call)
+        del call
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_live_one_has_is_not() -> None:
