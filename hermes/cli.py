@@ -8,16 +8,17 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 import hermes
+from hermes._cli_options import inference_options, with_inference_options
 from hermes.errors import HermesError, ParameterError
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def serve(
 
 
 @app.command(cls=_Command)
+@with_inference_options
 def infer(
     server: Annotated[
         str, typer.Argument(help="host:port of a server's GRPC service, or an endpoint file.")
@@ -169,97 +171,23 @@ def infer(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     inputs: Annotated[list[str], typer.Argument(help="HDF5 files; paths and globs.")],
     output_dir: Annotated[Path, typer.Option(help="Directory for a file for each input.")],
-    model_version: Annotated[str, typer.Option(help="None: the server's choice.")] = "",
-    input_map: Annotated[
-        list[str] | None,
-        typer.Option(help="The dataset for a model input, as x=/path; repeatable."),
-    ] = None,
-    outputs: Annotated[
-        list[str] | None, typer.Option(help="Outputs to keep, as y,z; repeatable; none: all.")
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=0, help="Rows of a request; 0: what suits the model.")
-    ] = 0,
-    rows_per_sequence: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Rows of a sequence, for a model with a state; 0: a file is a sequence."
-        ),
-    ] = 0,
-    cast: Annotated[
-        bool,
-        typer.Option("--cast", help="Round numbers to a model's floating-point input."),
-    ] = False,
-    finite: Annotated[
-        str, typer.Option(help="What has to be finite: inputs, outputs, or inputs,outputs.")
-    ] = "",
-    allow_external_data: Annotated[
-        bool,
-        typer.Option(
-            "--allow-external-data", help="Raw data may lie outside an input's directory."
-        ),
-    ] = False,
-    varying: Annotated[
-        list[str] | None,
-        typer.Option(help="Outputs with another length in each row, as boxes; repeatable."),
-    ] = None,
-    window: Annotated[
-        str, typer.Option(help="Cut time series: length of a window, as 1024 (samples) or 1.5s.")
-    ] = "",
-    stride: Annotated[
-        str, typer.Option(help="From one window to the next; none: the window's length.")
-    ] = "",
-    shifts: Annotated[
-        list[str] | None,
-        typer.Option(help="How much later each channel's windows begin, as 0,-0.5s; repeatable."),
-    ] = None,
-    sample_rate: Annotated[
-        float, typer.Option(min=0, help="Samples per second; 0: what the file says.")
-    ] = 0.0,
-    max_in_flight: Annotated[
-        int, typer.Option(min=0, help="Requests under way at once; 0: what suits.")
-    ] = 0,
-    transport: Annotated[
-        Literal["auto", "grpc", "http", "shm"],
-        typer.Option(help="How tensors travel; auto: through shared memory where that works."),
-    ] = "auto",
-    rate_hz: Annotated[
-        float, typer.Option(min=0, help="Most requests in a second; 0: no limit.")
-    ] = 0.0,
-    timeout_s: Annotated[float, typer.Option(help="Seconds for one request.")] = 60.0,
-    retry_for_s: Annotated[
-        float, typer.Option(help="Seconds to wait for a server that was lost.")
-    ] = 120.0,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where a run stopped; the model must be the same."),
     ] = False,
+    **options: Any,
 ) -> None:
     """Stream HDF5 files through a model into HDF5 files."""
     from hermes.aeriel import files  # noqa: PLC0415 (an import of 0.4 s)
 
     with _errors_as_text():
-        job = files.Job(
-            endpoint=_endpoint(server),
-            model_name=model,
-            model_version=model_version,
-            input_map=_pairs(input_map or ()),
-            outputs=_texts(outputs),
-            batch_size=batch_size,
-            rows_per_sequence=rows_per_sequence,
-            cast=cast,
-            finite=files.parse_finite(finite),
-            allow_external_data=allow_external_data,
-            varying=_texts(varying),
-            cut=files.Cut.of(window, stride, _texts(shifts), sample_rate),
-            max_in_flight=max_in_flight or None,
-            transport=transport,
-            rate_hz=rate_hz or None,
-            timeout_s=timeout_s,
-            retry_for_s=retry_for_s,
+        done = files.infer_files(
+            _endpoint(server),
+            inference_options(model, options),
+            files.find_files(inputs),
+            output_dir,
             resume=resume,
         )
-        done = files.infer_files(job, files.find_files(inputs), output_dir)
         typer.echo(files.in_words(done))
 
 
@@ -371,22 +299,6 @@ def _endpoint(text: str) -> Endpoint:
     except ParameterError:
         problem = f"there is no file {text!r}, and a server is named by host:port or unix:PATH"
         raise ParameterError("server", problem) from None
-
-
-def _texts(texts: Sequence[str] | None) -> tuple[str, ...]:
-    parts = (part.strip() for text in texts or () for part in text.split(","))
-    return tuple(part for part in parts if part)
-
-
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        name, _, path = text.partition("=")
-        if not (name and path):
-            raise ParameterError("input_map", f"{text!r} is not like x=/path")
-        if found.setdefault(name, path) != path:
-            raise ParameterError("input_map", f"{name!r} is given as {found[name]} and as {path}")
-    return found
 
 
 def _ports(text: str) -> Any:

@@ -3,97 +3,51 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, Any
 
 import luigi
 import tenacity
 from luigi.task import flatten
 
-from hermes.aeriel.client import InferenceClient, TransportName, is_transient
+from hermes.aeriel.client import InferenceClient, is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import (
-    Cut,
+    InferenceOptions,
     Request,
     fingerprint,
     fingerprint_of,
     infer_file,
-    parse_finite,
     stamp_of,
 )
 from hermes.errors import HermesError, ParameterError, ServerError
 from workflows._progress import Progress
 from workflows._repository import read_model, repository_stamp
-from workflows.parameters import Choice, Flag, Number, Text, TextList, TextMap, WholeNumber
+from workflows.parameters import option_parameters
 from workflows.server import TritonServerTask
 
 # How long one connection is tried before the server is looked for again.
 RECONNECT_S = 5.0
+# A server may take long to come up again.
+RETRY_FOR_S = 600.0
 
 
 class InferenceParameters:
-    """How a file goes through a model."""
+    """How a file goes through a model: a parameter for each field of `InferenceOptions`."""
 
-    model_name = Text(description="name of the model in the repository")
-    model_version = Text(default="", description="its version; none: the server's choice")
-    input_map = TextMap(
-        default={}, description='JSON object: the dataset for each model input, {"x": "/path"}'
-    )
-    outputs = TextList(default=(), description="outputs to keep, as a JSON list; none: all")
-    batch_size = WholeNumber(default=0, description="rows of a request; 0: what suits the model")
-    rows_per_sequence = WholeNumber(
-        default=0, description="rows of a sequence, for a model with a state; 0: the whole file"
-    )
-    cast = Flag(description="round numbers to a model's floating-point input")
-    finite = Text(
-        default="", description="what has to be finite: inputs, outputs, or inputs,outputs"
-    )
-    allow_external_data = Flag(description="raw data may lie outside an input's directory")
-    varying = TextList(
-        default=(), description="outputs with another length in each row, as a JSON list"
-    )
-    window = Text(
-        default="", description="length of a window of a time series: 1024 (samples), or 1.5s"
-    )
-    stride = Text(
-        default="", description="from one window to the next, likewise; none: the window's length"
-    )
-    shifts = TextList(
-        default=(), description="by how much each channel's windows begin later, as a JSON list"
-    )
-    sample_rate = Number(default=0.0, description="samples per second; 0: what the file says")
-    max_in_flight = WholeNumber(
-        default=0, significant=False, description="requests under way at once; 0: what suits"
-    )
-    transport = Choice(
-        choices=get_args(TransportName),
-        default="auto",
-        significant=False,
-        description="how tensors travel; auto: through shared memory where that works",
-    )
-    rate_hz = Number(
-        default=0.0, significant=False, description="most requests in a second; 0: no limit"
-    )
-    timeout_s = Number(default=60.0, significant=False, description="seconds for one request")
-    retry_for_s = Number(
-        default=600.0, significant=False, description="seconds to wait for a server that was lost"
-    )
+    if TYPE_CHECKING:  # they are made below
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @property
-    def cut(self) -> Cut | None:
-        """How the inputs are cut into windows; None where they have rows."""
-        return Cut.of(self.window, self.stride, self.shifts, self.sample_rate)
+    def options(self) -> InferenceOptions:
+        """The parameters as options."""
+        return InferenceOptions(**{f.name: getattr(self, f.name) for f in fields(InferenceOptions)})
 
-    @property
-    def finite_sides(self) -> tuple[str, ...]:
-        """What has to be finite.
 
-        Raises
-        ------
-        ParameterError
-            Something else than inputs and outputs is named.
-        """
-        return parse_finite(self.finite)
+for _name, _parameter in option_parameters(InferenceOptions, retry_for_s=RETRY_FOR_S).items():
+    setattr(InferenceParameters, _name, _parameter)
 
 
 class InferenceTask(InferenceParameters, luigi.Task):
@@ -196,16 +150,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             model=read_model(
                 self.server.model_repository, self.model_name, self.model_version
             ).stamp,
-            model_name=self.model_name,
-            model_version=self.model_version,
-            input_map=dict(self.input_map),
-            outputs=self.outputs,
-            batch_size=self.batch_size,
-            rows_per_sequence=self.rows_per_sequence,
-            cast=self.cast,
-            cut=self.cut,
-            finite=self.finite_sides,
-            varying=sorted(set(self.varying)),
+            **self.options.facts(),
         )
 
     def run(self) -> None:
@@ -218,7 +163,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             progress(done, total)
 
         def is_over(_: tenacity.RetryCallState) -> bool:
-            return time.monotonic() - progressed > self.retry_for_s
+            return time.monotonic() - progressed > self.options.retry_for_s
 
         with Progress(
             self.input_file.name, self.set_status_message, self.set_progress_percentage
@@ -250,15 +195,8 @@ class InferenceTask(InferenceParameters, luigi.Task):
         request = Request(
             input_file=self.input_file,
             output_file=self.output_file,
-            input_map=dict(self.input_map),
-            batch_size=self.batch_size,
-            rows_per_sequence=self.rows_per_sequence,
-            cast=self.cast,
-            cut=self.cut,
+            options=self.options,
             fingerprint=stands_for,
-            finite=self.finite_sides,
-            allow_external_data=self.allow_external_data,
-            varying=self.varying,
             provenance={
                 "input_file": str(self.input_file),
                 "model_repository": server.model_repository,
@@ -268,15 +206,6 @@ class InferenceTask(InferenceParameters, luigi.Task):
                 "parameters": self.to_str_params(),
             },
         )
-        with InferenceClient(
-            endpoint,
-            self.model_name,
-            self.model_version,
-            outputs=self.outputs or None,
-            max_in_flight=self.max_in_flight or None,
-            transport=cast("TransportName", self.transport),
-            rate_hz=self.rate_hz or None,
-            timeout_s=self.timeout_s,
-            retry_for_s=RECONNECT_S,
-        ) as client:
+        options = replace(self.options, retry_for_s=RECONNECT_S)
+        with InferenceClient(endpoint, **options.client()) as client:
             infer_file(client, request, show)

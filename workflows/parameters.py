@@ -6,8 +6,9 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import luigi
 from luigi.freezing import FrozenOrderedDict
@@ -264,6 +265,53 @@ class ImagePath(AbsolutePath):
             return found if Path(found).exists() else text
         except OSError:  # it cannot be looked at; whoever needs the image says why
             return text
+
+
+_KINDS: dict[Any, Any] = {
+    str: Text,
+    int: WholeNumber,
+    float: Number,
+    bool: Flag,
+    tuple[str, ...]: TextList,
+    Mapping[str, str]: TextMap,
+}
+_HOW = {TextList: ", as a JSON list", TextMap: ', as a JSON object, {"x": "/path"}'}
+
+
+def option_parameters(options: type, **defaults: Any) -> dict[str, luigi.Parameter[Any]]:
+    """Return a parameter for each field of a dataclass of options, by its name.
+
+    Parameters
+    ----------
+    options
+        A dataclass, whose fields say in their metadata what they are (``help``), and whether they
+        change the result (``changes_result``).
+    defaults
+        Other defaults than the fields have.
+    """
+    kinds = get_type_hints(options)
+    return {
+        each.name: _option_parameter(each, kinds[each.name], defaults) for each in fields(options)
+    }
+
+
+def _option_parameter(
+    option: Field[Any], kind: Any, defaults: Mapping[str, Any]
+) -> luigi.Parameter[Any]:
+    parameter = _KINDS.get(kind, Choice)
+    text = option.metadata["help"].removesuffix(".") + _HOW.get(parameter, "")
+    arguments: dict[str, Any] = {
+        "description": text[0].lower() + text[1:],
+        "significant": option.metadata["changes_result"],
+    }
+    if parameter is Choice:
+        arguments["choices"] = get_args(kind)
+    if option.default_factory is not MISSING:
+        arguments["default"] = option.default_factory()
+    elif option.default is not MISSING:
+        arguments["default"] = defaults.get(option.name, option.default)
+    made: luigi.Parameter[Any] = parameter(**arguments)
+    return made
 
 
 def _only(value: Any, is_right: bool) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import luigi
 
 from hermes.aeriel.files import (
+    Cut,
     InputFacts,
     RowPlan,
     check_against_model,
@@ -145,7 +146,7 @@ class Merge(ValidationParameters, luigi.Task):
         repository = read_model(self.model_repository, self.model_name, self.model_version)
         model = repository.specification
         files = find_files(self.inputs)
-        cut = self.cut
+        cut = Cut.of(self.options)
         facts = [
             inspect(
                 file,
@@ -290,7 +291,7 @@ class Validate(ValidationParameters, luigi.Task):
             kept=self.outputs,
             output_name=self.output_name,
             varying=self.varying,
-            is_cut=self.cut is not None,
+            is_cut=bool(self.window),
         )
         return names, gates
 

@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from hermes.aeriel.client import TransportName
-from hermes.aeriel.files import Job, infer_files
+from hermes.aeriel.files import InferenceOptions, infer_files
 from hermes.aeriel.serve import TritonInstance, serve
 from tests.conformance import SAMPLE, formats
 from tests.conformance.formats import Link, ModelKind, Storage
@@ -77,12 +77,12 @@ def test_predictions_are_onnxruntimes_to_the_bit(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    job = Job(endpoint=server.endpoint, model_name=kind, transport=transport)
+    options = InferenceOptions(model_name=kind, transport=transport)
     # Of a sample, each combination has others.
     step = 1 if SAMPLE == 1 else 4
     some = files(kind)[COMBINATIONS.index((transport, kind)) % step :: step]
 
-    infer_files(job, some, tmp_path)
+    infer_files(server.endpoint, options, some, tmp_path)
 
     found = differences(repository / kind / "1" / "model.onnx", kind, some, tmp_path)
     tried = len(some) * len(formats.KINDS)

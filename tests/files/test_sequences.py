@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import ClientStatistics, InferenceClient
-from hermes.aeriel.files import Cut, Request, infer_file
+from hermes.aeriel.files import InferenceOptions, Request, infer_file
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import ParameterError, RequestError
 from tests.helpers import ECHO, kill_server, some_ports, write_model
@@ -101,10 +101,9 @@ def infer(
     request = Request(
         input_file=directory / "a.h5",
         output_file=directory / "out.h5",
-        input_map={},
+        options=InferenceOptions(model_name=model, **fields),
         fingerprint="the same",
         provenance={},
-        **{"batch_size": 0, **fields},
     )
     with InferenceClient(server.endpoint, model, **(client or {})) as opened:
         return infer_file(opened, request, on_progress)
@@ -160,7 +159,9 @@ def test_windows_are_updates(
         server,
         model,
         tmp_path,
-        cut=Cut(window="8", stride="4", shifts=("0", "2")),
+        window="8",
+        stride="4",
+        shifts=("0", "2"),
         rows_per_sequence=rows_per_sequence,
     )
     windows = np.array(

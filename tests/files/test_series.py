@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import Windows
-from hermes.aeriel.files import inspect
+from hermes.aeriel.files import InferenceOptions, inspect
 from hermes.aeriel.files._cut import Cut, sample_rate_of, start_time_of
 from hermes.aeriel.files._series import read_windows
 from hermes.errors import DataError, ParameterError
@@ -206,18 +206,17 @@ class TestSampleRate:
 
 class TestCut:
     def test_is_none_without_a_window(self) -> None:
-        assert Cut.of("", "", (), 0.0) is None
-        assert Cut.of("1s", "", (), 0.0) == Cut(window="1s")
+        assert Cut.of(InferenceOptions(model_name="m")) is None
+        assert Cut.of(InferenceOptions(model_name="m", window="1s")) == Cut(window="1s")
 
     @pytest.mark.parametrize(
-        ("stride", "shifts", "rate", "named"),
-        [("2", (), 0.0, "stride"), ("", ("1",), 0.0, "shifts"), ("", (), 4.0, "sample_rate")],
+        "option",
+        [{"stride": "2"}, {"shifts": ("1",)}, {"sample_rate": 4.0}],
+        ids=lambda o: next(iter(o)),
     )
-    def test_of_no_window_is_refused(
-        self, stride: str, shifts: tuple[str, ...], rate: float, named: str
-    ) -> None:
-        with pytest.raises(ParameterError, match=f"^{named}: "):
-            Cut.of("", stride, shifts, rate)
+    def test_of_no_window_is_refused(self, option: dict[str, Any]) -> None:
+        with pytest.raises(ParameterError, match=f"^{next(iter(option))}: "):
+            Cut.of(InferenceOptions(model_name="m", **option))
 
     def test_takes_rate_and_start_from_the_file(self, file: h5py.File) -> None:
         dataset = file.create_dataset("series", (2, 4096), "f4")

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import Cut, Request, infer_file
+from hermes.aeriel.files import InferenceOptions, Request, infer_file
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import OutputError, ParameterError, RequestError
 from tests.helpers import write_model
@@ -126,8 +126,11 @@ def infer(
     request = Request(
         input_file=file,
         output_file=output,
-        input_map={"x": "x"},
-        **{"batch_size": 0, "fingerprint": "f", "provenance": {}, "varying": VARYING, **options},
+        options=InferenceOptions(
+            model_name=model, input_map={"x": "x"}, **{"varying": VARYING, **options}
+        ),
+        fingerprint="f",
+        provenance={},
     )
     with InferenceClient(server.endpoint, model, transport=transport, outputs=outputs) as client:
         infer_file(client, request, lambda *_: None)
@@ -184,9 +187,8 @@ def test_a_detector_in_onnx_needs_no_configuration(server: TritonInstance, tmp_p
 def test_windows_are_rows_too(server: TritonInstance, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["x"] = np.array([[2, 5, 0, 0, 7, 0, 3, 9, 0], [0] * 9], np.float32)
-    cut = Cut(window="3", sample_rate=2.0)
     for model in ("windows", "fixed_windows"):
-        output = infer(server, model, tmp_path / "x.h5", cut=cut)
+        output = infer(server, model, tmp_path / "x.h5", window="3", sample_rate=2.0)
         check(output, [2, 0, 3], [5, 7, 9])
         with h5py.File(output) as opened:
             assert opened["boxes"].attrs["window"] == 3
@@ -242,7 +244,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import Request, infer_file, _predictions
+from hermes.aeriel.files import InferenceOptions, Request, infer_file, _predictions
 
 _predictions.CHECKPOINT_S = 0.0
 directory, address = Path(sys.argv[1]), sys.argv[2]
@@ -254,8 +256,11 @@ def show(done, total):
 
 
 request = Request(
-    input_file=directory / "x.h5", output_file=directory / "image-auto.h5", input_map={"x": "x"},
-    batch_size=0, fingerprint="f", provenance={}, varying=("boxes", "ids"),
+    input_file=directory / "x.h5", output_file=directory / "image-auto.h5",
+    options=InferenceOptions(
+        model_name="image", input_map={"x": "x"}, varying=("boxes", "ids")
+    ),
+    fingerprint="f", provenance={},
 )
 with InferenceClient(address, "image", outputs=["boxes", "ids", "n"]) as client:
     infer_file(client, request, show)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import Cut, Request, infer_file
+from hermes.aeriel.files import Cut, InferenceOptions, Request, infer_file
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import DataError
 from tests.workflows.conftest import Luigi, write_model
@@ -105,10 +106,7 @@ def infer(
     request = Request(
         input_file=directory / "a.h5",
         output_file=output,
-        input_map={},
-        batch_size=0,
-        cut=cut,
-        cast=cast,
+        options=InferenceOptions(model_name=model, cast=cast, **asdict(cut)),
         fingerprint="the same",
         provenance={},
     )

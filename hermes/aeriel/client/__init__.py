@@ -1,6 +1,6 @@
 """Stream data through a model on any Triton server."""
 
-from hermes.aeriel.client._choice import TransportName
+from hermes.aeriel._options import TransportName
 from hermes.aeriel.client._client import InferenceClient
 from hermes.aeriel.client._connection import is_transient
 from hermes.aeriel.client._sequences import Sequence

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from hermes.aeriel._addresses import is_this_host, usual_http
+from hermes.aeriel._options import TransportName
 from hermes.aeriel.client._connection import Connection, ServerFacts
 from hermes.aeriel.client._http_wire import HttpWire
 from hermes.aeriel.client._shared import SharedMemoryTransport
@@ -16,8 +17,6 @@ from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import InferenceError, ParameterError
 
 logger = logging.getLogger(__name__)
-
-TransportName = Literal["auto", "grpc", "http", "shm"]
 
 
 def open_transport(

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from hermes.aeriel.client._choice import TransportName
+from hermes.aeriel._options import TransportName
 from hermes.aeriel.client._exchange import Exchange, Exchanges, owned
 from hermes.aeriel.client._forks import Process, this_process
 from hermes.aeriel.client._sequences import Sequence as UpdateSequence

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hermes.aeriel.client._choice import TransportName, open_transport
+from hermes.aeriel._options import TransportName
+from hermes.aeriel.client._choice import open_transport
 from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._exchange import Exchanges
 from hermes.aeriel.client._pace import Pace

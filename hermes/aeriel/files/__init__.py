@@ -1,5 +1,6 @@
 """Stream HDF5 files through a model into HDF5 files."""
 
+from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._flat import create_rows, flat_paths
 from hermes.aeriel.files._infer import (
@@ -19,7 +20,7 @@ from hermes.aeriel.files._inputs import (
     open_input,
     output_names,
 )
-from hermes.aeriel.files._job import Job, in_words, infer_files
+from hermes.aeriel.files._job import in_words, infer_files
 from hermes.aeriel.files._links import as_data_errors
 from hermes.aeriel.files._output import (
     OutputFile,
@@ -39,8 +40,8 @@ from hermes.aeriel.files._varying import VaryingOutput
 __all__ = [
     "Cut",
     "DatasetFacts",
+    "InferenceOptions",
     "InputFacts",
-    "Job",
     "OutputFile",
     "PredictionWriter",
     "Request",

@@ -11,6 +11,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import Windows
 from hermes.errors import DataError, ParameterError
 
@@ -46,19 +47,18 @@ class Cut:
     sample_rate: float = 0.0
 
     @classmethod
-    def of(
-        cls, window: str, stride: str, shifts: tuple[str, ...], sample_rate: float
-    ) -> Self | None:
-        """Return the cut that parameters ask for; None where they ask for rows.
+    def of(cls, options: InferenceOptions) -> Self | None:
+        """Return the cut that options ask for; None where they ask for rows.
 
         Raises
         ------
         ParameterError
             There is no window for the others to be about.
         """
-        if window:
-            return cls(window=window, stride=stride, shifts=shifts, sample_rate=sample_rate)
-        given = {"stride": stride, "shifts": shifts, "sample_rate": sample_rate}
+        others = ("stride", "shifts", "sample_rate")
+        given = {name: getattr(options, name) for name in others}
+        if options.window:
+            return cls(window=options.window, **given)
         for name, value in given.items():
             if value:
                 raise ParameterError(name, "is of windows; give the length of a window as window")

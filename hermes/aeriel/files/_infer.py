@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics, InferenceClient
 from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import check_against_model, inspect
@@ -23,6 +24,7 @@ from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._sources import stamp_of
+from hermes.aeriel.files._values import parse_finite
 from hermes.errors import DataError
 
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
@@ -36,43 +38,19 @@ class Request:
     ----------
     input_file, output_file
         HDF5 files.
-    input_map
-        The path of a dataset in the input file by the name of the model input that it is for.
-    batch_size
-        Rows of one request; 0 takes what suits the model: 1 where it keeps a state.
-    rows_per_sequence
-        After how many rows a new sequence begins, for a model that keeps a state; 0: the whole
-        file is one.
-    cast
-        Whether numbers of another precision are rounded to the floating-point dtype of an input as
-        they are read; else only what loses nothing is read.
+    options
+        How to read it, and what to ask of the model.
     fingerprint
         Stands for everything that the result depends on.
     provenance
         Attributes to write into the output file.
-    cut
-        How the datasets are cut into windows, where they are time series; else they have rows.
-    finite
-        What has to be finite: ``"inputs"``, ``"outputs"``, both or neither. NaN and infinities are
-        counted in any case.
-    allow_external_data
-        Whether raw bytes of a dataset may come from files outside the input file's directory.
-    varying
-        The outputs of varying length: they have another number of items in each row.
     """
 
     input_file: Path
     output_file: Path
-    input_map: Mapping[str, str]
-    batch_size: int
+    options: InferenceOptions
     fingerprint: str
     provenance: Mapping[str, Any]
-    cut: Cut | None = None
-    rows_per_sequence: int = 0
-    cast: bool = False
-    finite: tuple[str, ...] = ()
-    allow_external_data: bool = False
-    varying: tuple[str, ...] = ()
 
 
 def infer_file(
@@ -112,25 +90,24 @@ def infer_file(
         The predictions cannot be written.
     """
     started = datetime.now(UTC)
-    model = client.specification
+    options, model = request.options, client.specification
+    cut, finite = Cut.of(options), parse_finite(options.finite)
     facts = inspect(
         request.input_file,
-        request.input_map,
+        options.input_map,
         model_inputs=list(model.inputs),
         optional=model.optional_inputs,
-        cut=request.cut,
-        allow_external_data=request.allow_external_data,
+        cut=cut,
+        allow_external_data=options.allow_external_data,
     )
-    check_sequences(request.rows_per_sequence, model.name, stateful=model.stateful)
-    rows = RowPlan.of(model, request.batch_size, varying=request.varying, kept=client.outputs)
-    requests = (
-        SeriesPlan.of(rows, facts, request.cut, stateful=model.stateful) if request.cut else rows
-    )
-    check_against_model(facts, requests.inputs, cast=request.cast)
+    check_sequences(options.rows_per_sequence, model.name, stateful=model.stateful)
+    rows = RowPlan.of(model, options.batch_size, varying=options.varying, kept=client.outputs)
+    requests = SeriesPlan.of(rows, facts, cut, stateful=model.stateful) if cut else rows
+    check_against_model(facts, requests.inputs, cast=options.cast)
     plan = (
         SequencePlan(
             requests=requests,
-            rows_per_sequence=request.rows_per_sequence or facts.rows,
+            rows_per_sequence=options.rows_per_sequence or facts.rows,
             in_order=bool(rows.varying),
         )
         if model.stateful
@@ -143,15 +120,15 @@ def infer_file(
         rows=facts.rows,
         fingerprint=request.fingerprint,
         input_stamp=stamp,
-        finite="outputs" in request.finite,
+        finite="outputs" in finite,
         varying=rows.varying,
     )
     reading = open_data(
         facts,
         {name: requests.inputs[name][1] for name in facts.datasets},
-        cut=request.cut,
-        cast=request.cast,
-        finite="inputs" in request.finite,
+        cut=cut,
+        cast=options.cast,
+        finite="inputs" in finite,
         n_readers=plan.n_places(client) if isinstance(plan, SequencePlan) else 1,
     )
     with writer, reading as data:

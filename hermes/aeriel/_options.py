@@ -1,0 +1,80 @@
+"""The options of an inference, each once: name, default, help text, whether it changes results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
+
+TransportName = Literal["auto", "grpc", "http", "shm"]
+
+
+def _option(text: str, default: Any = MISSING, *, changes_result: bool = True) -> Any:
+    metadata = {"help": text, "changes_result": changes_result}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """How files go through a model.
+
+    The options of the command ``hermes infer`` and the parameters of an `InferenceTask` are made of
+    these fields, and what stands for a result depends on them. Their help texts say what they are.
+    """
+
+    model_name: str = _option("Name of the model in the repository.")
+    model_version: str = _option("Its version; none: the server's choice.", "")
+    input_map: Mapping[str, str] = _option("The dataset for each model input.", {})
+    outputs: tuple[str, ...] = _option("Outputs to keep; none: all.", ())
+    batch_size: int = _option(
+        "Rows of a request; 0: what suits the model, which is 1 where it keeps a state.", 0
+    )
+    rows_per_sequence: int = _option(
+        "Rows of a sequence, for a model that keeps a state; 0: a file is a sequence.", 0
+    )
+    cast: bool = _option("Round numbers to a model's floating-point input.", False)
+    finite: str = _option("What has to be finite: inputs, outputs, or inputs,outputs.", "")
+    allow_external_data: bool = _option(
+        "Raw data of a dataset may lie outside its file's directory.", False, changes_result=False
+    )
+    varying: tuple[str, ...] = _option("Outputs with another length in each row.", ())
+    window: str = _option("Cut time series: length of a window, as 1024 (samples) or 1.5s.", "")
+    stride: str = _option("From one window to the next, likewise; none: the window's length.", "")
+    shifts: tuple[str, ...] = _option(
+        "How much later each channel's windows begin, likewise; negative for earlier.", ()
+    )
+    sample_rate: float = _option("Samples per second; 0: what the file says.", 0.0)
+    max_in_flight: int = _option(
+        "Requests under way at once; 0: what suits.", 0, changes_result=False
+    )
+    transport: TransportName = _option(  # noqa: RUF009 (a field)
+        "How tensors travel; auto: through shared memory where that works.",
+        "auto",
+        changes_result=False,
+    )
+    rate_hz: float = _option("Most requests in a second; 0: no limit.", 0.0, changes_result=False)
+    timeout_s: float = _option("Seconds for one request.", 60.0, changes_result=False)
+    retry_for_s: float = _option(
+        "Seconds to wait for a server that was lost.", 120.0, changes_result=False
+    )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the options that change the result, for a fingerprint."""
+        named = [each.name for each in fields(self) if each.metadata["changes_result"]]
+        facts = {name: getattr(self, name) for name in named}
+        return {**facts, "input_map": dict(self.input_map), "varying": sorted(set(self.varying))}
+
+    def client(self) -> dict[str, Any]:
+        """Return the keyword arguments of an `InferenceClient`, but for the endpoint."""
+        return {
+            "model_name": self.model_name,
+            "model_version": self.model_version,
+            "outputs": self.outputs or None,
+            "max_in_flight": self.max_in_flight or None,
+            "transport": self.transport,
+            "rate_hz": self.rate_hz or None,
+            "timeout_s": self.timeout_s,
+            "retry_for_s": self.retry_for_s,
+        }
