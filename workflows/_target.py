@@ -16,14 +16,6 @@ Shape = tuple[int, ...]
 _ONE = ((), (1,))
 
 
-def check_outputs(model: ModelSpecification, kept: Sequence[str]) -> None:
-    """Raise ParameterError where a model lacks an output that is to be kept."""
-    for name in kept:
-        if name not in model.outputs:
-            there = ", ".join(model.outputs)
-            raise ParameterError("outputs", f"model {model.name!r} has no {name!r}; it has {there}")
-
-
 def choose_output(there: Sequence[str], wanted: str) -> str:
     """Return the output to compare with the target; the only one where none is named.
 

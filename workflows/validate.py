@@ -15,20 +15,15 @@ from typing import Any
 import luigi
 
 from hermes.aeriel.files import (
-    Cut,
     InputFacts,
-    RowPlan,
-    check_against_model,
     check_agreement,
-    check_sequences,
+    examine,
     find_files,
     fingerprint,
     fingerprint_of,
-    inspect,
     output_names,
-    parse_finite,
+    plan,
     versions,
-    window_inputs,
 )
 from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.errors import GateError
@@ -42,7 +37,7 @@ from workflows._progress import Progress
 from workflows._report import build_report, write_report_html, write_report_json
 from workflows._repository import read_model
 from workflows._settings import apply_settings
-from workflows._target import check_outputs, check_target
+from workflows._target import check_target
 from workflows._validation import (
     FilePredictions,
     check_writable,
@@ -145,28 +140,13 @@ class Merge(ValidationParameters, luigi.Task):
         """
         repository = read_model(self.model_repository, self.model_name, self.model_version)
         model = repository.specification
-        files = find_files(self.inputs)
-        cut = Cut.of(self.options)
         facts = [
-            inspect(
-                file,
-                self.input_map,
-                model_inputs=None if model is None else list(model.inputs),
-                optional=() if model is None else model.optional_inputs,
-                target=self.target or None,
-                cut=cut,
-                allow_external_data=self.allow_external_data,
-            )
-            for file in files
+            examine(file, self.options, model, target=self.target or None)
+            for file in find_files(self.inputs)
         ]
-        parse_finite(self.finite)
         check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
-            rows = RowPlan.of(model, self.batch_size, varying=self.varying, kept=self.outputs)
-            inputs = rows.inputs if cut is None else window_inputs(rows, facts[0])[0]
-            check_against_model(facts[0], inputs, cast=self.cast)
-            check_sequences(self.rows_per_sequence, self.model_name, stateful=model.stateful)
-            check_outputs(model, self.outputs)
+            plan(facts[0], self.options, model)
         check_writable(Path(self.output_dir))
         return facts
 

@@ -12,7 +12,7 @@ import pytest
 from hermes.aeriel.client import ModelSpecification, TensorSpecification
 from hermes.aeriel.files import DatasetFacts, InputFacts
 from hermes.errors import DataError, HermesError, ParameterError
-from workflows._target import check_outputs, check_target
+from workflows._target import check_target
 
 from .conftest import Luigi
 
@@ -97,9 +97,11 @@ def test_the_output_to_compare_is_known_before() -> None:
         check((4,), two)
     with pytest.raises(ParameterError, match="output_name: 'w' is not an output"):
         check((4,), two, output_name="w")
-    check_outputs(two, ["z"])
-    with pytest.raises(ParameterError, match="outputs: model 'model' has no 'w'; it has y, z"):
-        check_outputs(two, ["z", "w"])
+    two.check_outputs(["z"])
+    with pytest.raises(
+        ParameterError, match=r"outputs: model 'model' has no output 'w'; it has \['y', 'z'\]"
+    ):
+        two.check_outputs(["z", "w"])
 
 
 @pytest.mark.parametrize(

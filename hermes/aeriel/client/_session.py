@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,10 +11,8 @@ from hermes.aeriel.client._choice import open_transport
 from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._exchange import Exchanges
 from hermes.aeriel.client._pace import Pace
-from hermes.aeriel.client._specification import ModelSpecification
 from hermes.aeriel.client._statistics import Recorder, ServerTimes
 from hermes.aeriel.endpoint import Endpoint
-from hermes.errors import ParameterError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,7 @@ class Session:
         )
         try:
             self.specification = self.connection.specification()
-            _check_outputs(self.specification, settings.outputs)
+            self.specification.check_outputs(settings.outputs)
             server = self.connection.server()
             self.transport = open_transport(
                 settings.transport,
@@ -105,11 +102,3 @@ class Session:
 
     def _server_times_now(self) -> ServerTimes:
         return ServerTimes.of(self.connection.model_statistics())
-
-
-def _check_outputs(specification: ModelSpecification, outputs: Sequence[str]) -> None:
-    for name in outputs:
-        if name not in specification.outputs:
-            there = sorted(specification.outputs)
-            problem = f"model {specification.name!r} has no output {name!r}; it has {there}"
-            raise ParameterError("outputs", problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import triton_to_np_dtype
 
-from hermes.errors import InputError
+from hermes.errors import InputError, ParameterError
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -84,6 +84,15 @@ class ModelSpecification:
     stateful: bool = False
     n_instances: int = 1
     sequence_places: int = 0
+
+    def check_outputs(self, names: Iterable[str]) -> None:
+        """Raise ParameterError where the model has no output of one of these names."""
+        for name in names:
+            if name not in self.outputs:
+                problem = (
+                    f"model {self.name!r} has no output {name!r}; it has {sorted(self.outputs)}"
+                )
+                raise ParameterError("outputs", problem)
 
     @classmethod
     def from_config(cls, config: Any, steps: Sequence[Any] = ()) -> ModelSpecification:

@@ -24,23 +24,22 @@ from hermes.aeriel.files._job import in_words, infer_files
 from hermes.aeriel.files._links import as_data_errors
 from hermes.aeriel.files._output import (
     OutputFile,
-    dataset_name,
     fingerprint_of,
     output_name,
 )
+from hermes.aeriel.files._plan import InferencePlan, examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._reading import parts_of
 from hermes.aeriel.files._rows import RowPlan
-from hermes.aeriel.files._sequences import check_sequences
-from hermes.aeriel.files._series import read_windows, window_inputs
+from hermes.aeriel.files._series import read_windows
 from hermes.aeriel.files._sources import stamp_of
-from hermes.aeriel.files._values import parse_finite
 from hermes.aeriel.files._varying import VaryingOutput
 
 __all__ = [
     "Cut",
     "DatasetFacts",
     "InferenceOptions",
+    "InferencePlan",
     "InputFacts",
     "OutputFile",
     "PredictionWriter",
@@ -50,10 +49,9 @@ __all__ = [
     "as_data_errors",
     "check_against_model",
     "check_agreement",
-    "check_sequences",
     "check_unchanged",
     "create_rows",
-    "dataset_name",
+    "examine",
     "find_files",
     "fingerprint",
     "fingerprint_of",
@@ -65,10 +63,9 @@ __all__ = [
     "open_input",
     "output_name",
     "output_names",
-    "parse_finite",
     "parts_of",
+    "plan",
     "read_windows",
     "stamp_of",
     "versions",
-    "window_inputs",
 ]

@@ -16,12 +16,10 @@ from typing import Any
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics, InferenceClient
-from hermes.aeriel.files._cut import Cut
-from hermes.aeriel.files._inputs import check_against_model, inspect
+from hermes.aeriel.files._plan import examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._reading import open_data
-from hermes.aeriel.files._rows import RowPlan
-from hermes.aeriel.files._sequences import SequencePlan, check_sequences
+from hermes.aeriel.files._sequences import SequencePlan
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._sources import stamp_of
 from hermes.aeriel.files._values import parse_finite
@@ -82,8 +80,7 @@ def infer_file(
         The input file cannot be used with this model, cannot be read to its end, or was changed
         meanwhile.
     ParameterError
-        The model does not take so many rows at once, has no sequences, or does not announce just
-        one free length in a row of an output of varying length.
+        An option does not suit the model: see `plan`.
     InferenceError
         A request failed for good.
     OutputError
@@ -91,28 +88,10 @@ def infer_file(
     """
     started = datetime.now(UTC)
     options, model = request.options, client.specification
-    cut, finite = Cut.of(options), parse_finite(options.finite)
-    facts = inspect(
-        request.input_file,
-        options.input_map,
-        model_inputs=list(model.inputs),
-        optional=model.optional_inputs,
-        cut=cut,
-        allow_external_data=options.allow_external_data,
-    )
-    check_sequences(options.rows_per_sequence, model.name, stateful=model.stateful)
-    rows = RowPlan.of(model, options.batch_size, varying=options.varying, kept=client.outputs)
-    requests = SeriesPlan.of(rows, facts, cut, stateful=model.stateful) if cut else rows
-    check_against_model(facts, requests.inputs, cast=options.cast)
-    plan = (
-        SequencePlan(
-            requests=requests,
-            rows_per_sequence=options.rows_per_sequence or facts.rows,
-            in_order=bool(rows.varying),
-        )
-        if model.stateful
-        else requests
-    )
+    facts = examine(request.input_file, options, model)
+    todo = plan(facts, options, model)
+    finite = parse_finite(options.finite)
+    requests, order = todo.requests, todo.order
     # The checkpoint is of this very input, also where the task's fingerprint is older than it.
     stamp = stamp_of(request.input_file)
     writer = PredictionWriter(
@@ -121,23 +100,23 @@ def infer_file(
         fingerprint=request.fingerprint,
         input_stamp=stamp,
         finite="outputs" in finite,
-        varying=rows.varying,
+        varying=requests.varying,
     )
     reading = open_data(
         facts,
         {name: requests.inputs[name][1] for name in facts.datasets},
-        cut=cut,
+        cut=todo.cut,
         cast=options.cast,
         finite="inputs" in finite,
-        n_readers=plan.n_places(client) if isinstance(plan, SequencePlan) else 1,
+        n_readers=order.n_places(client) if isinstance(order, SequencePlan) else 1,
     )
     with writer, reading as data:
         on_progress(writer.rows_done, facts.rows)
-        for _ in requests.updates(data, range(plan.first(writer.rows_done))):
+        for _ in requests.updates(data, range(order.first(writer.rows_done))):
             pass  # what an earlier run has read is looked at again, for the counts
         # Neither what fills a request up, nor what is sent again, is a row of the file.
         n_rows = client.statistics.rows + facts.rows - writer.rows_done
-        for which, outputs in plan.stream(client, data, writer.rows_done):
+        for which, outputs in order.stream(client, data, writer.rows_done):
             writer.write(requests.rows_of(outputs, len(which), client), which.start)
             on_progress(writer.rows_done, facts.rows)
         check_unchanged(request.input_file, stamp)
