@@ -48,6 +48,7 @@ class InferenceParameters:
 
 for _name, _parameter in option_parameters(InferenceOptions, retry_for_s=RETRY_FOR_S).items():
     setattr(InferenceParameters, _name, _parameter)
+    _parameter.__set_name__(InferenceParameters, _name)  # as a class statement does
 
 
 class InferenceTask(InferenceParameters, luigi.Task):
