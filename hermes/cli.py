@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,6 @@ from hermes._cli_options import inference_options, with_inference_options
 from hermes.errors import HermesError, ParameterError
 
 if TYPE_CHECKING:
-    from hermes.aeriel.endpoint import Endpoint
     from hermes.aeriel.serve import TritonInstance
 
 
@@ -179,10 +178,11 @@ def infer(
 ) -> None:
     """Stream HDF5 files through a model into HDF5 files."""
     from hermes.aeriel import files  # noqa: PLC0415 (an import of 0.4 s)
+    from hermes.aeriel.endpoint import Endpoint  # noqa: PLC0415 (it loads gRPC)
 
     with _errors_as_text():
         done = files.infer_files(
-            _endpoint(server),
+            Endpoint.of(server),
             inference_options(model, options),
             files.find_files(inputs),
             output_dir,
@@ -287,18 +287,6 @@ def _gpus(text: str | None) -> tuple[int | str, ...] | None:
     if text is None:
         return None
     return tuple(int(gpu) if gpu.isdigit() else gpu for gpu in text.split(",") if gpu)
-
-
-def _endpoint(text: str) -> Endpoint:
-    from hermes.aeriel.endpoint import Endpoint  # noqa: PLC0415 (it loads gRPC)
-
-    with suppress(FileNotFoundError):
-        return Endpoint.read(Path(text))
-    try:
-        return Endpoint(grpc=text)
-    except ParameterError:
-        problem = f"there is no file {text!r}, and a server is named by host:port or unix:PATH"
-        raise ParameterError("server", problem) from None
 
 
 def _ports(text: str) -> Any:

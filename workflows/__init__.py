@@ -2,8 +2,8 @@
 
 from workflows import _settings
 from workflows.inference import InferenceTask
-from workflows.server import EndpointTarget, TritonServerTask
+from workflows.server import EndpointTarget, ExternalServer, TritonServerTask
 
-__all__ = ["EndpointTarget", "InferenceTask", "TritonServerTask"]
+__all__ = ["EndpointTarget", "ExternalServer", "InferenceTask", "TritonServerTask"]
 
 _settings.apply_settings(_settings.NEEDED)

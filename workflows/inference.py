@@ -21,11 +21,10 @@ from hermes.aeriel.files import (
     infer_file,
     stamp_of,
 )
-from hermes.errors import HermesError, ParameterError, ServerError
+from hermes.errors import HermesError, ParameterError
 from workflows._progress import Progress
-from workflows._repository import read_model, repository_stamp
 from workflows.parameters import option_parameters
-from workflows.server import TritonServerTask
+from workflows.server import EndpointTarget
 
 # How long one connection is tried before the server is looked for again.
 RECONNECT_S = 5.0
@@ -54,9 +53,10 @@ for _name, _parameter in option_parameters(InferenceOptions, retry_for_s=RETRY_F
 class InferenceTask(InferenceParameters, luigi.Task):
     """Streams the rows of one HDF5 file through a model into another HDF5 file.
 
-    A subclass says where things are: ``requires`` returns a `TritonServerTask` as ``"server"``
-    and the task that makes the file as ``"input"``; ``output`` returns a `luigi.LocalTarget`.
-    The output has a dataset for each of the model's outputs, rows as in the input, and its
+    A subclass says where things are: ``requires`` returns a `TritonServerTask`, or another task
+    whose output is an `EndpointTarget`, as ``"server"``, and the task that makes the file as
+    ``"input"``; ``output`` returns a `luigi.LocalTarget`. The output has a dataset for each of the
+    model's outputs, rows as in the input, and its
     provenance as attributes. It appears whole or not at all; a run that was killed goes on from
     its last checkpoint, and one with another input, model or parameter starts afresh.
 
@@ -122,18 +122,19 @@ class InferenceTask(InferenceParameters, luigi.Task):
         return Path(self.output().path)
 
     @property
-    def server(self) -> TritonServerTask:
-        """The server that this task requires.
+    def server(self) -> EndpointTarget:
+        """The endpoint of the server that this task requires.
 
         Raises
         ------
         ParameterError
             It requires none, or several.
         """
-        servers = [task for task in flatten(self.requires()) if isinstance(task, TritonServerTask)]
+        targets = [target for task in flatten(self.requires()) for target in flatten(task.output())]
+        servers = [target for target in targets if isinstance(target, EndpointTarget)]
         if len(servers) != 1:
-            problem = f"{self.task_family} has to require one TritonServerTask, not {len(servers)}"
-            raise ParameterError("requires", problem)
+            problem = f"{self.task_family} has to require one server, such as a TritonServerTask"
+            raise ParameterError("requires", f"{problem}, not {len(servers)}")
         return servers[0]
 
     def complete(self) -> bool:
@@ -148,9 +149,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
         """What stands for everything that the output depends on, as it is now."""
         return fingerprint(
             input=stamp_of(self.input_file),
-            model=read_model(
-                self.server.model_repository, self.model_name, self.model_version
-            ).stamp,
+            model=self.server.model_stamp(self.model_name, self.model_version),
             **self.options.facts(),
         )
 
@@ -178,21 +177,15 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def _may_pass(self, error: BaseException) -> bool:
         # A server that is stopping drops its models first, and then says that it has none.
-        is_lost = self._endpoint is not None and self._endpoint != self.server.state.endpoint()
+        is_lost = self._endpoint is not None and self._endpoint != self.server.current()
         return is_transient(error) or (isinstance(error, HermesError) and is_lost)
 
     def _stream(self, show: Progress) -> None:
         self._endpoint = None
         server = self.server
-        self._endpoint = endpoint = server.ensure()
+        self._endpoint = endpoint = server.endpoint
         stands_for = self.fingerprint
-        # After it: the model that it stands for is then the one that the server has loaded.
-        if repository_stamp(server.model_repository) != server.repository_stamp:
-            message = (
-                f"the files of the model repository {server.model_repository} have changed since "
-                f"its server, {endpoint.server_id}, was asked for; run the pipeline again"
-            )
-            raise ServerError(message)
+        server.check_models()  # after it: the server has loaded the model that it stands for
         request = Request(
             input_file=self.input_file,
             output_file=self.output_file,
@@ -200,8 +193,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             fingerprint=stands_for,
             provenance={
                 "input_file": str(self.input_file),
-                "model_repository": server.model_repository,
-                "image": server.image,
+                **server.provenance(),
                 "server": endpoint.grpc,
                 "task": self.task_id,
                 "parameters": self.to_str_params(),

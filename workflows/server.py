@@ -18,11 +18,11 @@ from hermes.aeriel.supervise import (
     ensure_server,
     state_home,
 )
-from hermes.errors import GPUBusyError, ServerError
+from hermes.errors import GPUBusyError, ParameterError, ServerError
 from workflows._builds import once_per_build
 from workflows._driver import Service, driver
 from workflows._lifetime import follow_luigi
-from workflows._repository import repository_stamp
+from workflows._repository import read_model, repository_stamp
 from workflows.parameters import (
     AbsolutePath,
     Flag,
@@ -43,7 +43,40 @@ POLL_S = 0.5
 
 
 class EndpointTarget(luigi.Target):
-    """The endpoint of a server that is ready; it exists while the server is, and only then.
+    """Where a server listens, for the tasks that require it; it exists while the server is usable.
+
+    `InferenceTask` takes any task whose output is one.
+    """
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server listens.
+
+        Raises
+        ------
+        ServerError
+            It cannot be used.
+        """
+        raise NotImplementedError
+
+    def current(self) -> Endpoint | None:
+        """Return where the server listens just now, or None while it cannot be used."""
+        raise NotImplementedError
+
+    def model_stamp(self, model_name: str, model_version: str) -> str:
+        """Return what changes when a model of the server does."""
+        raise NotImplementedError
+
+    def check_models(self) -> None:
+        """Raise ServerError where the server may have loaded other models than the stamp is of."""
+
+    def provenance(self) -> dict[str, str]:
+        """Return what an output says of the server, besides its address."""
+        return {}
+
+
+class SupervisedEndpoint(EndpointTarget):
+    """The endpoint of a `TritonServerTask`; it exists while the server is ready, and only then.
 
     Parameters
     ----------
@@ -59,7 +92,7 @@ class EndpointTarget(luigi.Target):
 
     def exists(self) -> bool:
         """Tell whether the server is ready."""
-        return self._server.state.endpoint() is not None
+        return self.current() is not None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -73,11 +106,80 @@ class EndpointTarget(luigi.Target):
         if driver().running is not None:
             driver().take_up(self._server)
             return self._server.ensure()
-        endpoint = self._server.state.endpoint()
+        endpoint = self.current()
         if endpoint is None:
             message = f"the server of {self._server} is not ready"
             raise ServerError(message)
         return endpoint
+
+    def current(self) -> Endpoint | None:
+        """Return where the server listens just now, or None while it is not ready."""
+        return self._server.state.endpoint()
+
+    def model_stamp(self, model_name: str, model_version: str) -> str:
+        """Return what changes when a file of the model does."""
+        return read_model(self._server.model_repository, model_name, model_version).stamp
+
+    def check_models(self) -> None:
+        """Raise ServerError where a file of the repository has changed since the build began."""
+        server = self._server
+        if repository_stamp(server.model_repository) != server.repository_stamp:
+            message = (
+                f"the files of the model repository {server.model_repository} have changed since "
+                f"its server, {server.state.server_id}, was asked for; run the pipeline again"
+            )
+            raise ServerError(message)
+
+    def provenance(self) -> dict[str, str]:
+        """Return where the models come from."""
+        return {"model_repository": self._server.model_repository, "image": self._server.image}
+
+
+class ExternalEndpoint(EndpointTarget):
+    """The endpoint of a server that somebody else runs.
+
+    Parameters
+    ----------
+    server
+        ``host:port`` or ``unix:PATH`` of its GRPC service, or an endpoint file.
+    stamp
+        Stands for its models.
+    """
+
+    def __init__(self, server: str, stamp: str) -> None:
+        self._server = server
+        self._stamp = stamp
+
+    def __str__(self) -> str:
+        return f"the server at {self._server}"
+
+    def exists(self) -> bool:
+        """Tell whether something listens there."""
+        return self.current() is not None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server listens.
+
+        Raises
+        ------
+        ParameterError
+            That is neither an address nor an endpoint file.
+        """
+        return Endpoint.of(self._server)
+
+    def current(self) -> Endpoint | None:
+        """Return where the server listens, or None while nothing listens there."""
+        try:
+            endpoint = self.endpoint
+        except ParameterError as error:
+            logger.warning("%s", error)
+            return None
+        return endpoint if endpoint.is_reachable() else None
+
+    def model_stamp(self, model_name: str, model_version: str) -> str:  # noqa: ARG002 (of all)
+        """Return what was said to stand for the server's models."""
+        return self._stamp
 
 
 class ServerParameters:
@@ -219,7 +321,7 @@ class TritonServerTask(ServerParameters, Service):
 
     def output(self) -> EndpointTarget:
         """Return the target that holds the server's endpoint."""
-        return EndpointTarget(self)
+        return SupervisedEndpoint(self)
 
     def complete(self) -> bool:
         """Tell whether the server is ready.
@@ -234,7 +336,7 @@ class TritonServerTask(ServerParameters, Service):
         """
         if driver().take_up(self):
             self.ensure()
-        return self.output().exists()
+        return self.state.endpoint() is not None
 
     def ensure(self) -> Endpoint:
         """Return the endpoint of the ready server, after starting it if it is not there.
@@ -280,3 +382,25 @@ class TritonServerTask(ServerParameters, Service):
             driver=str(driver().identity),
             number=time.time_ns(),
         )
+
+
+class ExternalServer(luigi.ExternalTask):
+    """A server that somebody else runs: it is used, and neither started nor stopped.
+
+    Parameters
+    ----------
+    server : str
+        ``host:port`` or ``unix:PATH`` of its GRPC service, or an endpoint file of ``hermes serve``.
+    models : str
+        Any text that stands for its models, such as a version or a date. Nobody here sees their
+        files: results are made again when this text changes, and not when a model does.
+    """
+
+    server = Text(description="host:port of the server's GRPC service, or an endpoint file")
+    models = Text(
+        default="", description="a text that stands for its models, and changes with them"
+    )
+
+    def output(self) -> EndpointTarget:
+        """Return the target that holds the server's endpoint."""
+        return ExternalEndpoint(self.server, self.models)

@@ -11,7 +11,7 @@ from typing import Any
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
 from hermes._files import write_whole
-from hermes.aeriel._addresses import is_address, is_loopback
+from hermes.aeriel._addresses import connect, is_address, is_loopback
 from hermes.errors import ParameterError
 
 
@@ -68,6 +68,33 @@ class Endpoint:
             if address is not None and not is_address(address):
                 problem = f"{address!r} is no address of a server, which is host:port or unix:PATH"
                 raise ParameterError(name, problem)
+
+    @classmethod
+    def of(cls, text: str) -> Endpoint:
+        """Return the endpoint that a text names: the path of an endpoint file, or an address.
+
+        Raises
+        ------
+        ParameterError
+            It is neither, or the file cannot be read.
+        """
+        try:
+            return cls.read(Path(text))
+        except FileNotFoundError:
+            pass
+        try:
+            return cls(grpc=text)
+        except ParameterError:
+            problem = f"there is no file {text!r}, and a server is named by host:port or unix:PATH"
+            raise ParameterError("server", problem) from None
+
+    def is_reachable(self, timeout_s: float = 5.0) -> bool:
+        """Tell whether something listens at the address of the GRPC service."""
+        try:
+            connect(self.grpc, timeout_s).close()
+        except OSError:
+            return False
+        return True
 
     def channel(self, options: Sequence[tuple[str, Any]] = ()) -> Channel:
         """Return a new GRPC channel to the server, encrypted where the server asks for it."""

@@ -274,8 +274,8 @@ def once(
     if not _is_for_nobody_to_clean(fault):
         for pid in run.processes():  # so that a leak of this run is not one of the next
             _signal_if_there(pid, signal.SIGKILL)
-    elif code == 0:
-        shutil.rmtree(run.output)  # a pipeline that has nothing to do cleans nothing
+    else:  # a pipeline that has nothing to do cleans nothing
+        (run.output / "report.json").unlink(missing_ok=True)
     again = run.start()
     if not _ends(again):
         problems.append("running it again did not end")
