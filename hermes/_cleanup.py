@@ -41,6 +41,8 @@ STOP_TIMEOUT_S = 60.0
 STOP_GRACE_S = 5
 LOST_S = 5.0
 QUIET_S = 0.3
+# A start goes through several programs; on a busy host there is nothing to see for some time.
+QUIET_START_S = 3.0
 # What decides where a container runtime keeps its list of instances.
 _REGISTRY_VARIABLES = ("HOME", "PATH", "APPTAINER_CONFIGDIR", "SINGULARITY_CONFIGDIR")
 
@@ -57,6 +59,8 @@ class Container:
         The instance's name.
     pid
         Its first process, where it is known.
+    is_starting
+        Whether it was being started when this was written: it may come up later.
     environ
         The variables that decide where the runtime looks for it.
     """
@@ -64,6 +68,7 @@ class Container:
     runtime: str
     name: str
     pid: int | None = None
+    is_starting: bool = False
     environ: Mapping[str, str] = field(
         default_factory=lambda: {
             name: os.environ[name] for name in _REGISTRY_VARIABLES if name in os.environ
@@ -239,12 +244,13 @@ def stop_container(container: Container, server_id: str) -> list[str]:
     started_at = time.monotonic()
     # A look may miss a process: for a moment, one that becomes another program has no environment.
     seen_at: float | None = None
+    quiet_s = QUIET_START_S if container.is_starting else QUIET_S
     while time.monotonic() < started_at + STOP_TIMEOUT_S:
         marked = marked_processes(f"{MARK}={server_id}")
         listed = _listed(container)
         if listed is not None and listed in {container.pid, *marked}:
             _run(container, "instance", "stop", "--timeout", str(STOP_GRACE_S), container.name)
-        elif not marked and seen_at is not None and time.monotonic() - seen_at > QUIET_S:
+        elif not marked and seen_at is not None and time.monotonic() - seen_at > quiet_s:
             if listed is None:
                 _remove_empty_logs(container)
             return []

@@ -22,6 +22,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from hermes._cleanup import Container, stop_container
+from hermes._directory import ServerDirectory, new_server_id, state_home
 from hermes._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve import SingularityInstance, serve
 from hermes.aeriel.serve._container import start_error, start_instance
@@ -281,9 +282,24 @@ def test_nothing_is_left_of_a_start_that_was_cut_off(
     time.sleep(delay_s)
     start.kill()
     start.wait()
-    assert stop_container(Container(runtime=apptainer, name=name), name) == []
+    starting = Container(runtime=apptainer, name=name, is_starting=True)
+    assert stop_container(starting, name) == []
     time.sleep(0.5)
     assert remains(name) == []
+
+
+@pytest.mark.container
+def test_an_instance_of_its_own_that_a_killed_start_left_is_no_hindrance(
+    apptainer: str, triton_image: Path, doubler: Path
+) -> None:
+    """It came up after those were gone who would have ended it, and after it was looked for."""
+    directory = ServerDirectory(state_home() / new_server_id())
+    command = [apptainer, "--quiet", "instance", "start", str(triton_image), directory.server_id]
+    environment = {**os.environ, "HERMES_SERVER_ID": directory.server_id}
+    subprocess.run(command, env=environment, check=True)
+    with serve(doubler, triton_image, directory=directory, listen="unix", wait=True) as instance:
+        assert instance.is_ready()
+    assert remains(directory.server_id) == []
 
 
 @pytest.mark.container

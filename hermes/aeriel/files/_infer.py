@@ -87,7 +87,9 @@ def infer_file(
         The predictions cannot be written.
     """
     started = datetime.now(UTC)
-    options, model = request.options, client.specification
+    # It is the client that asks for the outputs, and it was told which.
+    options = replace(request.options, outputs=tuple(client.outputs))
+    model = client.specification
     facts = examine(request.input_file, options, model)
     todo = plan(facts, options, model)
     finite = parse_finite(options.finite)

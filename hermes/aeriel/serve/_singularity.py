@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hermes._cleanup import Container, Plan
+from hermes._cleanup import Container, Plan, stop_container
 from hermes.aeriel.serve._command import ServerSettings
 from hermes.aeriel.serve._container import (
     Instance,
@@ -29,6 +29,7 @@ from hermes.aeriel.serve._container import (
 from hermes.aeriel.serve._image import check_image, find_image
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.errors import (
+    HermesError,
     InstanceExistsError,
     InstanceStartError,
     ParameterError,
@@ -96,11 +97,13 @@ class SingularityInstance(TritonInstance):
         self._runtime = find_runtime(image)
         self.image = find_image(image, os.environ, Path.cwd())
         check_image(self.image)
-        if Instance(self._runtime, self.name).find() is not None:
+        is_own = self.name == settings.server_id
+        if not is_own and Instance(self._runtime, self.name).find() is not None:
             raise InstanceExistsError(self.name)
         self._use_driver = (gpus is None or len(gpus) > 0) and has_nvidia_driver()
         self._triton = TRITON
-        self._plan = replace(self._plan, container=Container(runtime=self._runtime, name=self.name))
+        self._container = Container(runtime=self._runtime, name=self.name)
+        self._plan = replace(self._plan, container=self._container)
 
     def _open_container(self) -> None:
         options = start_options(
@@ -109,12 +112,23 @@ class SingularityInstance(TritonInstance):
             use_driver=self._use_driver,
             directory=self._settings.directory.path,
         )
-        pid = start_instance(self._runtime, self.image, self.name, self.server_id, options)
-        container = Container(runtime=self._runtime, name=self.name, pid=pid)
-        self._plan = replace(self._plan, container=container)
-        self._plan.write(self._settings.directory)
+        if self.name == self.server_id and Instance(self._runtime, self.name).find() is not None:
+            # The name is this server's alone: an earlier start was killed before it had a process.
+            stop_container(self._container, self.server_id)
+        self._note(replace(self._container, is_starting=True))
+        try:
+            pid = start_instance(self._runtime, self.image, self.name, self.server_id, options)
+        except HermesError:  # the command has ended by itself
+            self._note(self._container)
+            raise
+        self._note(replace(self._container, pid=pid))
         logger.info("started container instance %s from %s", self.name, self.image)
         self._triton = self._find_triton()
+
+    def _note(self, container: Container) -> None:
+        """Write what has to be known to end the instance."""
+        self._plan = replace(self._plan, container=container)
+        self._plan.write(self._settings.directory)
 
     def _server_command(self) -> list[str]:
         local = self._settings.served_repository.startswith("/")
