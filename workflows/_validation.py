@@ -17,15 +17,24 @@ from hermes.aeriel import files
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files import DatasetFacts
 from hermes.errors import OutputError, ParameterError
-from workflows._classes import has_labels
-from workflows._gates import Gate, check_gates, parse_gate
 from workflows._merge import INDEX, TARGET
-from workflows._metrics import METRICS, MetricsResult, compute_metrics, parse_metrics, scalar_names
-from workflows._metrics import check_extra as check_metrics_extra
-from workflows._page import check_extra as check_page_extra
-from workflows._pairs import Pair
-from workflows._scores import check_scores
-from workflows._target import choose_output, varies
+from workflows.metrics import (
+    METRICS,
+    Gate,
+    MetricsResult,
+    Pair,
+    check_gates,
+    check_scores,
+    choose_output,
+    compute_metrics,
+    has_labels,
+    parse_gate,
+    parse_metrics,
+    scalar_names,
+    varies,
+)
+from workflows.metrics import check_extra as check_metrics_extra
+from workflows.report import check_extra as check_report_extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +120,7 @@ def choose_metrics(
     """
     check_scores(scores)
     gates = tuple(parse_gate(text) for text in required)
-    check_page_extra()
+    check_report_extra()
     if target is None:
         if metrics or gates:
             problem = "is not given, but metrics need a dataset with targets in each file"

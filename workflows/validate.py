@@ -28,16 +28,11 @@ from hermes.aeriel.files import (
 from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.errors import GateError
 from workflows._builds import once_per_build
-from workflows._gates import Gate, GateResult, evaluate_gates
 from workflows._merge import Part, merge
-from workflows._metrics import MetricsResult
-from workflows._monitor_plot import summarise
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
-from workflows._report import build_report, write_report_html, write_report_json
 from workflows._repository import read_model
 from workflows._settings import apply_settings
-from workflows._target import check_target
 from workflows._validation import (
     FilePredictions,
     check_writable,
@@ -48,7 +43,9 @@ from workflows._validation import (
     throughput,
 )
 from workflows.inference import InferenceParameters, InferenceTask
+from workflows.metrics import Gate, GateResult, MetricsResult, check_target, evaluate_gates
 from workflows.parameters import AbsolutePath, Number, Text, TextList
+from workflows.report import build_report, summarise, write_report_html, write_report_json
 from workflows.server import ServerParameters, TritonServerTask
 
 # The one whose messages Luigi shows.

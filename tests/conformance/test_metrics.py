@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hermes.errors import DataError
-from workflows._metrics import compute_metrics
-from workflows._scores import Scores
+from workflows.metrics._metrics import compute_metrics
+from workflows.metrics._scores import Scores
 
 sk = pytest.importorskip("sklearn.metrics")
 

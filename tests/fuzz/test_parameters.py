@@ -10,9 +10,9 @@ import pytest
 
 from hermes.aeriel.client import Windows
 from tests.fuzz import RUNS, mutated_bytes, outcome
-from workflows._gates import parse_gate
-from workflows._metrics import parse_metrics
 from workflows.inference import InferenceParameters
+from workflows.metrics._gates import parse_gate
+from workflows.metrics._metrics import parse_metrics
 from workflows.server import ServerParameters
 from workflows.validate import ValidationParameters
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes.errors import ParameterError
-from workflows._gates import OPERATORS, Gate, check_gates, evaluate_gates, parse_gate
+from workflows.metrics._gates import OPERATORS, Gate, check_gates, evaluate_gates, parse_gate
 
 
 @given(

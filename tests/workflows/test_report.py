@@ -16,12 +16,12 @@ import pytest
 from hermes.aeriel.serve._nvml import why_no_gpu
 from hermes.errors import MissingExtraError, OutputError
 from tests.workflows.conftest import Luigi
-from workflows._gates import evaluate_gates, parse_gate
-from workflows._metrics import MetricsResult, compute_metrics
-from workflows._page import render_report
-from workflows._plots import MINUS, SERIES
-from workflows._report import build_report, write_report_html, write_report_json
 from workflows._validation import FilePredictions, describe_inputs, finite_warnings
+from workflows.metrics._gates import evaluate_gates, parse_gate
+from workflows.metrics._metrics import MetricsResult, compute_metrics
+from workflows.report._page import render_report
+from workflows.report._plots import MINUS, SERIES
+from workflows.report._report import build_report, write_report_html, write_report_json
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")

@@ -12,7 +12,7 @@ import pytest
 from hermes.aeriel.client import ModelSpecification, TensorSpecification
 from hermes.aeriel.files import DatasetFacts, InputFacts
 from hermes.errors import DataError, HermesError, ParameterError
-from workflows._target import check_target
+from workflows.metrics._target import check_target
 
 from .conftest import Luigi
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from hermes._files import write_whole
-from workflows._gates import GateResult
-from workflows._metrics import MetricsResult
-from workflows._page import render_report
+from workflows.metrics import GateResult, MetricsResult
+from workflows.report._page import render_report
 
 SCHEMA = 1
 
@@ -65,7 +64,7 @@ def build_report(
         ``p50``, ``p90``, ``p99``), ``retries``, ``failures``; and ``files``, with ``file``,
         ``rows`` and any of these keys for each file.
     monitor
-        What `workflows._monitor_plot.summarise` gave.
+        What `workflows.report._monitor_plot.summarise` gave.
     parameters, versions
         What was asked for, and what it ran on, by name.
     outputs

@@ -10,13 +10,18 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from hermes.errors import ParameterError
-from workflows import _classification, _reference, _regression
-from workflows._classification import TOP_K_NAME, ClassTotals, gather_classes, top_k_accuracy
-from workflows._pairs import Kind, Metric, Pair, Rows
-from workflows._ranking import sklearn_metrics
-from workflows._reference import ReferenceTotals, gather_reference
-from workflows._regression import RegressionTotals, gather_residuals
-from workflows._scores import check_scores
+from workflows.metrics import _classification, _reference, _regression
+from workflows.metrics._classification import (
+    TOP_K_NAME,
+    ClassTotals,
+    gather_classes,
+    top_k_accuracy,
+)
+from workflows.metrics._pairs import Kind, Metric, Pair, Rows
+from workflows.metrics._ranking import sklearn_metrics
+from workflows.metrics._reference import ReferenceTotals, gather_reference
+from workflows.metrics._regression import RegressionTotals, gather_residuals
+from workflows.metrics._scores import check_scores
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes.errors import ParameterError
-from workflows._pairs import Pair
+from workflows.metrics._pairs import Pair
 
 Form: TypeAlias = Literal["labels", "probabilities", "logits"]
 Scores: TypeAlias = Literal["auto", "probabilities", "logits"]

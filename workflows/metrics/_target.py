@@ -8,7 +8,7 @@ from pathlib import Path
 from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.files import DatasetFacts, InputFacts, RowPlan
 from hermes.errors import DataError, ParameterError
-from workflows._metrics import METRICS
+from workflows.metrics._metrics import METRICS
 
 Shape = tuple[int, ...]
 

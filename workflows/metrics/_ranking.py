@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes.errors import MissingExtraError
-from workflows._classes import Classes, columns_of, labels_of, softmax
-from workflows._pairs import Floats, Integers, Pair
-from workflows._scores import Form
+from workflows.metrics._classes import Classes, columns_of, labels_of, softmax
+from workflows.metrics._pairs import Floats, Integers, Pair
+from workflows.metrics._scores import Form
 
 SCORES_AT_ONCE = 1 << 25
 MAX_CURVE_POINTS = 500
