@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hermes._directory import ServerDirectory, facts_of, write_state
+from hermes._directory import ServerDirectory, facts_of, old_logs, write_state
 from hermes._processes import (
     is_stub,
     is_tritonserver,
@@ -36,6 +36,7 @@ POLL_S = 0.05
 KILL_TIMEOUT_S = 10.0
 SETTLE_S = 1.0
 MARK = "HERMES_SERVER_ID"
+LOG_DAYS = 7.0
 RUNTIME_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 STOP_GRACE_S = 5
@@ -180,7 +181,7 @@ def sweep(home: Path) -> None:
     """End what those left behind who were killed, in all directories of this user.
 
     Called at every start of a server, and of a task of a pipeline. What another process cleans
-    already is left to it.
+    already is left to it. Logs of servers that failed go after a week.
     """
     for directory in ServerDirectory.all(home):
         if not (directory.is_left() or directory.is_vacant()):
@@ -197,6 +198,8 @@ def sweep(home: Path) -> None:
             continue
         except (ServerStopError, OSError) as error:
             logger.warning("%s: %s", directory.path, error)
+    for log in old_logs(home, LOG_DAYS):
+        log.unlink(missing_ok=True)
     sweep_regions()
 
 

@@ -315,6 +315,19 @@ def make_private(directory: Path) -> None:
         directory.chmod(0o700)
 
 
+def old_logs(home: Path, days: float) -> list[Path]:
+    """Return the logs of failed servers, whose directories are gone, that are some days old."""
+    limit = time.time() - days * 86400
+    return [
+        path
+        for path in entries(home)
+        if path.suffix == ".log"
+        and _SERVER_ID.fullmatch(path.stem)
+        and not path.with_suffix("").exists()
+        and path.lstat().st_mtime < limit
+    ]
+
+
 def is_own(directory: Path) -> bool:
     """Tell whether a directory is there and belongs to this user."""
     try:

@@ -87,6 +87,17 @@ def test_what_the_dead_left_is_swept(directory: ServerDirectory, owner: ProcessI
     assert not directory.path.parent.exists()
 
 
+def test_the_log_of_a_server_that_failed_is_kept_for_a_week(directory: ServerDirectory) -> None:
+    old, new = directory.log_file, directory.path.with_name(f"{new_server_id()}.log")
+    other = directory.path.with_name("thesis.log")
+    old.parent.mkdir()
+    for log, days in ((old, 8), (new, 6), (other, 100)):
+        log.touch()
+        os.utime(log, (time.time() - days * 86400,) * 2)
+    sweep(directory.path.parent)
+    assert set(old.parent.iterdir()) == {new, other}
+
+
 def test_what_lives_is_not_swept(directory: ServerDirectory) -> None:
     directory.set_owner(ME)
     sweep(directory.path.parent)
