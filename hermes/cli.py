@@ -22,7 +22,11 @@ from hermes._cli_options import inference_options, with_inference_options
 from hermes.errors import HermesError, ParameterError
 
 if TYPE_CHECKING:
+    from hermes.aeriel.endpoint import Endpoint
     from hermes.aeriel.serve import TritonInstance
+
+
+LINGER_S = 10.0
 
 
 class _Command(TyperCommand):
@@ -165,11 +169,20 @@ def serve(
 @with_inference_options
 def infer(
     server: Annotated[
-        str, typer.Argument(help="host:port of a server's GRPC service, or an endpoint file.")
+        str,
+        typer.Argument(
+            help="host:port of a server's GRPC service, or an endpoint file; not with --models."
+        ),
     ],
     model: Annotated[str, typer.Argument(help="The model's name.")],
-    inputs: Annotated[list[str], typer.Argument(help="HDF5 files; paths and globs.")],
     output_dir: Annotated[Path, typer.Option(help="Directory for a file for each input.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="HDF5 files; paths and globs.", show_default=False)
+    ] = None,
+    models: Annotated[
+        str,
+        typer.Option(help="Serve this model repository for it, as `hermes with` does by default."),
+    ] = "",
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on where a run stopped; the model must be the same."),
@@ -178,17 +191,75 @@ def infer(
 ) -> None:
     """Stream HDF5 files through a model into HDF5 files."""
     from hermes.aeriel import files  # noqa: PLC0415 (an import of 0.4 s)
-    from hermes.aeriel.endpoint import Endpoint  # noqa: PLC0415 (it loads gRPC)
 
     with _errors_as_text():
-        done = files.infer_files(
-            Endpoint.of(server),
-            inference_options(model, options),
-            files.find_files(inputs),
-            output_dir,
-            resume=resume,
-        )
+        named = [server, model, *(inputs or ())]
+        with _server(models, named) as endpoint:
+            model_name, *patterns = named
+            if not patterns:
+                raise ParameterError("inputs", "are missing; give HDF5 files, as paths or globs")
+            done = files.infer_files(
+                endpoint,
+                inference_options(model_name, options),
+                files.find_files(patterns),
+                output_dir,
+                resume=resume,
+            )
         typer.echo(files.in_words(done))
+
+
+@app.command("with", cls=_Command)
+def with_server(
+    models: Annotated[str, typer.Argument(help="The model repository.")],
+    command: Annotated[list[str], typer.Argument(help="What to run, after --.")],
+    image: Annotated[
+        str, typer.Option(help="Singularity/Apptainer image; none: a Triton of this machine.")
+    ] = "",
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="GPUs by global index or UUID, as 0,3; '' hides all of them."),
+    ] = None,
+    n_gpus: Annotated[int | None, typer.Option(help="How many GPUs, whichever are free.")] = None,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Serve on the CPU, also models that ask for a GPU.")
+    ] = False,
+    server_arg: Annotated[
+        list[str] | None, typer.Option(help="A further flag of tritonserver; repeatable.")
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Takes the server's output while the command runs.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the server.")] = 600.0,
+    linger_s: Annotated[
+        float, typer.Option(min=0, help="Seconds that the server stays after its last command.")
+    ] = LINGER_S,
+) -> None:
+    """Run a command with a server that it shares with others of the same options.
+
+    Its endpoint file is in the command's environment, as HERMES_ENDPOINT. The server starts with
+    the first command, is started again when it crashes, and is gone when all of them are. The exit
+    code is the command's.
+    """
+    from hermes import _command  # noqa: PLC0415 (as above)
+    from hermes.aeriel import supervise  # noqa: PLC0415 (as above)
+
+    with _errors_as_text():
+        found = _command.find_command(command)
+        spec = supervise.ServerSpec.of(
+            models,
+            image=image,
+            gpus=_gpus(gpus),
+            n_gpus=n_gpus,
+            cpu=cpu,
+            server_args=tuple(server_arg or ()),
+            timeout_s=timeout_s,
+        )
+        wishes = supervise.Wishes(
+            log_file="" if log_file is None else str(log_file.absolute()), linger_s=linger_s
+        )
+        with supervise.shared_server(spec, what=" ".join(command), wishes=wishes) as endpoint_file:
+            code = _command.run_bound(found, HERMES_ENDPOINT=str(endpoint_file))
+        sys.exit(code)
 
 
 @app.command(cls=_Command)
@@ -261,6 +332,22 @@ def install_triton(
     with _errors_as_text():
         triton = install(packages=with_ or (), report=typer.echo)
         typer.echo(f"Triton is at {triton.binary}")
+
+
+@contextmanager
+def _server(models: str, named: list[str]) -> Iterator[Endpoint]:
+    """Yield a server for a model repository, or else the one that is named first."""
+    from hermes.aeriel import endpoint  # noqa: PLC0415 (it loads gRPC)
+
+    if not models:
+        yield endpoint.Endpoint.of(named.pop(0))
+        return
+    from hermes.aeriel import supervise  # noqa: PLC0415 (as above)
+
+    spec = supervise.ServerSpec.of(models)
+    wishes = supervise.Wishes(linger_s=LINGER_S)
+    with supervise.shared_server(spec, what=f"infer {named[0]}", wishes=wishes) as endpoint_file:
+        yield endpoint.Endpoint.read(endpoint_file)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # Each goes on in the directory of those before it.
 TUTORIALS = [
-    ROOT / "docs" / "tutorials" / f"{n}.md" for n in ("serve", "validate", "pipeline", "series")
+    ROOT / "docs" / "tutorials" / f"{n}.md"
+    for n in ("serve", "validate", "pipeline", "series", "commands")
 ]
 RUN = ("python", "sh")
 # The blocks of these pages need data of a test's own.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.serve import check_model_repository
+from hermes.aeriel.supervise import repository_stamp
 from hermes.errors import ModelLoadError, ModelNotFoundError
 
 # Of a text from a configuration, in a message.
@@ -66,16 +66,8 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
             model=f"{model_name} version {model_version}", where=where, available=available
         )
     configs = _read_configs(repository, model_name, where)
-    stamp = _stamp(repository, configs)
+    stamp = repository_stamp(str(repository), configs)
     return RepositoryModel(specification=_specification(model_name, configs, where), stamp=stamp)
-
-
-def repository_stamp(model_repository: str) -> str:
-    """Return what changes when any file of a repository does (by size or modification time)."""
-    if "://" in model_repository:
-        return model_repository
-    repository = Path(model_repository)
-    return _stamp(repository, ["."])
 
 
 def _specification(
@@ -127,26 +119,3 @@ def _read_config(directory: Path, where: str) -> Any:
         reason = f"{file} cannot be understood: {str(error)[:SHOWN]}"
         raise ModelLoadError(model=directory.name, where=where, reason=reason) from error
     return config
-
-
-def _stamp(repository: Path, models: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for model in sorted(models):
-        for path in sorted(_files(repository / model)):
-            status = path.stat()
-            facts = f"{path.relative_to(repository)} {status.st_size} {status.st_mtime_ns}\n"
-            digest.update(facts.encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    """Yield the files below a directory, those behind links to directories too."""
-    seen = set()
-    for parent, directories, names in os.walk(directory, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link to a directory above it
-            directories.clear()
-            continue
-        seen.add(real)
-        directories[:] = [name for name in directories if name != "__pycache__"]
-        yield from (path for name in names if (path := Path(parent, name)).is_file())

@@ -16,13 +16,14 @@ from hermes.aeriel.supervise import (
     ServerState,
     Wishes,
     ensure_server,
+    repository_stamp,
     state_home,
 )
 from hermes.errors import GPUBusyError, ParameterError, ServerError
 from workflows._builds import once_per_build
 from workflows._driver import Service, driver
 from workflows._lifetime import follow_luigi
-from workflows._repository import read_model, repository_stamp
+from workflows._repository import read_model
 from workflows.parameters import (
     AbsolutePath,
     Flag,

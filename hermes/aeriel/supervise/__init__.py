@@ -3,7 +3,8 @@
 from hermes._cleanup import sweep
 from hermes._directory import Status, state_home
 from hermes.aeriel.supervise._client import ensure_server, stop_server
-from hermes.aeriel.supervise._spec import ServerSpec
+from hermes.aeriel.supervise._shared import shared_server
+from hermes.aeriel.supervise._spec import ServerSpec, repository_stamp
 from hermes.aeriel.supervise._state import Lease, ServerState, Wishes
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Status",
     "Wishes",
     "ensure_server",
+    "repository_stamp",
+    "shared_server",
     "state_home",
     "stop_server",
     "sweep",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hermes._directory import new_server_id, state_home
+from hermes.aeriel.serve import check_model_repository
 
 # What the environment decides: which GPUs there are, whose job it is, which Triton and image.
 _DECIDING = (
@@ -68,6 +71,19 @@ class ServerSpec:
     stop_timeout_s: float = 5.0
     repository_stamp: str = ""
 
+    @classmethod
+    def of(cls, model_repository: str, **options: Any) -> ServerSpec:
+        """Return the spec of a server for a repository as its files are now.
+
+        Raises
+        ------
+        ParameterError
+            There is no repository.
+        """
+        repository = check_model_repository(model_repository)
+        stamp = repository_stamp(repository)
+        return cls(model_repository=repository, repository_stamp=stamp, **options)
+
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
         return json.dumps(asdict(self), indent=2)
@@ -92,9 +108,46 @@ class ServerSpec:
         facts["image"] = _resolved(self.image) if Path(self.image).exists() else self.image
         facts["gpus"] = None if self.gpus is None else sorted(map(str, self.gpus))
         facts["environment"] = {name: environ.get(name) for name in _DECIDING}
-        facts["triton"] = None if self.image else shutil.which("tritonserver", path=environ["PATH"])
+        facts["triton"] = (
+            None if self.image else shutil.which("tritonserver", path=environ.get("PATH"))
+        )
         facts["home"] = str(state_home(environ))
         return new_server_id(json.dumps(facts, sort_keys=True))
+
+
+def repository_stamp(model_repository: str, models: Iterable[str] = (".",)) -> str:
+    """Return what changes when a file of a repository does (by size or modification time).
+
+    Parameters
+    ----------
+    model_repository
+        A directory; a URL stands for itself.
+    models
+        The directories of models in it that count; by default all of it does.
+    """
+    if "://" in model_repository:
+        return model_repository
+    repository = Path(model_repository)
+    digest = hashlib.sha256()
+    for model in sorted(models):
+        for path in sorted(_files(repository / model)):
+            status = path.stat()
+            facts = f"{path.relative_to(repository)} {status.st_size} {status.st_mtime_ns}\n"
+            digest.update(facts.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Yield the files below a directory, those behind links to directories too."""
+    seen = set()
+    for parent, directories, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a directory above it
+            directories.clear()
+            continue
+        seen.add(real)
+        directories[:] = [name for name in directories if name != "__pycache__"]
+        yield from (path for name in names if (path := Path(parent, name)).is_file())
 
 
 def _resolved(path: str) -> str:

@@ -60,10 +60,13 @@ class Wishes:
         A file that takes the server's output; it is replaced when a server starts.
     monitor_file
         A CSV file that says once a second what the server does.
+    linger_s
+        Seconds that the server stays when nobody needs it any more.
     """
 
     log_file: str = ""
     monitor_file: str = ""
+    linger_s: float = 0.0
 
 
 class ServerState(ServerDirectory):

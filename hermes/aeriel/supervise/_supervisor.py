@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,7 @@ class _Keeper:
         )
         self._yield_timer = YieldTimer(state)
         self._files = WishedFiles(state)
+        self._lingers_until = 0.0
 
     def keep(self, undo: ExitStack) -> None:
         """Have GPUs, then a server, until nobody needs it."""
@@ -166,5 +168,11 @@ class _Keeper:
         self._state.write_status(replace(self._status, phase=phase, detail=detail))
 
     def _is_needed(self) -> bool:
-        is_needed = not self._stopped.is_set() and self._state.is_needed()
-        return is_needed and not self._yield_timer.is_over()
+        if self._stopped.is_set() or self._yield_timer.is_over():
+            return False
+        now = time.monotonic()
+        if self._state.is_needed():
+            linger_s = max((each.linger_s for each in self._state.wishes()), default=0.0)
+            self._lingers_until = max(self._lingers_until, now + linger_s)
+            return True
+        return now < self._lingers_until and not self._state.is_asked_to_yield()

@@ -1,0 +1,60 @@
+"""Runs a command as a part of this one: it gets the signals, and ends when this one is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from hermes import _launch
+from hermes.errors import ParameterError
+
+
+def find_command(command: Sequence[str]) -> list[str]:
+    """Return a command with the path of its program.
+
+    Raises
+    ------
+    ParameterError
+        There is no such program.
+    """
+    if not command:
+        raise ParameterError("command", "is missing; give it after --")
+    program = shutil.which(command[0])
+    if program is None:
+        raise ParameterError("command", f"{command[0]!r} is not on the PATH, or cannot be run")
+    return [os.path.abspath(program), *command[1:]]  # noqa: PTH100 (a link stays one)
+
+
+def run_bound(command: Sequence[str], **variables: str) -> int:
+    """Run a command to its end, and return its exit code as a shell does.
+
+    Parameters
+    ----------
+    command
+        From `find_command`.
+    variables
+        Environment variables besides those of this process.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", _launch.__file__, "bound", str(os.getpid()), *command],
+        env={**os.environ, **variables},
+    )
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        # A terminal's Ctrl-C reaches the whole process group, and so the command, by itself.
+        if number != signal.SIGINT or not os.isatty(0):
+            child.send_signal(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, pass_on) for number in numbers]
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
