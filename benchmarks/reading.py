@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 
 from hermes.aeriel.client._transports import requests_of_a_read
-from hermes.aeriel.files import Cut, inspect
+from hermes.aeriel.files import WindowOptions, inspect
 from hermes.aeriel.files._reading import open_data
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import SequencePlan
@@ -81,15 +81,15 @@ def cases(mb):
         ("channels 4 by 100 gzip", channels, (4, 100), GZIP),
         ("channels a row each gzip", channels, (1, n * 256), GZIP),
     ):
-        cut = Cut(window="1024")
+        cut = WindowOptions(window="1024")
         yield name, {"x": (shape, chunks, options)}, {"cut": cut}
         if options:
             for what, cut in (
-                ("strides of 5000", Cut(window="1024", stride="5000")),
-                ("strides of 128", Cut(window="1024", stride="128")),
+                ("strides of 5000", WindowOptions(window="1024", stride="5000")),
+                ("strides of 128", WindowOptions(window="1024", stride="128")),
             ):
                 yield f"{name}, {what}", {"x": (shape, chunks, options)}, {"cut": cut}
-    shifted = Cut(window="1024", shifts=("0", "100000", "200000", "300000"))
+    shifted = WindowOptions(window="1024", shifts=("0", "100000", "200000", "300000"))
     for name, chunks in (
         ("one", channels),
         ("a row each", (1, n * 256)),

@@ -205,7 +205,7 @@ def infer(
                 output_dir,
                 resume=resume,
             )
-        typer.echo(files.in_words(done))
+        typer.echo(files.summary(done))
 
 
 @app.command("with", cls=_Command)

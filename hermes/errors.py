@@ -28,7 +28,7 @@ HermesError
 │   └── RequestTimeoutError (TimeoutError)
 ├── DataError (ValueError)                an HDF5 file that cannot be used
 ├── OutputError (OSError)                 results that cannot be written
-└── GateError                             a metric missed its requirement
+└── RequirementError                             a metric missed its requirement
 """
 
 from __future__ import annotations
@@ -388,7 +388,7 @@ class OutputError(HermesError, OSError):
 
 
 @dataclass(eq=False)
-class GateError(HermesError):
+class RequirementError(HermesError):
     """At least one metric missed its requirement."""
 
     misses: tuple[str, ...]

@@ -11,7 +11,6 @@ import hermes.errors
 from hermes.errors import (
     LOG_TAIL_LINES,
     DataError,
-    GateError,
     GPUBusyError,
     HermesError,
     ImageError,
@@ -31,6 +30,7 @@ from hermes.errors import (
     ProcError,
     RequestError,
     RequestTimeoutError,
+    RequirementError,
     ServerDiedError,
     ServerError,
     ServerHangsError,
@@ -110,7 +110,10 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
     (DataError("a.h5", "is truncated"), ["a.h5: is truncated"]),
     (DataError("a.h5", "has no rows", "x"), ["a.h5, dataset 'x': has no rows"]),
     (OutputError("/results", "no space left"), ["/results: no space left"]),
-    (GateError(("accuracy 0.9 < 0.95",), "r.html"), ["accuracy 0.9 < 0.95. The report is r.html"]),
+    (
+        RequirementError(("accuracy 0.9 < 0.95",), "r.html"),
+        ["accuracy 0.9 < 0.95. The report is r.html"],
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ import luigi
 from hermes._processes import ProcessIdentity, stopped_forks
 from hermes.aeriel.supervise import Lease, ServerState, state_home
 from workflows._builds import driver_pid, is_driven_here, ping_once
-from workflows._findings import Findings
+from workflows._dynamic_dependencies import DynamicDependencies
 from workflows._retries import is_tried_again
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class Driver:
         self.is_resumed = False
         self._consumers: dict[str, luigi.Task] = {}
         self._dependents: defaultdict[str, set[str]] = defaultdict(set)
-        self._findings = Findings()
-        self._failures = Findings()
+        self._dynamic_dependencies = DynamicDependencies()
+        self._failures = DynamicDependencies()
         self._states: dict[str, ServerState] = {}
         self._lock = threading.Lock()
         self._watch: threading.Thread | None = None
@@ -78,7 +78,7 @@ class Driver:
 
     def find(self, task_id: str, dependencies: Iterable[luigi.Task]) -> None:
         """Note that a task has found out, while it ran here, that it needs others."""
-        self._findings.add(task_id, [dependency.task_id for dependency in dependencies])
+        self._dynamic_dependencies.add(task_id, [dependency.task_id for dependency in dependencies])
 
     def begin(self, task: luigi.Task) -> None:
         """Note that this process is about to run a task."""
@@ -95,7 +95,7 @@ class Driver:
         if task is not None:
             self._rest(task.task_id)
 
-    def take_up(self, service: Service) -> bool:
+    def attach(self, service: Service) -> bool:
         """Make the running task a consumer; tell whether it was one already."""
         task = self.running
         if task is None or task.task_id == service.task_id:
@@ -162,7 +162,7 @@ class Driver:
 
     def _give_up_dependents(self, task: luigi.Task) -> None:
         dependents = defaultdict(set, {each: set(of) for each, of in self._dependents.items()})
-        for dependent, dependency in self._findings.read():
+        for dependent, dependency in self._dynamic_dependencies.read():
             dependents[dependency].add(dependent)
         lost: set[str] = set()
         reached = [task.task_id]
@@ -216,7 +216,7 @@ class Driver:
                     self._states, self._watch = {}, None
                     self._consumers.clear()
                     self._dependents.clear()
-                    self._findings.clear()
+                    self._dynamic_dependencies.clear()
                     self._failures.clear()
                     break
             for state in states:

@@ -22,7 +22,7 @@ from luigi.worker import TaskProcess
 from hermes.aeriel.supervise import state_home, sweep
 from workflows._builds import driver_pid
 from workflows._driver import driver
-from workflows._findings import Results
+from workflows._dynamic_dependencies import Results
 
 logger = logging.getLogger(__name__)
 

@@ -20,16 +20,16 @@ from hermes.errors import OutputError, ParameterError
 from workflows._merge import INDEX, TARGET
 from workflows.metrics import (
     METRICS,
-    Gate,
     MetricsResult,
     Pair,
-    check_gates,
+    Requirement,
+    check_requirements,
     check_scores,
     choose_output,
     compute_metrics,
     has_labels,
-    parse_gate,
     parse_metrics,
+    parse_requirement,
     scalar_names,
     varies,
 )
@@ -97,7 +97,7 @@ def choose_metrics(
     target: DatasetFacts | None,
     *,
     scores: str = "auto",
-) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
+) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
     """Return the metrics to compute and the requirements on them.
 
     Parameters
@@ -119,19 +119,28 @@ def choose_metrics(
         Something for the report is not installed.
     """
     check_scores(scores)
-    gates = tuple(parse_gate(text) for text in required)
+    requirements = tuple(parse_requirement(text) for text in required)
     check_report_extra()
     if target is None:
-        if metrics or gates:
+        if metrics or requirements:
             problem = "is not given, but metrics need a dataset with targets in each file"
             raise ParameterError("target", problem)
         return (), ()
     names = metrics or _default_metrics(target.dtype)
     known = scalar_names(names)
-    names = parse_metrics([*names, *(gate.metric for gate in gates if gate.metric not in known)])
-    check_gates(gates, scalar_names(names))
+    names = parse_metrics(
+        [
+            *names,
+            *(
+                requirement.metric
+                for requirement in requirements
+                if requirement.metric not in known
+            ),
+        ]
+    )
+    check_requirements(requirements, scalar_names(names))
     check_metrics_extra(names)
-    return names, gates
+    return names, requirements
 
 
 def measure(

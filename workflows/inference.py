@@ -16,10 +16,10 @@ from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import (
     InferenceOptions,
     Request,
+    file_stamp,
     fingerprint,
     fingerprint_of,
     infer_file,
-    stamp_of,
 )
 from hermes.errors import HermesError, ParameterError
 from workflows._progress import Progress
@@ -148,7 +148,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
     def fingerprint(self) -> str:
         """What stands for everything that the output depends on, as it is now."""
         return fingerprint(
-            input=stamp_of(self.input_file),
+            input=file_stamp(self.input_file),
             model=self.server.model_stamp(self.model_name, self.model_version),
             **self.options.facts(),
         )

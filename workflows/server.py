@@ -105,7 +105,7 @@ class SupervisedEndpoint(EndpointTarget):
             It is not ready.
         """
         if driver().running is not None:
-            driver().take_up(self._server)
+            driver().attach(self._server)
             return self._server.ensure()
         endpoint = self.current()
         if endpoint is None:
@@ -335,7 +335,7 @@ class TritonServerTask(ServerParameters, Service):
         ServerError
             There is no way to have the server.
         """
-        if driver().take_up(self):
+        if driver().attach(self):
             self.ensure()
         return self.state.endpoint() is not None
 

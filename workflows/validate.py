@@ -26,7 +26,7 @@ from hermes.aeriel.files import (
     versions,
 )
 from hermes.aeriel.serve import GPURequest, gpu_warnings
-from hermes.errors import GateError
+from hermes.errors import RequirementError
 from workflows._builds import once_per_build
 from workflows._merge import Part, merge
 from workflows._plain_errors import install_plain_errors
@@ -43,7 +43,13 @@ from workflows._validation import (
     throughput,
 )
 from workflows.inference import InferenceParameters, InferenceTask
-from workflows.metrics import Gate, GateResult, MetricsResult, check_target, evaluate_gates
+from workflows.metrics import (
+    MetricsResult,
+    Requirement,
+    RequirementResult,
+    check_target,
+    evaluate_requirements,
+)
 from workflows.parameters import AbsolutePath, Number, Text, TextList
 from workflows.report import build_report, summarise, write_report_html, write_report_json
 from workflows.server import ServerParameters, TritonServerTask
@@ -243,7 +249,7 @@ class Validate(ValidationParameters, luigi.Task):
             tolerance=[self.rtol, self.atol],
         )
 
-    def check_metrics(self, facts: InputFacts) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
+    def check_metrics(self, facts: InputFacts) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
         """Return the metrics to compute and the requirements on them.
 
         Parameters
@@ -260,7 +266,9 @@ class Validate(ValidationParameters, luigi.Task):
         MissingExtraError
             Something for the report is not installed.
         """
-        names, gates = choose_metrics(self.metrics, self.require, facts.target, scores=self.scores)
+        names, requirements = choose_metrics(
+            self.metrics, self.require, facts.target, scores=self.scores
+        )
         check_target(
             facts,
             names,
@@ -270,15 +278,15 @@ class Validate(ValidationParameters, luigi.Task):
             varying=self.varying,
             is_cut=bool(self.window),
         )
-        return names, gates
+        return names, requirements
 
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
         merged_file = Path(self.input().path)
         merge_task = self.requires()
-        names, gates = self.check_metrics(merge_task.inputs_facts[0])
+        names, requirements = self.check_metrics(merge_task.inputs_facts[0])
         result: MetricsResult | None = None
-        outcomes: tuple[GateResult, ...] = ()
+        outcomes: tuple[RequirementResult, ...] = ()
         if names:
             result = measure(
                 merged_file,
@@ -287,9 +295,11 @@ class Validate(ValidationParameters, luigi.Task):
                 scores=self.scores,
                 rtol=self.rtol,
                 atol=self.atol,
-                optional=() if self.metrics else set(names) - {gate.metric for gate in gates},
+                optional=()
+                if self.metrics
+                else set(names) - {requirement.metric for requirement in requirements},
             )
-            outcomes = evaluate_gates(gates, result.scalars)
+            outcomes = evaluate_requirements(requirements, result.scalars)
         report = self._report(merge_task, merged_file, result, outcomes)
         write_report_html(Path(self.output()["html"].path), report)
         write_report_json(
@@ -298,14 +308,14 @@ class Validate(ValidationParameters, luigi.Task):
         logger.info("the report is %s", self.output()["html"].path)
         misses = tuple(str(outcome) for outcome in outcomes if not outcome.passed)
         if misses:
-            raise GateError(misses, self.output()["html"].path)
+            raise RequirementError(misses, self.output()["html"].path)
 
     def _report(
         self,
         merge_task: Merge,
         merged_file: Path,
         result: MetricsResult | None,
-        outcomes: Sequence[GateResult],
+        outcomes: Sequence[RequirementResult],
     ) -> dict[str, Any]:
         done = [FilePredictions.read(task.output_file) for task in merge_task.requires()]
         attributes = done[0].attributes
@@ -331,7 +341,7 @@ class Validate(ValidationParameters, luigi.Task):
             },
             inputs=describe_inputs(done),
             metrics=result,
-            gates=outcomes,
+            requirements=outcomes,
             throughput=throughput(done),
             monitor=summarise(Path(self.monitor_table), since=min(part.started for part in done)),
             parameters=self.to_str_params(),

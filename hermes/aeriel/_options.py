@@ -40,7 +40,9 @@ class InferenceOptions:
         "Raw data of a dataset may lie outside its file's directory.", False, changes_result=False
     )
     varying: tuple[str, ...] = _option("Outputs with another length in each row.", ())
-    window: str = _option("Cut time series: length of a window, as 1024 (samples) or 1.5s.", "")
+    window: str = _option(
+        "WindowOptions time series: length of a window, as 1024 (samples) or 1.5s.", ""
+    )
     stride: str = _option("From one window to the next, likewise; none: the window's length.", "")
     shifts: tuple[str, ...] = _option(
         "How much later each channel's windows begin, likewise; negative for earlier.", ()

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from hermes._processes import ProcessIdentity
 from hermes._shared_memory import PREFIX, sweep_regions
 from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
-from hermes.aeriel.client._grpc_wire import GrpcWire
-from hermes.aeriel.client._http_wire import HttpWire
+from hermes.aeriel.client._grpc_carrier import GrpcCarrier
+from hermes.aeriel.client._http_carrier import HttpCarrier
 from hermes.aeriel.client._transports import requests_of_a_read
 from hermes.aeriel.serve import serve
 from hermes.errors import ParameterError, RequestError
@@ -128,7 +128,7 @@ def registered(endpoint: Endpoint) -> set[str]:
 
 def wire_of(client: InferenceClient) -> object:
     """Return what the requests of a client with shared memory travel by."""
-    return client._session.transport._wire  # type: ignore[attr-defined]
+    return client._session.transport._carrier  # type: ignore[attr-defined]
 
 
 Serving = Callable[[], AbstractContextManager[tuple[Endpoint, Callable[[], None]]]]
@@ -435,7 +435,7 @@ class TestSharedMemory(SharedMemoryTests):
 
     def test_is_called_over_http(self, there: Endpoint) -> None:
         with self.client(there, "echo") as client:
-            assert isinstance(wire_of(client), HttpWire)
+            assert isinstance(wire_of(client), HttpCarrier)
 
 
 class TestSharedMemoryWithoutHttp(SharedMemoryTests):
@@ -448,7 +448,7 @@ class TestSharedMemoryWithoutHttp(SharedMemoryTests):
         if int(endpoint.grpc.rpartition(":")[2]) - int(endpoint.http.rpartition(":")[2]) == 1:
             return  # neighbours by chance: found, as it should be
         with self.client(there, "echo") as client:
-            assert isinstance(wire_of(client), GrpcWire)
+            assert isinstance(wire_of(client), GrpcCarrier)
 
 
 class OnSockets:
@@ -509,14 +509,14 @@ def test_http_service_at_the_usual_port_is_found(repository: Path, triton_home: 
         serve(repository, ports=ports, wait=True) as server,
         InferenceClient(server.endpoint.grpc, "echo") as client,
     ):
-        assert isinstance(wire_of(client), HttpWire)
+        assert isinstance(wire_of(client), HttpCarrier)
         assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 
 
 def test_http_service_at_the_usual_socket_is_found(endpoint_on_sockets: Endpoint) -> None:
     with InferenceClient(endpoint_on_sockets.grpc, "echo") as client:
         assert client.transport == "shm"
-        assert isinstance(wire_of(client), HttpWire)
+        assert isinstance(wire_of(client), HttpCarrier)
         assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 
 
@@ -528,7 +528,7 @@ def test_http_service_of_another_server_is_not_taken(
         with pytest.raises(ParameterError, match="does not lead to it"):
             InferenceClient(mixed, "echo", transport="http")
         with InferenceClient(mixed, "echo", transport="shm") as client:
-            assert isinstance(wire_of(client), GrpcWire)
+            assert isinstance(wire_of(client), GrpcCarrier)
             assert client.infer({"x": np.zeros((1, 4), np.float32)}).result()["y"].shape == (1, 4)
 
 
@@ -558,16 +558,16 @@ def test_a_read_is_large_but_not_of_very_many_requests(
 
 def test_what_is_sent_as_the_client_closes_ends(endpoint: Endpoint) -> None:
     with endpoint.channel([]) as channel:
-        wire = GrpcWire(
+        carrier = GrpcCarrier(
             channel,
             lambda *_: RequestError(
                 model="echo", address=endpoint.grpc, status="INTERNAL", reason="the answer"
             ),
         )
-        wire.send(b"", 10)
-        wait_until(wire.is_quiet)
-        wire.close()
-        call = wire.send(b"", 10)
+        carrier.send(b"", 10)
+        wait_until(carrier.is_quiet)
+        carrier.close()
+        call = carrier.send(b"", 10)
         wait_until(call.is_done)
         wait_until(lambda: not [t for t in threading.enumerate() if t.name == "hermes-grpc"])
 
@@ -604,11 +604,11 @@ def test_a_link_on_which_the_first_packet_is_lost_is_only_slow() -> None:
         server.bind(("127.0.0.1", 0))
         server.listen(0)  # Linux completes one connection, and drops what asks for another
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        wire = HttpWire(address, functools.partial(RequestError, "echo", address))
-        with wire.take(5.0):
+        carrier = HttpCarrier(address, functools.partial(RequestError, "echo", address))
+        with carrier.take(5.0):
             accepting = threading.Timer(0.5, accept)
             accepting.start()
-            with wire.take(5.0) as late:
+            with carrier.take(5.0) as late:
                 assert late.getpeername() == server.getsockname()
             accepting.join()
 
@@ -616,7 +616,7 @@ def test_a_link_on_which_the_first_packet_is_lost_is_only_slow() -> None:
 def test_a_call_that_failed_is_freed_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = f"127.0.0.1:{gone.getsockname()[1]}"
-    wire = HttpWire(
+    carrier = HttpCarrier(
         address,
         lambda status, reason: RequestError(
             model="echo", address=address, status=status, reason=reason
@@ -624,7 +624,7 @@ def test_a_call_that_failed_is_freed_at_once() -> None:
     )
     gc.disable()
     try:
-        call = wire.send(b"", 1)
+        call = carrier.send(b"", 1)
         with contextlib.suppress(RequestError):
             call.answer()
         freed = weakref.ref(call)

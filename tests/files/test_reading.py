@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.aeriel.files import Cut, inspect
+from hermes.aeriel.files import WindowOptions, inspect
 from hermes.aeriel.files import _blocks as blocks_module
 from hermes.aeriel.files._blocks import BlockPlan, Blocks, within_bounds
 from hermes.aeriel.files._reading import InputData, open_data
@@ -83,7 +83,9 @@ def test_parts_are_those_of_the_dataset(data: st.DataObject) -> None:
         np.testing.assert_array_equal(array, np.concatenate(pieces, axis=-1))
 
 
-def requests(file: Path, dtype: str = "f4", cut: Cut | None = None, **options: Any) -> list[Any]:
+def requests(
+    file: Path, dtype: str = "f4", cut: WindowOptions | None = None, **options: Any
+) -> list[Any]:
     """Return what the requests for a file are, of five rows or windows each."""
     facts = inspect(file, {"x": "x"}, cut=cut)
     inputs = {"x": (facts.datasets["x"].shape[1:], np.dtype(dtype))}
@@ -124,7 +126,7 @@ def test_no_chunk_is_read_twice_for_windows(
 ) -> None:
     data = np.random.default_rng(0).normal(size=(2, 200)).astype("f4")
     file = write(tmp_path / "x.h5", data, chunks)
-    windows = np.concatenate(requests(file, cut=Cut(window="6", stride=str(stride))))
+    windows = np.concatenate(requests(file, cut=WindowOptions(window="6", stride=str(stride))))
     wanted = np.lib.stride_tricks.sliding_window_view(data, 6, axis=-1)[:, ::stride]
     np.testing.assert_array_equal(windows, np.moveaxis(wanted, 0, 1))
     assert set(fetched.values()) == {1}
@@ -136,7 +138,9 @@ def test_no_chunk_is_read_twice_where_channels_are_shifted(
 ) -> None:
     data = np.random.default_rng(0).normal(size=(3, 400)).astype("f4")
     file = write(tmp_path / "x.h5", data, chunks)
-    windows = np.concatenate(requests(file, cut=Cut(window="6", shifts=("0", "95", "-20"))))
+    windows = np.concatenate(
+        requests(file, cut=WindowOptions(window="6", shifts=("0", "95", "-20")))
+    )
     first = np.stack([data[0, 20:26], data[1, 115:121], data[2, 0:6]])
     np.testing.assert_array_equal(windows[0], first)
     assert set(fetched.values()) == {1}

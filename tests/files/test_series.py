@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.client import Windows
 from hermes.aeriel.files import InferenceOptions, inspect
-from hermes.aeriel.files._cut import Cut, sample_rate_of, start_time_of
 from hermes.aeriel.files._series import read_windows
+from hermes.aeriel.files._window_options import WindowOptions, sample_rate_of, start_time_of
 from hermes.errors import DataError, ParameterError
 
 
@@ -206,8 +206,10 @@ class TestSampleRate:
 
 class TestCut:
     def test_is_none_without_a_window(self) -> None:
-        assert Cut.of(InferenceOptions(model_name="m")) is None
-        assert Cut.of(InferenceOptions(model_name="m", window="1s")) == Cut(window="1s")
+        assert WindowOptions.of(InferenceOptions(model_name="m")) is None
+        assert WindowOptions.of(InferenceOptions(model_name="m", window="1s")) == WindowOptions(
+            window="1s"
+        )
 
     @pytest.mark.parametrize(
         "option",
@@ -216,36 +218,40 @@ class TestCut:
     )
     def test_of_no_window_is_refused(self, option: dict[str, Any]) -> None:
         with pytest.raises(ParameterError, match=f"^{next(iter(option))}: "):
-            Cut.of(InferenceOptions(model_name="m", **option))
+            WindowOptions.of(InferenceOptions(model_name="m", **option))
 
     def test_takes_rate_and_start_from_the_file(self, file: h5py.File) -> None:
         dataset = file.create_dataset("series", (2, 4096), "f4")
         dataset.attrs.update({"dx": 1 / 1024, "x0": 7.0})
-        windows = Cut(window="1s", stride="0.5s", shifts=("0", "0.25s")).windows(dataset)
+        windows = WindowOptions(window="1s", stride="0.5s", shifts=("0", "0.25s")).windows(dataset)
         assert windows == Windows(
             n_samples=4096, window=1024, stride=512, shifts=(0, 256), sample_rate=1024.0,
             start_time=7.0,
         )  # fmt: skip
-        assert Cut(window="1s", sample_rate=512.0).windows(dataset).window == 512
+        assert WindowOptions(window="1s", sample_rate=512.0).windows(dataset).window == 512
 
     def test_has_the_shape_of_rows(self, file: h5py.File) -> None:
-        cut = Cut(window="10", stride="5")
+        cut = WindowOptions(window="10", stride="5")
         assert cut.shape_of(file.create_dataset("two", (3, 100), "f4")) == (19, 3, 10)
         assert cut.shape_of(file.create_dataset("one", (100,), "f4")) == (19, 10)
 
     @pytest.mark.parametrize(
         ("shape", "cut", "problem"),
         [
-            ((3, 4, 5), Cut(window="2"), "a series has"),
-            ((), Cut(window="2"), "a series has"),
-            ((3, 100), Cut(window="2", shifts=("0", "1")), "3 channels for 2 shifts"),
-            ((100,), Cut(window="2", shifts=("0", "1")), "1 channels for 2 shifts"),
-            ((2, 100), Cut(window="101"), "has 100 samples; a window takes 101"),
-            ((2, 100), Cut(window="100", shifts=("0", "1")), "takes 100, with these shifts"),
+            ((3, 4, 5), WindowOptions(window="2"), "a series has"),
+            ((), WindowOptions(window="2"), "a series has"),
+            ((3, 100), WindowOptions(window="2", shifts=("0", "1")), "3 channels for 2 shifts"),
+            ((100,), WindowOptions(window="2", shifts=("0", "1")), "1 channels for 2 shifts"),
+            ((2, 100), WindowOptions(window="101"), "has 100 samples; a window takes 101"),
+            (
+                (2, 100),
+                WindowOptions(window="100", shifts=("0", "1")),
+                "takes 100, with these shifts",
+            ),
         ],
     )
     def test_says_why_a_dataset_has_no_windows(
-        self, file: h5py.File, shape: tuple[int, ...], cut: Cut, problem: str
+        self, file: h5py.File, shape: tuple[int, ...], cut: WindowOptions, problem: str
     ) -> None:
         with pytest.raises(DataError, match=problem):
             cut.windows(file.create_dataset("series", shape, "f4"))
@@ -269,7 +275,7 @@ def test_windows_of_two_inputs_are_of_the_same_times(
             opened.create_dataset(name, data=np.zeros(64, "f4")).attrs.update(said)
     inputs = {"a": "a", "b": "b"}
     if problem is None:
-        assert inspect(tmp_path / "a.h5", inputs, cut=Cut(window="4")).rows == 16
+        assert inspect(tmp_path / "a.h5", inputs, cut=WindowOptions(window="4")).rows == 16
         return
     with pytest.raises(DataError, match=problem):
-        inspect(tmp_path / "a.h5", inputs, cut=Cut(window="4"))
+        inspect(tmp_path / "a.h5", inputs, cut=WindowOptions(window="4"))

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel.files import check_agreement, find_files, inspect, stamp_of
+from hermes.aeriel.files import check_agreement, file_stamp, find_files, inspect
 from hermes.aeriel.files._links import entries
 from hermes.aeriel.files._reading import open_data
 from hermes.aeriel.files._values import InputValues
@@ -59,12 +59,12 @@ def test_a_source_that_changes_changes_the_stamp(tmp_path: Path, link: str) -> N
         file = write_virtual(tmp_path / "v.h5", "part.h5")
     else:
         file = write(tmp_path / "v.h5", x=h5py.ExternalLink("part.h5", "/raw"))
-    before = stamp_of(file)
-    assert stamp_of(file) == before
+    before = file_stamp(file)
+    assert file_stamp(file) == before
     os.utime(tmp_path / "part.h5", (1, 1))
-    assert stamp_of(file) != before
+    assert file_stamp(file) != before
     (tmp_path / "part.h5").unlink()
-    assert stamp_of(file) != before
+    assert file_stamp(file) != before
 
 
 def test_raw_data_are_the_files_own_unless_that_is_allowed(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_links_are_listed_and_loops_and_depths_end(tmp_path: Path) -> None:
         for _ in range(1000):
             group = group.create_group("g")
     with pytest.raises(DataError, match="groups within each other"):
-        stamp_of(tmp_path / "deep.h5")
+        file_stamp(tmp_path / "deep.h5")
 
 
 def test_a_target_by_another_name_is_no_input(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel.files import inspect, stamp_of
+from hermes.aeriel.files import file_stamp, inspect
 from hermes.aeriel.files._reading import open_data
 from hermes.errors import DataError
 
@@ -47,7 +47,7 @@ def mutate(content: bytes, chance: random.Random) -> bytes:
 
 def read(file: Path, path: str) -> None:
     """Read all of a file as an inference does."""
-    stamp_of(file)
+    file_stamp(file)
     facts = inspect(file, {"x": path} if path else {}, model_inputs=["x"])
     dataset = facts.datasets["x"]
     if np.prod(dataset.shape, dtype=float) > MOST_VALUES:

@@ -11,8 +11,8 @@ import pytest
 from hermes.aeriel.client import Windows
 from tests.fuzz import RUNS, mutated_bytes, outcome
 from workflows.inference import InferenceParameters
-from workflows.metrics._gates import parse_gate
 from workflows.metrics._metrics import parse_metrics
+from workflows.metrics._requirements import parse_requirement
 from workflows.server import ServerParameters
 from workflows.validate import ValidationParameters
 
@@ -68,7 +68,7 @@ def test_what_texts_mean_is_known_or_refused() -> None:
     for seed in range(RUNS):
         rng = random.Random(seed)
         text, other = damaged(rng)[:100], damaged(rng)[:100]
-        outcome(lambda text=text: (parse_gate(text),), seed)  # type: ignore[misc]
+        outcome(lambda text=text: (parse_requirement(text),), seed)  # type: ignore[misc]
         outcome(lambda text=text: (parse_metrics([text]),), seed)  # type: ignore[misc]
         rate = rng.choice((0.0, 1.0, 4096.0, 1e-300, 1e300))
         outcome(

@@ -17,8 +17,8 @@ from hermes.aeriel.serve._nvml import why_no_gpu
 from hermes.errors import MissingExtraError, OutputError
 from tests.workflows.conftest import Luigi
 from workflows._validation import FilePredictions, describe_inputs, finite_warnings
-from workflows.metrics._gates import evaluate_gates, parse_gate
 from workflows.metrics._metrics import MetricsResult, compute_metrics
+from workflows.metrics._requirements import evaluate_requirements, parse_requirement
 from workflows.report._page import render_report
 from workflows.report._plots import MINUS, SERIES
 from workflows.report._report import build_report, write_report_html, write_report_json
@@ -84,7 +84,7 @@ def regression() -> MetricsResult:
 
 
 def a_report(metrics: MetricsResult | None, requirement: str | None, name: str) -> dict[str, Any]:
-    gates = [parse_gate(requirement)] if requirement else []
+    requirements = [parse_requirement(requirement)] if requirement else []
     latency = {"p50": 1.5, "p90": np.float32(2.5), "p99": 3}
     files = [
         {"file": f"/data/{name}-{index}", "rows": 100, "rows_per_s": 50.0, "latency_ms": latency}
@@ -96,7 +96,7 @@ def a_report(metrics: MetricsResult | None, requirement: str | None, name: str) 
         server={"version": "2.60.0", "address": "localhost:8001", "gpus": [0, 3]},
         inputs=[{"file": file["file"], "rows": file["rows"]} for file in files],
         metrics=metrics,
-        gates=evaluate_gates(gates, metrics.scalars) if metrics else (),
+        requirements=evaluate_requirements(requirements, metrics.scalars) if metrics else (),
         throughput={
             "rows_per_s": 49.5,
             "megabytes_per_s": 1e-3,
@@ -183,7 +183,7 @@ def test_there_is_a_plot_for_what_was_measured(name: str, plots: list[str]) -> N
         ("no targets", "no requirements", "Nothing was required of this run"),
     ],
 )
-def test_the_verdict_follows_from_the_gates(name: str, verdict: str, sentence: str) -> None:
+def test_the_verdict_follows_from_the_requirements(name: str, verdict: str, sentence: str) -> None:
     report = REPORTS[name]()
     assert report["verdict"] == verdict
     assert sentence in Page(render_report(report)).text
@@ -193,7 +193,15 @@ def test_the_report_has_the_documented_keys() -> None:
     report = REPORTS["classification"]()
     assert list(report) == [
         *("schema", "title", "verdict", "created", "model", "server", "inputs", "rows", "metrics"),
-        *("gates", "throughput", "parameters", "versions", "outputs", "notes", "confusion_matrix"),
+        *(
+            "requirements",
+            "throughput",
+            "parameters",
+            "versions",
+            "outputs",
+            "notes",
+            "confusion_matrix",
+        ),
         "curves",
     ]
     assert report["schema"] == 1
@@ -202,8 +210,8 @@ def test_the_report_has_the_documented_keys() -> None:
     assert report["outputs"] == {"predictions": "data.h5", "elsewhere": "../other/x"}
     assert report["notes"] == ["data.h5", *classification().notes]
     assert report["model"]["repository"] == "/models/data.h5"
-    (gate,) = report["gates"]
-    assert list(gate) == "metric operator threshold value passed margin text".split()  # noqa: SIM905
+    (requirement,) = report["requirements"]
+    assert list(requirement) == "metric operator threshold value passed margin text".split()  # noqa: SIM905
     assert "reference" in REPORTS["regression"]()
     assert list(REPORTS["bare"]()) == ["schema", "title", "verdict", "created"]
 
@@ -234,9 +242,11 @@ def test_numbers_are_shown_with_the_digits_a_reader_wants() -> None:
 
 def test_metrics_have_four_decimals_and_never_read_as_what_they_are_not() -> None:
     scalars = {"accuracy": 0.97, "log_loss": 0.098764, "mse": 0.9499996, "mae": 0.99999}
-    gates = [parse_gate(text) for text in ("mse >= 0.95", "accuracy >= 0.95")]
+    requirements = [parse_requirement(text) for text in ("mse >= 0.95", "accuracy >= 0.95")]
     metrics = MetricsResult(n_rows=1, scalars=scalars)
-    report = build_report(title="", metrics=metrics, gates=evaluate_gates(gates, scalars))
+    report = build_report(
+        title="", metrics=metrics, requirements=evaluate_requirements(requirements, scalars)
+    )
     page = render_report(report)
     for shown in ("0.9700", "0.0988", "0.99999"):
         assert f"<b>{shown}</b>" in page
@@ -344,9 +354,9 @@ def test_a_wide_table_can_be_scrolled_and_says_so() -> None:
 
 def test_numbers_that_json_lacks_are_strings_that_float_reads(tmp_path: Path) -> None:
     scalars = {"mse": float("nan"), "mae": float("inf"), "r2": -float("inf")}
-    gates = evaluate_gates([parse_gate("mse < 1")], scalars)
+    requirements = evaluate_requirements([parse_requirement("mse < 1")], scalars)
     metrics = MetricsResult(n_rows=1, scalars=scalars)
-    report = build_report(title="", metrics=metrics, gates=gates)
+    report = build_report(title="", metrics=metrics, requirements=requirements)
     write_report_json(tmp_path / "report.json", report)
     assert report["metrics"] == {"mse": "NaN", "mae": "Infinity", "r2": "-Infinity"}
     assert float(report["metrics"]["r2"]) == scalars["r2"]

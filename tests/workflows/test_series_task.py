@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import Cut, InferenceOptions, Request, infer_file
+from hermes.aeriel.files import InferenceOptions, Request, WindowOptions, infer_file
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import DataError
 from tests.workflows.conftest import Luigi, write_model
@@ -97,7 +97,7 @@ def infer(
     server: TritonInstance,
     model: str,
     directory: Path,
-    cut: Cut,
+    cut: WindowOptions,
     on_progress: Callable[[int, int], None] = lambda *_: None,
     *,
     cast: bool = False,
@@ -120,7 +120,7 @@ class TestInferFile:
     def test_a_row_is_a_window(self, server: TritonInstance, tmp_path: Path, model: str) -> None:
         series = write_series(tmp_path / "a.h5", 1003, Xspacing=1 / RATE, Xstart=1000.0)
         sums, lasts = expected(series, 16)
-        with infer(server, model, tmp_path, Cut(window="0.25s", stride="16")) as opened:
+        with infer(server, model, tmp_path, WindowOptions(window="0.25s", stride="16")) as opened:
             assert np.array_equal(opened["sum"], sums)
             assert np.array_equal(opened["last"], lasts)
             assert dict(opened["sum"].attrs) == {
@@ -140,8 +140,8 @@ class TestInferFile:
         with h5py.File(tmp_path / "a.h5", "w") as opened:
             opened["strain"] = series
         with pytest.raises(DataError, match="or give cast"):
-            infer(server, "batched", tmp_path, Cut(window="64"))
-        with infer(server, "batched", tmp_path, Cut(window="64"), cast=True) as opened:
+            infer(server, "batched", tmp_path, WindowOptions(window="64"))
+        with infer(server, "batched", tmp_path, WindowOptions(window="64"), cast=True) as opened:
             assert np.array_equal(opened["last"], expected(series.astype(np.float32), 64)[1])
 
     @pytest.mark.parametrize("model", ["batched", "fixed"])
@@ -149,14 +149,14 @@ class TestInferFile:
         self, server: TritonInstance, tmp_path: Path, model: str
     ) -> None:
         series = write_series(tmp_path / "a.h5", 130)
-        with infer(server, model, tmp_path, Cut(window="64")) as opened:
+        with infer(server, model, tmp_path, WindowOptions(window="64")) as opened:
             assert np.array_equal(opened["sum"], expected(series, 64)[0])
             assert len(opened["sum"]) == 2
             assert "sample_rate" not in opened["sum"].attrs
 
     def test_channels_are_shifted(self, server: TritonInstance, tmp_path: Path) -> None:
         series = write_series(tmp_path / "a.h5", 777, sample_rate=RATE, t0=50.0)
-        cut = Cut(window="64", stride="10", shifts=("-0.125s", "3"))
+        cut = WindowOptions(window="64", stride="10", shifts=("-0.125s", "3"))
         with infer(server, "batched", tmp_path, cut) as opened:
             assert np.array_equal(opened["sum"], expected(series, 10, (-32, 3))[0])
             assert opened["sum"].attrs["start_time"] == 50.0 + 32 / RATE
@@ -167,7 +167,7 @@ class TestInferFile:
         self, server: TritonInstance, tmp_path: Path, model: str
     ) -> None:
         series = write_series(tmp_path / "a.h5", 2000)
-        cut = Cut(window="64", stride="8", shifts=("0", "5"))
+        cut = WindowOptions(window="64", stride="8", shifts=("0", "5"))
         seen: list[int] = []
 
         def stop_after_100(done: int, _: int) -> None:

@@ -1,7 +1,6 @@
 """Metrics of predictions against targets, and requirements on them."""
 
 from workflows.metrics._classes import has_labels
-from workflows.metrics._gates import Gate, GateResult, check_gates, evaluate_gates, parse_gate
 from workflows.metrics._metrics import (
     METRICS,
     MetricsResult,
@@ -11,25 +10,32 @@ from workflows.metrics._metrics import (
     scalar_names,
 )
 from workflows.metrics._pairs import Pair
+from workflows.metrics._requirements import (
+    Requirement,
+    RequirementResult,
+    check_requirements,
+    evaluate_requirements,
+    parse_requirement,
+)
 from workflows.metrics._scores import check_scores
 from workflows.metrics._target import check_target, choose_output, varies
 
 __all__ = [
     "METRICS",
-    "Gate",
-    "GateResult",
     "MetricsResult",
     "Pair",
+    "Requirement",
+    "RequirementResult",
     "check_extra",
-    "check_gates",
+    "check_requirements",
     "check_scores",
     "check_target",
     "choose_output",
     "compute_metrics",
-    "evaluate_gates",
+    "evaluate_requirements",
     "has_labels",
-    "parse_gate",
     "parse_metrics",
+    "parse_requirement",
     "scalar_names",
     "varies",
 ]

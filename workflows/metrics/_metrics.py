@@ -92,7 +92,7 @@ def parse_metrics(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def scalar_names(names: Sequence[str], *, top_k: Sequence[int] = (5,)) -> tuple[str, ...]:
-    """Return the names of the scalars that `compute_metrics` will give: what gates can be set on.
+    """Return the names of the scalars that `compute_metrics` gives, for requirements.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hermes._files import write_whole
-from workflows.metrics import GateResult, MetricsResult
+from workflows.metrics import MetricsResult, RequirementResult
 from workflows.report._page import render_report
 
 SCHEMA = 1
@@ -27,7 +27,7 @@ def build_report(
     server: Mapping[str, Any] | None = None,
     inputs: Sequence[Mapping[str, Any]] = (),
     metrics: MetricsResult | None = None,
-    gates: Sequence[GateResult] = (),
+    requirements: Sequence[RequirementResult] = (),
     throughput: Mapping[str, Any] | None = None,
     monitor: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -57,8 +57,8 @@ def build_report(
         many values are NaN or infinite.
     metrics
         What `compute_metrics` gave.
-    gates
-        What `evaluate_gates` gave: the verdict follows from them.
+    requirements
+        What `evaluate_requirements` gave: the verdict follows from them.
     throughput
         ``rows_per_s``, ``megabytes_per_s``, ``seconds``, ``requests``, ``latency_ms`` (with
         ``p50``, ``p90``, ``p99``), ``retries``, ``failures``; and ``files``, with ``file``,
@@ -81,14 +81,14 @@ def build_report(
     dict
         ``schema`` (1), ``title``, ``verdict`` (``"passed"``, ``"failed"`` or ``"no
         requirements"``), ``created`` (ISO 8601, UTC), and, where there are any, ``warnings``,
-        ``model``, ``server``, ``inputs``, ``rows``, ``metrics`` (scalars by name), ``gates``
+        ``model``, ``server``, ``inputs``, ``rows``, ``metrics`` (scalars by name), ``requirements``
         (``metric``, ``operator``, ``threshold``, ``value``, ``passed``, ``margin``, ``text``),
         ``reference``, ``throughput``, ``monitor``, ``parameters``, ``versions``, ``outputs``,
         ``notes``, ``confusion_matrix``, ``curves``.
     """
     verdict = "no requirements"
-    if gates:
-        verdict = "passed" if all(gate.passed for gate in gates) else "failed"
+    if requirements:
+        verdict = "passed" if all(requirement.passed for requirement in requirements) else "failed"
     paths = {name: os.fspath(path) for name, path in (outputs or {}).items()}
     if directory is not None:
         paths = {name: os.path.relpath(path, directory) for name, path in paths.items()}
@@ -100,7 +100,7 @@ def build_report(
         "inputs": inputs,
         "rows": sum(rows) if rows else metrics and metrics.n_rows,
         "metrics": metrics and metrics.scalars,
-        "gates": [gate.to_json() for gate in gates],
+        "requirements": [requirement.to_json() for requirement in requirements],
         "reference": metrics and metrics.reference,
         "throughput": throughput,
         "monitor": monitor,

@@ -9,7 +9,7 @@ from typing import get_args
 from hermes.aeriel._addresses import is_this_host, usual_http
 from hermes.aeriel._options import TransportName
 from hermes.aeriel.client._connection import Connection, ServerFacts
-from hermes.aeriel.client._http_wire import HttpWire
+from hermes.aeriel.client._http_carrier import HttpCarrier
 from hermes.aeriel.client._shared import SharedMemoryTransport
 from hermes.aeriel.client._specification import ModelSpecification
 from hermes.aeriel.client._transports import InlineTransport, Transport
@@ -71,7 +71,7 @@ class _UnavailableError(Exception):
     """Why a transport cannot be had."""
 
 
-def _http(endpoint: Endpoint, connection: Connection, server: ServerFacts) -> HttpWire:
+def _http(endpoint: Endpoint, connection: Connection, server: ServerFacts) -> HttpCarrier:
     if endpoint.credentials is not None:
         # A server that asks for credentials does so on its GRPC service.
         message = "its clients need a certificate, which is asked for over GRPC"
@@ -79,14 +79,14 @@ def _http(endpoint: Endpoint, connection: Connection, server: ServerFacts) -> Ht
     if endpoint.http is None:
         message = "its HTTP address is not known; give an Endpoint that has it"
         raise _UnavailableError(message)
-    wire = HttpWire(endpoint.http, connection.error)
-    if not wire.leads_to(server.name):
+    carrier = HttpCarrier(endpoint.http, connection.error)
+    if not carrier.leads_to(server.name):
         message = f"{endpoint.http} does not lead to it"
         raise _UnavailableError(message)
-    return wire
+    return carrier
 
 
-def _usual_http(endpoint: Endpoint, connection: Connection) -> HttpWire | None:
+def _usual_http(endpoint: Endpoint, connection: Connection) -> HttpCarrier | None:
     """Return the HTTP service where it usually is.
 
     Whether it is that of this server shows when it knows the same shared memory.
@@ -94,7 +94,7 @@ def _usual_http(endpoint: Endpoint, connection: Connection) -> HttpWire | None:
     if endpoint.credentials is not None or endpoint.http is not None:
         return None
     address = usual_http(endpoint.grpc)
-    return None if address is None else HttpWire(address, connection.error)
+    return None if address is None else HttpCarrier(address, connection.error)
 
 
 def _check_memory(endpoint: Endpoint, server: ServerFacts) -> None:

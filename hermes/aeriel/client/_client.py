@@ -12,13 +12,13 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from hermes.aeriel._options import TransportName
-from hermes.aeriel.client._exchange import Exchange, Exchanges, owned
+from hermes.aeriel.client._dispatcher import Dispatcher, PendingRequest, owned
 from hermes.aeriel.client._forks import Process, this_process
 from hermes.aeriel.client._sequences import Sequence as UpdateSequence
 from hermes.aeriel.client._session import Session, Settings
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
 from hermes.aeriel.client._statistics import ClientStatistics
-from hermes.aeriel.client._transports import Outputs, Parcel, RowLayout
+from hermes.aeriel.client._transports import Outputs, PreparedRequest, RowLayout
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import ParameterError, RequestError
 
@@ -182,8 +182,8 @@ class InferenceClient:
         session.specification.check(inputs)
         session.places.acquire()
         try:
-            parcel = session.exchanges.pack(inputs)
-            future = session.threads.submit(_answer, session.exchanges, parcel)
+            prepared = session.dispatcher.pack(inputs)
+            future = session.threads.submit(_answer, session.dispatcher, prepared)
         except BaseException:
             session.places.release()
             raise
@@ -213,13 +213,13 @@ class InferenceClient:
         InputError, RequestError, RequestTimeoutError
             Of the first batch that failed; the others under way are cancelled.
         """
-        exchanges = self._session.exchanges
+        dispatcher = self._session.dispatcher
 
-        def parcels() -> Iterator[Parcel]:
+        def prepared_requests() -> Iterator[PreparedRequest]:
             for batch in batches:
-                yield exchanges.pack(batch)
+                yield dispatcher.pack(batch)
 
-        for outputs in _stream(exchanges, parcels(), self.max_in_flight, deadline_s):
+        for outputs in _stream(dispatcher, prepared_requests(), self.max_in_flight, deadline_s):
             yield owned(outputs)
 
     def stream_rows(
@@ -256,20 +256,20 @@ class InferenceClient:
         RequestError, RequestTimeoutError
             Of the first request that failed; the others under way are cancelled.
         """
-        exchanges = self._session.exchanges
-        exchanges.check_usable()
-        buffers = exchanges.transport.buffers(layout, self.max_in_flight)
+        dispatcher = self._session.dispatcher
+        dispatcher.check_usable()
+        buffers = dispatcher.transport.buffers(layout, self.max_in_flight)
 
-        def parcels() -> Iterator[Parcel]:
+        def prepared_requests() -> Iterator[PreparedRequest]:
             for begin in range(rows.start, rows.stop, buffers.block_rows):
                 end = min(begin + buffers.block_rows, rows.stop)
                 read(begin, end, buffers.lend(end - begin))
-                yield from buffers.parcels(end - begin)
+                yield from buffers.prepared_requests(end - begin)
 
         try:
-            yield from _stream(exchanges, parcels(), self.max_in_flight, deadline_s)
+            yield from _stream(dispatcher, prepared_requests(), self.max_in_flight, deadline_s)
         finally:
-            if not exchanges.is_inherited():
+            if not dispatcher.is_inherited():
                 buffers.close()
 
     def sequence(self) -> UpdateSequence:
@@ -293,7 +293,7 @@ class InferenceClient:
         if not session.specification.stateful:
             problem = "keeps no state: its configuration has no sequence_batching"
             raise ParameterError("model_name", f"model {session.specification.name!r} {problem}")
-        return UpdateSequence(session.exchanges, session.sequence_places)
+        return UpdateSequence(session.dispatcher, session.sequence_places)
 
     @property
     def _session(self) -> Session:
@@ -322,32 +322,35 @@ class InferenceClient:
 
 
 def _stream(
-    exchanges: Exchanges, parcels: Iterator[Parcel], max_in_flight: int, deadline_s: float
+    dispatcher: Dispatcher,
+    prepared_requests: Iterator[PreparedRequest],
+    max_in_flight: int,
+    deadline_s: float,
 ) -> Iterator[Outputs]:
     """Yield lent outputs."""
-    window: deque[Exchange] = deque()
+    window: deque[PendingRequest] = deque()
 
     def first() -> Iterator[Outputs]:
-        yield exchanges.finish(window[0], deadline)
-        exchanges.check_usable()  # which reads and sends nothing where the caller has forked
-        exchanges.drop(window.popleft())
+        yield dispatcher.finish(window[0], deadline)
+        dispatcher.check_usable()  # which reads and sends nothing where the caller has forked
+        dispatcher.drop(window.popleft())
 
-    with exchanges.within(deadline_s) as deadline:
+    with dispatcher.within(deadline_s) as deadline:
         try:
-            for parcel in parcels:
-                window.append(exchanges.start(parcel, deadline))
+            for prepared in prepared_requests:
+                window.append(dispatcher.start(prepared, deadline))
                 if len(window) == max_in_flight:
                     yield from first()
             while window:
                 yield from first()
         finally:
-            for exchange in window:
-                exchanges.drop(exchange)
+            for pending in window:
+                dispatcher.drop(pending)
 
 
-def _answer(exchanges: Exchanges, parcel: Parcel) -> Outputs:
-    exchange = exchanges.start(parcel)
+def _answer(dispatcher: Dispatcher, prepared: PreparedRequest) -> Outputs:
+    pending = dispatcher.start(prepared)
     try:
-        return owned(exchanges.finish(exchange))
+        return owned(dispatcher.finish(pending))
     finally:
-        exchanges.drop(exchange)
+        dispatcher.drop(pending)

@@ -1,4 +1,4 @@
-"""Inference requests and answers on the wire, as gRPC and as HTTP messages.
+"""Inference requests and answers as they travel: gRPC and HTTP messages.
 
 A gRPC request is put together as bytes: the small part is serialized by protobuf, the tensors are
 joined to it straight from their arrays. tritonclient's own request objects copy each tensor four

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._slots import (
-    PlacedParcel,
-    Regions,
+    PlacedRequest,
+    RegionPool,
     Slot,
     aligned,
     output_place,
     places_of,
     view,
 )
-from hermes.aeriel.client._transports import Parcel, RowLayout, requests_of_a_read
+from hermes.aeriel.client._transports import PreparedRequest, RowLayout, requests_of_a_read
 
 
 class RingBuffers:
@@ -38,7 +38,7 @@ class RingBuffers:
 
     def __init__(
         self,
-        regions: Regions,
+        regions: RegionPool,
         layout: RowLayout,
         dtypes: Mapping[str, np.dtype[Any]],
         outputs: Mapping[str, int],
@@ -92,7 +92,7 @@ class RingBuffers:
             lent[name] = view(self._region.buffer, offset, (rows, *shape), dtype)
         return lent
 
-    def parcels(self, rows: int) -> Iterator[Parcel]:
+    def prepared_requests(self, rows: int) -> Iterator[PreparedRequest]:
         layout = self._layout
         per_request = layout.rows_per_request
         slot_number = self._next * (self.block_rows // per_request)
@@ -107,7 +107,7 @@ class RingBuffers:
             if not layout.with_row_axis:
                 inline = {name: array[0] for name, array in inline.items()}
             slot = self._slots[slot_number + begin // per_request]
-            yield PlacedParcel(
+            yield PlacedRequest(
                 rows=n_rows,
                 n_bytes=n_rows * row_bytes,
                 slot=slot,

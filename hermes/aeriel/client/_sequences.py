@@ -17,9 +17,9 @@ import tenacity
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._connection import is_unknown_region
-from hermes.aeriel.client._exchange import Exchange, Exchanges, owned
+from hermes.aeriel.client._dispatcher import Dispatcher, PendingRequest, owned
 from hermes.aeriel.client._specification import Arrays
-from hermes.aeriel.client._transports import Outputs, Parcel
+from hermes.aeriel.client._transports import Outputs, PreparedRequest
 from hermes.errors import InferenceError, RequestError, RequestTimeoutError
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,14 @@ class Sequence:
 
     Parameters
     ----------
-    exchanges
+    dispatcher
         The client's.
     places
         The places on the server.
     """
 
-    def __init__(self, exchanges: Exchanges, places: threading.Semaphore) -> None:
-        self._exchanges = exchanges
+    def __init__(self, dispatcher: Dispatcher, places: threading.Semaphore) -> None:
+        self._dispatcher = dispatcher
         self._places = places
         self._stack = contextlib.ExitStack()
 
@@ -97,7 +97,7 @@ class Sequence:
     def _stream(
         self, source: Callable[[], Iterable[Arrays]], deadline_s: float
     ) -> Generator[Outputs, None, None]:
-        self._exchanges.check_usable()
+        self._dispatcher.check_usable()
         seen = to_skip = 0
         run: Generator[Outputs, None, None] | None = None
 
@@ -115,7 +115,7 @@ class Sequence:
                 run = None
                 raise
 
-        with self._exchanges.within(deadline_s) as deadline, self._place(deadline):
+        with self._dispatcher.within(deadline_s) as deadline, self._place(deadline):
             try:
                 while (outputs := self._advance_or_restart(advance, source, deadline)) is not None:
                     seen += 1
@@ -138,53 +138,53 @@ class Sequence:
             return advance()
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
-            self._exchanges.recorder.retried()
+            self._dispatcher.recorder.retried()
             if state.outcome is not None:
                 logger.info("a sequence starts again: %s", state.outcome.exception())
 
         try:
             if isinstance(source, _Kept) and source.is_lost:
                 return attempt()
-            return self._exchanges.connection.retrying(before_sleep, deadline)(attempt)
+            return self._dispatcher.connection.retrying(before_sleep, deadline)(attempt)
         except InferenceError:
-            self._exchanges.recorder.failed()
+            self._dispatcher.recorder.failed()
             raise
 
     def _run(self, updates: Iterator[Arrays], deadline: float) -> Generator[Outputs, None, None]:
         """Send the sequence once."""
-        exchanges = self._exchanges
+        dispatcher = self._dispatcher
         sequence_id = secrets.randbelow(2**63 - 1) + 1  # random: other clients have theirs
-        exchange: Exchange | None = None
+        pending: PendingRequest | None = None
         blank: dict[str, NDArray[Any]] = {}
         try:
             # The next request is made ready while the one before it is away.
-            for parcel in self._parcels(updates, sequence_id, blank):
+            for prepared in self._parcels(updates, sequence_id, blank):
                 outputs = None
-                if exchange is not None:
-                    outputs = owned(self._finish(exchange, deadline))
-                    exchanges.drop(exchange)
-                    exchange = None
-                exchange = exchanges.start(parcel, deadline)
+                if pending is not None:
+                    outputs = owned(self._finish(pending, deadline))
+                    dispatcher.drop(pending)
+                    pending = None
+                pending = dispatcher.start(prepared, deadline)
                 if outputs is not None:
                     yield outputs
-                    exchanges.check_usable()
-            if exchange is not None:
+                    dispatcher.check_usable()
+            if pending is not None:
                 blank.clear()  # it has ended
-                yield owned(self._finish(exchange, deadline))
+                yield owned(self._finish(pending, deadline))
         except BaseException as error:
             # What failed there the server ends itself, as it hears no more of it.
-            is_lost = isinstance(error, RequestError | RequestTimeoutError) and exchange is not None
-            is_over = exchanges.connection.is_closing or exchanges.is_inherited()
+            is_lost = isinstance(error, RequestError | RequestTimeoutError) and pending is not None
+            is_over = dispatcher.connection.is_closing or dispatcher.is_inherited()
             if blank and not is_lost and not is_over:
                 self._end(sequence_id, blank)
             raise
         finally:
-            if exchange is not None:
-                exchanges.drop(exchange)
+            if pending is not None:
+                dispatcher.drop(pending)
 
     def _parcels(
         self, updates: Iterator[Arrays], sequence_id: int, blank: dict[str, NDArray[Any]]
-    ) -> Iterator[Parcel]:
+    ) -> Iterator[PreparedRequest]:
         coming = next(updates, None)
         starts = True
         while coming is not None:
@@ -195,45 +195,45 @@ class Sequence:
             if starts:
                 blank.update({name: _blank(array) for name, array in update.items()})
             flags = {"sequence_start": starts, "sequence_end": coming is None}
-            yield self._exchanges.pack(update, {"sequence_id": sequence_id, **flags})
+            yield self._dispatcher.pack(update, {"sequence_id": sequence_id, **flags})
             starts = False
 
     def _end(self, sequence_id: int, blank: Arrays) -> None:
         """Free the place on the server: for that it wants a last request."""
         parameters = {"sequence_id": sequence_id, "sequence_start": False, "sequence_end": True}
-        parcel = self._exchanges.pack(blank, parameters)
+        prepared = self._dispatcher.pack(blank, parameters)
         with contextlib.suppress(InferenceError):
-            exchange = self._exchanges.start(parcel, time.monotonic() + END_S)
+            pending = self._dispatcher.start(prepared, time.monotonic() + END_S)
             try:
-                self._exchanges.finish_once(exchange)
+                self._dispatcher.finish_once(pending)
             finally:
-                self._exchanges.drop(exchange)
+                self._dispatcher.drop(pending)
 
     @contextlib.contextmanager
     def _place(self, deadline: float) -> Iterator[None]:
-        exchanges = self._exchanges
-        timeout_s = min(exchanges.timeout_s, deadline - time.monotonic())
+        dispatcher = self._dispatcher
+        timeout_s = min(dispatcher.timeout_s, deadline - time.monotonic())
         if not self._places.acquire(timeout=max(0.0, timeout_s)):
             raise RequestTimeoutError(
-                model=exchanges.specification.name,
-                address=exchanges.connection.address,
+                model=dispatcher.specification.name,
+                address=dispatcher.connection.address,
                 timeout_s=timeout_s,
             )
         try:
             yield
         finally:
-            if not exchanges.is_inherited():
+            if not dispatcher.is_inherited():
                 self._places.release()
 
-    def _finish(self, exchange: Exchange, deadline: float) -> Outputs:
+    def _finish(self, pending: PendingRequest, deadline: float) -> Outputs:
         try:
-            return self._exchanges.finish_once(exchange)
+            return self._dispatcher.finish_once(pending)
         except RequestError as error:
             # The model has not seen it: it may be sent again without harm to the state.
             if not is_unknown_region(error):
                 raise
-        self._exchanges.resend(exchange, deadline)
-        return self._exchanges.finish_once(exchange)
+        self._dispatcher.resend(pending, deadline)
+        return self._dispatcher.finish_once(pending)
 
 
 def _source(updates: Updates) -> Callable[[], Iterable[Arrays]]:

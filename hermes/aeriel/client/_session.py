@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from hermes.aeriel._options import TransportName
 from hermes.aeriel.client._choice import open_transport
 from hermes.aeriel.client._connection import Connection
-from hermes.aeriel.client._exchange import Exchanges
-from hermes.aeriel.client._pace import Pace
+from hermes.aeriel.client._dispatcher import Dispatcher
+from hermes.aeriel.client._rate_limiter import RateLimiter
 from hermes.aeriel.client._statistics import Recorder, ServerTimes
 from hermes.aeriel.endpoint import Endpoint
 
@@ -45,7 +45,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings) -> None:
-        pace = Pace(settings.rate_hz)
+        pace = RateLimiter(settings.rate_hz)
         self.connection = Connection(
             settings.endpoint,
             settings.model_name,
@@ -74,7 +74,7 @@ class Session:
         self.places = threading.BoundedSemaphore(self.max_in_flight)
         self.sequence_places = threading.Semaphore(self.specification.sequence_places)
         self.recorder = Recorder()
-        self.exchanges = Exchanges(
+        self.dispatcher = Dispatcher(
             specification=self.specification,
             connection=self.connection,
             transport=self.transport,

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hermes._shared_memory import sweep_regions
+from hermes.aeriel.client._carriers import Call, Carrier
 from hermes.aeriel.client._connection import is_small_region, is_unknown_region
-from hermes.aeriel.client._grpc_wire import GrpcWire
-from hermes.aeriel.client._http_wire import HttpWire
+from hermes.aeriel.client._grpc_carrier import GrpcCarrier
+from hermes.aeriel.client._http_carrier import HttpCarrier
 from hermes.aeriel.client._messages import InputTensor, Span
 from hermes.aeriel.client._ring import RingBuffers
 from hermes.aeriel.client._slots import (
-    PlacedParcel,
-    Regions,
+    PlacedRequest,
+    RegionPool,
     Slot,
     output_place,
     places_of,
@@ -28,13 +29,12 @@ from hermes.aeriel.client._transports import (
     InlineTransport,
     Outputs,
     Parameters,
-    Parcel,
+    PreparedRequest,
     RowBuffers,
     RowLayout,
     dtypes_of,
     end_when,
 )
-from hermes.aeriel.client._wires import Call, Wire
 from hermes.errors import InferenceError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -61,27 +61,29 @@ class SharedMemoryTransport:
 
     name = "shm"
 
-    def __init__(self, plain: InlineTransport, http: HttpWire | None) -> None:
+    def __init__(self, plain: InlineTransport, http: HttpCarrier | None) -> None:
         self._plain = plain
         self._connection = plain.connection
         self._specification = plain.specification
-        self._wire: Wire = GrpcWire(self._connection.channel, self._connection.error)
+        self._carrier: Carrier = GrpcCarrier(self._connection.channel, self._connection.error)
         self._outputs = {
             name: self._specification.outputs[name]
             for name in plain.outputs or self._specification.outputs
         }
         self._free: deque[Slot] = deque()  # of requests with arrays
-        self._regions = Regions(self._connection)
+        self._regions = RegionPool(self._connection)
         self._misjudged: set[str] = set()
         sweep_regions()
         probe = self._regions.open(1)
         try:
             if http is not None and http.knows_region(probe.name):
-                self._wire = http
+                self._carrier = http
         finally:
             self._regions.retire(probe)
 
-    def pack(self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS) -> Parcel:
+    def pack(
+        self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS
+    ) -> PreparedRequest:
         """Return a request whose tensors lie in a slot of shared memory."""
         shapes = {
             name: a.shape for name, a in arrays.items() if a.dtype.kind not in "OSU" and a.size
@@ -97,7 +99,7 @@ class SharedMemoryTransport:
         for name in shapes:
             array = arrays[name]
             view(slot.region.buffer, slot.inputs[name], array.shape, array.dtype)[...] = array
-        return PlacedParcel(
+        return PlacedRequest(
             rows=rows,
             n_bytes=sum(array.nbytes for array in arrays.values()),
             slot=slot,
@@ -120,44 +122,44 @@ class SharedMemoryTransport:
             logger.debug("this stream goes without shared memory: %s", error)
             return self._plain.buffers(layout, max_in_flight)
 
-    def send(self, parcel: Parcel, timeout_s: float) -> Call:
+    def send(self, prepared: PreparedRequest, timeout_s: float) -> Call:
         """Send a request."""
-        if not isinstance(parcel, PlacedParcel):
-            return self._plain.send(parcel, timeout_s)
-        slot = parcel.slot
-        parcel.memory = slot.region.buffer
-        parcel.placed = slot.outputs if slot.is_free() else {}
-        call = self._wire.send(self._encoded(parcel, slot), timeout_s)
+        if not isinstance(prepared, PlacedRequest):
+            return self._plain.send(prepared, timeout_s)
+        slot = prepared.slot
+        prepared.memory = slot.region.buffer
+        prepared.placed = slot.outputs if slot.is_free() else {}
+        call = self._carrier.send(self._encoded(prepared, slot), timeout_s)
         slot.calls.append(call)
         return call
 
-    def receive(self, parcel: Parcel, call: Call) -> Outputs:
+    def receive(self, prepared: PreparedRequest, call: Call) -> Outputs:
         """Return the outputs, those in shared memory as views of it."""
-        if not isinstance(parcel, PlacedParcel):
-            return self._plain.receive(parcel, call)
-        slot = parcel.slot
+        if not isinstance(prepared, PlacedRequest):
+            return self._plain.receive(prepared, call)
+        slot = prepared.slot
         try:
             answer = call.answer()
         except InferenceError as error:
             call.cancel()
             self._repair(slot, error)
             raise
-        slot.settle()
-        return self._plain.arrays(answer, parcel.rows, parcel.memory, parcel.placed)
+        slot.discard_done()
+        return self._plain.arrays(answer, prepared.rows, prepared.memory, prepared.placed)
 
-    def drop(self, parcel: Parcel, call: Call | None = None) -> None:
+    def drop(self, prepared: PreparedRequest, call: Call | None = None) -> None:
         """Free the slot, which remembers a call that is not done."""
-        if not isinstance(parcel, PlacedParcel):
-            self._plain.drop(parcel, call)
+        if not isinstance(prepared, PlacedRequest):
+            self._plain.drop(prepared, call)
             return
         if call is not None:
             call.cancel()
-        if parcel.slot.is_pooled and not self._connection.is_closing:
-            self._free.append(parcel.slot)
+        if prepared.slot.is_pooled and not self._connection.is_closing:
+            self._free.append(prepared.slot)
 
     def stop(self) -> None:
         """End every wait."""
-        self._wire.close()
+        self._carrier.close()
         self._plain.stop()
 
     def close(self) -> None:
@@ -195,16 +197,16 @@ class SharedMemoryTransport:
         slot.outputs = {name: (places[output_place(name)], n) for name, n in outputs.items()}
         return slot
 
-    def _encoded(self, parcel: PlacedParcel, slot: Slot) -> Any:
+    def _encoded(self, prepared: PlacedRequest, slot: Slot) -> Any:
         """Return the request; most requests of a slot are the same but for their content."""
         key = (
             slot.region.name,
-            tuple(parcel.shapes.items()),
+            tuple(prepared.shapes.items()),
             tuple(slot.inputs.values()),
-            tuple(parcel.placed.items()),
-            tuple(parcel.parameters.items()),
+            tuple(prepared.placed.items()),
+            tuple(prepared.parameters.items()),
         )
-        if not parcel.inline and key == slot.key:
+        if not prepared.inline and key == slot.key:
             return slot.encoded
         inputs = [
             InputTensor(
@@ -213,15 +215,19 @@ class SharedMemoryTransport:
                 shape=shape,
                 content=Span(slot.region.name, slot.inputs[name], self._size(name, shape)),
             )
-            for name, shape in parcel.shapes.items()
+            for name, shape in prepared.shapes.items()
         ]
-        inputs += [self._plain.tensor(name, array) for name, array in parcel.inline.items()]
+        inputs += [self._plain.tensor(name, array) for name, array in prepared.inline.items()]
         outputs = {
-            name: Span(slot.region.name, *parcel.placed[name]) if name in parcel.placed else None
+            name: Span(slot.region.name, *prepared.placed[name])
+            if name in prepared.placed
+            else None
             for name in self._outputs
         }
         slot.key = key
-        slot.encoded = self._wire.encode(self._plain.message(inputs, outputs, parcel.parameters))
+        slot.encoded = self._carrier.encode(
+            self._plain.message(inputs, outputs, prepared.parameters)
+        )
         return slot.encoded
 
     def _size(self, name: str, shape: Sequence[int]) -> int:
@@ -235,7 +241,7 @@ class SharedMemoryTransport:
             except (OSError, InferenceError) as refused:  # the next attempt fails in its own words
                 logger.debug("the region could not be registered again: %s", refused)
         elif is_small_region(error):
-            # Some output is larger than the configuration says: let them all come by the wire.
+            # An output is larger than the configuration says: let all come in the message.
             self._misjudged.update(slot.outputs)
             slot.outputs = {}
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel.client._carriers import Call
 from hermes.aeriel.client._memory import Region, Registry
 from hermes.aeriel.client._specification import Arrays
-from hermes.aeriel.client._transports import Parameters, Parcel
-from hermes.aeriel.client._wires import Call
+from hermes.aeriel.client._transports import Parameters, PreparedRequest
 
 _ALIGNMENT = 64
 _PAGE = 4096
@@ -50,10 +50,10 @@ class Slot:
 
     def is_free(self) -> bool:
         """Tell whether the server has done with everything that was sent from here."""
-        self.settle()
+        self.discard_done()
         return not self.calls
 
-    def settle(self) -> None:
+    def discard_done(self) -> None:
         """Forget the calls that are done, and their answers with them."""
         for call in list(self.calls):
             if call.is_done():
@@ -62,7 +62,7 @@ class Slot:
 
 
 @dataclass(eq=False, kw_only=True)
-class PlacedParcel(Parcel):
+class PlacedRequest(PreparedRequest):
     """A request whose tensors lie in a slot.
 
     Parameters
@@ -88,7 +88,7 @@ class PlacedParcel(Parcel):
     placed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
-class Regions:
+class RegionPool:
     """The regions of one client, which are unregistered when the server has done with them.
 
     Parameters
@@ -100,7 +100,7 @@ class Regions:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._slots: dict[Region, Sequence[Slot]] = {}  # of every region in use
-        # Regions that are to be unregistered, and the slots that may still be written to.
+        # RegionPool that are to be unregistered, and the slots that may still be written to.
         self._retired: list[tuple[Region, Sequence[Slot]]] = []
         self._lock = threading.Lock()
 

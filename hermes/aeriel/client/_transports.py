@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._answers import NOWHERE, arrays_of, misfit_of
+from hermes.aeriel.client._carriers import CLOSE_WAIT_S, Call, Carrier, wait_until
 from hermes.aeriel.client._connection import Connection
-from hermes.aeriel.client._grpc_wire import GrpcWire
-from hermes.aeriel.client._http_wire import HttpWire
+from hermes.aeriel.client._grpc_carrier import GrpcCarrier
+from hermes.aeriel.client._http_carrier import HttpCarrier
 from hermes.aeriel.client._messages import Answer, InputTensor, Message, Span, content_of
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
-from hermes.aeriel.client._wires import PATIENCE_S, Call, Wire, wait_until
 from hermes.errors import InferenceError
 
 # HDF5 reads of 1 MiB and more run near the memory's speed, small ones do not.
@@ -55,7 +55,7 @@ class RowLayout:
 
 
 @dataclass(eq=False)
-class Parcel:
+class PreparedRequest:
     """One request, ready to be sent any number of times.
 
     Parameters
@@ -69,16 +69,16 @@ class Parcel:
 
 
 @dataclass(eq=False, kw_only=True)
-class InlineParcel(Parcel):
+class InlineRequest(PreparedRequest):
     """A request that carries its tensors.
 
     Parameters
     ----------
-    wire, encoded
+    carrier, encoded
         How it travels, and the request as that takes it.
     """
 
-    wire: Wire
+    carrier: Carrier
     encoded: Any
 
 
@@ -90,7 +90,7 @@ class RowBuffers(Protocol):
     def lend(self, rows: int) -> dict[str, NDArray[Any]]:
         """Return an array for each input with so many rows, at most `block_rows`."""
 
-    def parcels(self, rows: int) -> Iterator[Parcel]:
+    def prepared_requests(self, rows: int) -> Iterator[PreparedRequest]:
         """Yield the requests that the rows make, which were read into what `lend` returned."""
 
     def close(self) -> None:
@@ -102,17 +102,19 @@ class Transport(Protocol):
 
     name: str
 
-    def pack(self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS) -> Parcel:
+    def pack(
+        self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS
+    ) -> PreparedRequest:
         """Return a request; the arrays may be changed afterwards."""
 
     def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:
         """Return memory to read rows into, while `max_in_flight` requests are away."""
 
-    def send(self, parcel: Parcel, timeout_s: float) -> Call:
+    def send(self, prepared: PreparedRequest, timeout_s: float) -> Call:
         """Send a request."""
 
-    def receive(self, parcel: Parcel, call: Call) -> Outputs:
-        """Return the outputs, which are good until the parcel is dropped.
+    def receive(self, prepared: PreparedRequest, call: Call) -> Outputs:
+        """Return the outputs, which are good until the prepared request is dropped.
 
         Raises
         ------
@@ -120,7 +122,7 @@ class Transport(Protocol):
             There are none.
         """
 
-    def drop(self, parcel: Parcel, call: Call | None = None) -> None:
+    def drop(self, prepared: PreparedRequest, call: Call | None = None) -> None:
         """Let go of a request; with a call, it was not answered and nobody waits for it."""
 
     def stop(self) -> None:
@@ -150,17 +152,19 @@ class InlineTransport:
         *,
         model_version: str,
         outputs: Sequence[str],
-        http: HttpWire | None = None,
+        http: HttpCarrier | None = None,
     ) -> None:
         self.name = "grpc" if http is None else "http"
         self.connection = connection
         self.specification = specification
         self.model_version = model_version
         self.outputs = outputs
-        self._grpc = GrpcWire(connection.channel, connection.error)
+        self._grpc = GrpcCarrier(connection.channel, connection.error)
         self._http = http
 
-    def pack(self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS) -> Parcel:
+    def pack(
+        self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS
+    ) -> PreparedRequest:
         """Return a request that carries its tensors."""
         message = self.message(
             [self.tensor(name, array) for name, array in arrays.items()],
@@ -168,22 +172,24 @@ class InlineTransport:
             parameters,
         )
         n_bytes = sum(array.nbytes for array in arrays.values())
-        wire = self._grpc if self._http is None or n_bytes > HTTP_BYTES else self._http
-        return InlineParcel(rows=rows, n_bytes=n_bytes, wire=wire, encoded=wire.encode(message))
+        carrier = self._grpc if self._http is None or n_bytes > HTTP_BYTES else self._http
+        return InlineRequest(
+            rows=rows, n_bytes=n_bytes, carrier=carrier, encoded=carrier.encode(message)
+        )
 
     def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:  # noqa: ARG002 (Transport has it)
         """Return memory of this process: a request is copied when it is packed."""
         return _InlineBuffers(self, layout)
 
-    def send(self, parcel: Parcel, timeout_s: float) -> Call:
+    def send(self, prepared: PreparedRequest, timeout_s: float) -> Call:
         """Send a request."""
-        assert isinstance(parcel, InlineParcel)  # noqa: S101 (for the type checker: its own)
-        return parcel.wire.send(parcel.encoded, timeout_s)
+        assert isinstance(prepared, InlineRequest)  # noqa: S101 (for the type checker: its own)
+        return prepared.carrier.send(prepared.encoded, timeout_s)
 
-    def receive(self, parcel: Parcel, call: Call) -> Outputs:
+    def receive(self, prepared: PreparedRequest, call: Call) -> Outputs:
         """Return the outputs."""
         try:
-            return self.arrays(call.answer(), parcel.rows)
+            return self.arrays(call.answer(), prepared.rows)
         except InferenceError:
             call.cancel()
             raise
@@ -210,7 +216,7 @@ class InlineTransport:
         except ValueError as error:
             raise self.connection.error("INTERNAL", str(error)) from error
 
-    def drop(self, parcel: Parcel, call: Call | None = None) -> None:  # noqa: ARG002 (Transport has it)
+    def drop(self, prepared: PreparedRequest, call: Call | None = None) -> None:  # noqa: ARG002 (Transport has it)
         """Cancel the request, if it is still away."""
         if call is not None:
             call.cancel()
@@ -268,7 +274,7 @@ class _InlineBuffers:
             }
         return {name: array[:rows] for name, array in self._arrays.items()}
 
-    def parcels(self, rows: int) -> Iterator[Parcel]:
+    def prepared_requests(self, rows: int) -> Iterator[PreparedRequest]:
         per_request = self._layout.rows_per_request
         for begin in range(0, rows, per_request):
             end = min(begin + per_request, rows)
@@ -288,7 +294,7 @@ def end_when(is_quiet: Callable[[], bool], end: Callable[[], None]) -> None:
         if wait_until(is_quiet, LINGER_S):
             end()
 
-    if wait_until(is_quiet, PATIENCE_S):
+    if wait_until(is_quiet, CLOSE_WAIT_S):
         end()
     else:
         threading.Thread(target=end_later, name="hermes-client-end", daemon=True).start()

@@ -1,7 +1,6 @@
 """Stream HDF5 files through a model into HDF5 files."""
 
 from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._flat import create_rows, flat_paths
 from hermes.aeriel.files._infer import (
     Request,
@@ -20,7 +19,7 @@ from hermes.aeriel.files._inputs import (
     open_input,
     output_names,
 )
-from hermes.aeriel.files._job import in_words, infer_files
+from hermes.aeriel.files._job import infer_files, summary
 from hermes.aeriel.files._links import as_data_errors
 from hermes.aeriel.files._output import (
     OutputFile,
@@ -32,11 +31,11 @@ from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._reading import parts_of
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._series import read_windows
-from hermes.aeriel.files._sources import stamp_of
+from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._varying import VaryingOutput
+from hermes.aeriel.files._window_options import WindowOptions
 
 __all__ = [
-    "Cut",
     "DatasetFacts",
     "InferenceOptions",
     "InferencePlan",
@@ -46,17 +45,18 @@ __all__ = [
     "Request",
     "RowPlan",
     "VaryingOutput",
+    "WindowOptions",
     "as_data_errors",
     "check_against_model",
     "check_agreement",
     "check_unchanged",
     "create_rows",
     "examine",
+    "file_stamp",
     "find_files",
     "fingerprint",
     "fingerprint_of",
     "flat_paths",
-    "in_words",
     "infer_file",
     "infer_files",
     "inspect",
@@ -66,6 +66,6 @@ __all__ = [
     "parts_of",
     "plan",
     "read_windows",
-    "stamp_of",
+    "summary",
     "versions",
 ]

@@ -21,7 +21,7 @@ from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._reading import open_data
 from hermes.aeriel.files._sequences import SequencePlan
 from hermes.aeriel.files._series import SeriesPlan
-from hermes.aeriel.files._sources import stamp_of
+from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._values import parse_finite
 from hermes.errors import DataError
 
@@ -95,7 +95,7 @@ def infer_file(
     finite = parse_finite(options.finite)
     requests, order = todo.requests, todo.order
     # The checkpoint is of this very input, also where the task's fingerprint is older than it.
-    stamp = stamp_of(request.input_file)
+    stamp = file_stamp(request.input_file)
     writer = PredictionWriter(
         request.output_file,
         rows=facts.rows,
@@ -160,7 +160,7 @@ def versions() -> dict[str, str]:
 
 def check_unchanged(file: Path, stamp: str) -> None:
     """Raise DataError where a file, or one that it points at, is not what it was."""
-    if stamp_of(file) != stamp:
+    if file_stamp(file) != stamp:
         problem = "was changed while it was read; run it again when nobody writes it any more"
         raise DataError(file=str(file), problem=problem)
 

@@ -15,12 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hermes.aeriel.files._cut import Cut, check_times, sample_rate_of
 from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._sources import check_readable
 from hermes.aeriel.files._values import text_of
 from hermes.aeriel.files._varying import describe_shape
+from hermes.aeriel.files._window_options import WindowOptions, check_times, sample_rate_of
 from hermes.errors import DataError, ParameterError
 
 _MAGIC_CHARACTERS = set("*?[")
@@ -134,7 +134,7 @@ def inspect(
     model_inputs: Sequence[str] | None = None,
     optional: Collection[str] = (),
     target: str | None = None,
-    cut: Cut | None = None,
+    cut: WindowOptions | None = None,
     allow_external_data: bool = False,
 ) -> InputFacts:
     """Return the facts of an input file, after checking that it can be used.
@@ -352,7 +352,7 @@ def _facts(
     file: Path,
     path: str,
     allow_external_data: bool,
-    cut: Cut | None = None,
+    cut: WindowOptions | None = None,
 ) -> DatasetFacts:
     with as_data_errors(file, path):
         entry = find(opened["/"], path)

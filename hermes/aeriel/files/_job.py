@@ -13,7 +13,7 @@ from hermes.aeriel.client import ClientStatistics, InferenceClient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files._infer import Request, fingerprint, infer_file
 from hermes.aeriel.files._inputs import output_names
-from hermes.aeriel.files._sources import stamp_of
+from hermes.aeriel.files._sources import file_stamp
 from hermes.errors import ParameterError
 
 
@@ -60,7 +60,7 @@ def infer_files(
     ]
 
 
-def in_words(done: Sequence[ClientStatistics]) -> str:
+def summary(done: Sequence[ClientStatistics]) -> str:
     """Return what several files took together."""
     total = ClientStatistics.sum(done)
     latencies = ", ".join(f"p{100 * p:.0f} {total.latency_ms(p):.3g} ms" for p in (0.5, 0.9, 0.99))
@@ -79,7 +79,7 @@ def _infer(
         input_file=file,
         output_file=output,
         options=options,
-        fingerprint=fingerprint(**facts, input=stamp_of(file), run=run),
+        fingerprint=fingerprint(**facts, input=file_stamp(file), run=run),
         provenance={"input_file": str(file), "server": endpoint.grpc, "parameters": facts},
     )
     with (

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ModelSpecification
-from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import InputFacts, check_against_model, inspect
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._values import parse_finite
+from hermes.aeriel.files._window_options import WindowOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class InferencePlan:
     """
 
     facts: InputFacts
-    cut: Cut | None
+    cut: WindowOptions | None
     requests: RowPlan | SeriesPlan
     order: RowPlan | SeriesPlan | SequencePlan
 
@@ -71,7 +71,7 @@ def examine(
         model_inputs=None if model is None else list(model.inputs),
         optional=() if model is None else model.optional_inputs,
         target=target,
-        cut=Cut.of(options),
+        cut=WindowOptions.of(options),
         allow_external_data=options.allow_external_data,
     )
 
@@ -89,7 +89,7 @@ def plan(facts: InputFacts, options: InferenceOptions, model: ModelSpecification
     """
     model.check_outputs(options.outputs)
     check_sequences(options.rows_per_sequence, model.name, stateful=model.stateful)
-    cut = Cut.of(options)
+    cut = WindowOptions.of(options)
     rows = RowPlan.of(model, options.batch_size, varying=options.varying, kept=options.outputs)
     requests = SeriesPlan.of(rows, facts, cut, stateful=model.stateful) if cut else rows
     check_against_model(facts, requests.inputs, cast=options.cast)

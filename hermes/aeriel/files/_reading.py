@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.files._blocks import BLOCKS_BYTES, BlockPlan, Blocks, within_bounds
-from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import InputFacts, open_input
 from hermes.aeriel.files._links import as_data_errors, find
 from hermes.aeriel.files._values import InputValues
+from hermes.aeriel.files._window_options import WindowOptions
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def open_data(
     facts: InputFacts,
     dtypes: Mapping[str, np.dtype[Any]],
     *,
-    cut: Cut | None = None,
+    cut: WindowOptions | None = None,
     cast: bool = False,
     finite: bool = False,
     n_readers: int = 1,

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
-from hermes.aeriel.files._cut import Cut
 from hermes.aeriel.files._inputs import InputFacts
 from hermes.aeriel.files._reading import InputData, Selection
 from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, rows_of_outputs, split
 from hermes.aeriel.files._varying import VaryingOutput
+from hermes.aeriel.files._window_options import WindowOptions
 from hermes.errors import ParameterError
 
 READ_BYTES = 4 << 20
@@ -52,11 +52,11 @@ class SeriesPlan:
     rows_per_request: int
     is_padded: bool
     with_row_axis: bool
-    cut: Cut
+    cut: WindowOptions
     varying: Mapping[str, VaryingOutput] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: RowPlan, facts: InputFacts, cut: Cut, *, stateful: bool) -> Self:
+    def of(cls, rows: RowPlan, facts: InputFacts, cut: WindowOptions, *, stateful: bool) -> Self:
         """Return the plan for a model with a plan for rows, and a file inspected with `cut`."""
         inputs, fixed = window_inputs(rows, facts)
         return cls(
@@ -170,7 +170,7 @@ def window_inputs(rows: RowPlan, facts: InputFacts) -> tuple[RowInputs, int]:
     rows
         How rows would become requests of the model.
     facts
-        A file, inspected with a `Cut`.
+        A file, inspected with a `WindowOptions`.
 
     Returns
     -------

@@ -124,7 +124,7 @@ def check_readable(
         )
 
 
-def stamp_of(file: Path) -> str:
+def file_stamp(file: Path) -> str:
     """Return a string that changes when a file does, or one of those that its datasets reach.
 
     By size or modification time; a file that is missing counts as well.

@@ -18,8 +18,8 @@ from collections import deque
 from typing import Any
 
 from hermes.aeriel._addresses import connect, http_connection, http_host
+from hermes.aeriel.client._carriers import STEP_S, Errors, check
 from hermes.aeriel.client._messages import Answer, Message, decode_http, encode_http
-from hermes.aeriel.client._wires import STEP_S, Errors, check
 from hermes.errors import InferenceError
 
 _RECEIVE_BYTES = 1 << 16
@@ -37,7 +37,7 @@ _STATUS = {
 }
 
 
-class HttpWire:
+class HttpCarrier:
     """Requests over kept connections to Triton's HTTP service.
 
     One that has not been used for `IDLE_S` seconds is ended, and one whose answer nobody waits for
@@ -162,8 +162,8 @@ class HttpWire:
 class HttpCall:
     """One request over HTTP."""
 
-    def __init__(self, wire: HttpWire, encoded: bytes, timeout_s: float) -> None:
-        self._wire = wire
+    def __init__(self, carrier: HttpCarrier, encoded: bytes, timeout_s: float) -> None:
+        self._carrier = carrier
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._connection: socket.socket | None = None
@@ -172,7 +172,7 @@ class HttpCall:
         self._has_begun = False  # the answer
         self._is_cut = False
         try:
-            self._connection = wire.take(timeout_s)
+            self._connection = carrier.take(timeout_s)
             self._send(self._connection, encoded)
         except InferenceError as error:
             self.end()
@@ -187,7 +187,7 @@ class HttpCall:
         """Wait for the answer."""
         if self._failure is not None or self._connection is None:
             try:
-                raise self._failure or self._wire.error("CANCELLED", "the request was cancelled")
+                raise self._failure or self._carrier.error("CANCELLED", "the request was cancelled")
             finally:
                 self._failure = None  # or its traceback, which has this frame, would keep itself
         self._is_waited_for = True
@@ -201,10 +201,10 @@ class HttpCall:
             raise self._broken(f"no HTTP answer of Triton's: {error}") from error
         finally:
             self._is_waited_for = False
-        self._wire.take_back(self)
+        self._carrier.take_back(self)
         if status != 200:
             reason = _reason(bytes(body))
-            raise self._wire.error(_STATUS.get(status, "INTERNAL"), reason)
+            raise self._carrier.error(_STATUS.get(status, "INTERNAL"), reason)
         length = fields.get(b"inference-header-content-length")
         return decode_http(body, None if length is None else int(length))
 
@@ -221,9 +221,9 @@ class HttpCall:
         return True
 
     def cancel(self) -> None:
-        """Leave it to the wire, which ends the connection when the server has answered."""
+        """Leave it to the carrier, which ends the connection when the server has answered."""
         if not self.is_done():
-            self._wire.give_up(self)
+            self._carrier.give_up(self)
 
     def cut(self) -> None:
         """End the connection, so that nobody will know when the server has done with it."""
@@ -247,7 +247,7 @@ class HttpCall:
             try:
                 sent = connection.send(left)
             except TimeoutError:
-                check(self._wire, self._deadline, self._timeout_s)
+                check(self._carrier, self._deadline, self._timeout_s)
                 continue
             left = left[sent:]
 
@@ -272,12 +272,12 @@ class HttpCall:
             if _is_readable(connection, STEP_S):
                 self._has_begun = True
             else:
-                check(self._wire, self._deadline, self._timeout_s)
+                check(self._carrier, self._deadline, self._timeout_s)
         while True:
             try:
                 received = connection.recv(max(_RECEIVE_BYTES, expected))
             except TimeoutError:
-                check(self._wire, self._deadline, self._timeout_s)
+                check(self._carrier, self._deadline, self._timeout_s)
                 continue
             if not received:
                 raise ConnectionResetError("the server ended the connection")
@@ -285,8 +285,8 @@ class HttpCall:
 
     def _broken(self, problem: object) -> InferenceError:
         self.end()
-        self._wire.forget_idle()
-        return self._wire.error("UNAVAILABLE", f"HTTP at {self._wire.address}: {problem}")
+        self._carrier.forget_idle()
+        return self._carrier.error("UNAVAILABLE", f"HTTP at {self._carrier.address}: {problem}")
 
 
 def _is_exiting() -> bool:

@@ -23,7 +23,7 @@ _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|>|<)\s*(\S+)\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class Requirement:
     """A requirement on a metric: its value must compare so with a threshold."""
 
     metric: str
@@ -35,12 +35,12 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateResult:
+class RequirementResult:
     """Whether a metric meets its requirement.
 
     Attributes
     ----------
-    gate
+    requirement
         The requirement.
     value
         What the metric is.
@@ -50,27 +50,27 @@ class GateResult:
         By how much: the distance to the threshold, negative where the value is on its wrong side.
     """
 
-    gate: Gate
+    requirement: Requirement
     value: float
     passed: bool
     margin: float
 
     def __str__(self) -> str:
-        value, threshold = f"{self.value:.6g}", f"{self.gate.threshold:.6g}"
+        value, threshold = f"{self.value:.6g}", f"{self.requirement.threshold:.6g}"
         if value == threshold:
             # Rounded, a near miss would read as equality.
             value = f"{self.value!r}"
         if math.isnan(self.value):
-            return f"{self.gate}: is {value}, which never passes"
+            return f"{self.requirement}: is {value}, which never passes"
         outcome = "passes" if self.passed else "misses"
-        return f"{self.gate}: is {value}, {outcome} by {abs(self.margin):.6g}"
+        return f"{self.requirement}: is {value}, {outcome} by {abs(self.margin):.6g}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts and the sentence as plain values."""
         return {
-            "metric": self.gate.metric,
-            "operator": self.gate.operator,
-            "threshold": self.gate.threshold,
+            "metric": self.requirement.metric,
+            "operator": self.requirement.operator,
+            "threshold": self.requirement.threshold,
             "value": self.value,
             "passed": self.passed,
             "margin": self.margin,
@@ -78,7 +78,7 @@ class GateResult:
         }
 
 
-def parse_gate(text: str) -> Gate:
+def parse_requirement(text: str) -> Requirement:
     """Return the requirement that a text such as ``accuracy >= 0.95`` states.
 
     Raises
@@ -94,15 +94,15 @@ def parse_gate(text: str) -> Gate:
             f"given {text!r}, wanted a metric, one of {', '.join(OPERATORS)} and a number, "
             "for example 'accuracy >= 0.95'",
         )
-    return Gate(metric=match[1], operator=match[2], threshold=threshold)
+    return Requirement(metric=match[1], operator=match[2], threshold=threshold)
 
 
-def check_gates(gates: Sequence[Gate], metric_names: Collection[str]) -> None:
-    """Check, before anything runs, that each gate is on a metric that will be computed.
+def check_requirements(requirements: Sequence[Requirement], metric_names: Collection[str]) -> None:
+    """Check, before anything runs, that each requirement is on a metric that will be computed.
 
     Parameters
     ----------
-    gates
+    requirements
         The requirements.
     metric_names
         The scalars there will be, as `scalar_names` gives them.
@@ -110,34 +110,46 @@ def check_gates(gates: Sequence[Gate], metric_names: Collection[str]) -> None:
     Raises
     ------
     ParameterError
-        For a gate on any other name.
+        For a requirement on any other name.
     """
-    for gate in gates:
-        if gate.metric not in metric_names:
+    for requirement in requirements:
+        if requirement.metric not in metric_names:
             there = ", ".join(metric_names) or "none"
             raise ParameterError(
                 "require",
-                f"{str(gate)!r} is on a metric that is not computed; computed are: {there}",
+                f"{str(requirement)!r} is on a metric that is not computed; computed are: {there}",
             )
 
 
-def evaluate_gates(gates: Sequence[Gate], scalars: Mapping[str, float]) -> tuple[GateResult, ...]:
+def evaluate_requirements(
+    requirements: Sequence[Requirement], scalars: Mapping[str, float]
+) -> tuple[RequirementResult, ...]:
     """Return whether each requirement is met, and by how much, in order.
 
     Raises
     ------
     ParameterError
-        For a gate on a metric that was not computed.
+        For a requirement on a metric that was not computed.
     """
-    check_gates(gates, scalars)
-    return tuple(_evaluate(gate, float(scalars[gate.metric])) for gate in gates)
+    check_requirements(requirements, scalars)
+    return tuple(
+        _evaluate(requirement, float(scalars[requirement.metric])) for requirement in requirements
+    )
 
 
-def _evaluate(gate: Gate, value: float) -> GateResult:
-    above = value - gate.threshold
-    margin = -abs(above) if gate.operator == "==" else above if ">" in gate.operator else -above
-    passed = OPERATORS[gate.operator](value, gate.threshold)
-    return GateResult(gate=gate, value=value, passed=passed, margin=margin + 0.0)
+def _evaluate(requirement: Requirement, value: float) -> RequirementResult:
+    above = value - requirement.threshold
+    margin = (
+        -abs(above)
+        if requirement.operator == "=="
+        else above
+        if ">" in requirement.operator
+        else -above
+    )
+    passed = OPERATORS[requirement.operator](value, requirement.threshold)
+    return RequirementResult(
+        requirement=requirement, value=value, passed=passed, margin=margin + 0.0
+    )
 
 
 def _number(text: str) -> float:

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes.errors import ParameterError
-from workflows.metrics._gates import OPERATORS, Gate, check_gates, evaluate_gates, parse_gate
+from workflows.metrics._requirements import (
+    OPERATORS,
+    Requirement,
+    check_requirements,
+    evaluate_requirements,
+    parse_requirement,
+)
 
 
 @given(
@@ -20,8 +26,8 @@ def test_a_requirement_is_read_with_any_spacing(
     operator: str, threshold: float, space: str
 ) -> None:
     text = f"{space}top_3_accuracy{space}{operator}{space}{threshold!r}{space}"
-    gate = Gate(metric="top_3_accuracy", operator=operator, threshold=threshold)
-    assert parse_gate(text) == gate
+    requirement = Requirement(metric="top_3_accuracy", operator=operator, threshold=threshold)
+    assert parse_requirement(text) == requirement
 
 
 @pytest.mark.parametrize(
@@ -33,7 +39,7 @@ def test_a_requirement_is_read_with_any_spacing(
 )
 def test_other_text_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ParameterError) as caught:
-        parse_gate(text)
+        parse_requirement(text)
     assert str(caught.value) == (
         f"require: given {text!r}, wanted a metric, one of >=, >, <=, <, == and a number, "
         "for example 'accuracy >= 0.95'"
@@ -56,8 +62,8 @@ def test_other_text_is_refused_with_an_example(text: str) -> None:
     ],
 )
 def test_a_result_says_by_how_much(text: str, value: float, passed: bool, sentence: str) -> None:
-    gate = parse_gate(text)
-    (result,) = evaluate_gates([gate], {gate.metric: value})
+    requirement = parse_requirement(text)
+    (result,) = evaluate_requirements([requirement], {requirement.metric: value})
     assert result.passed is passed
     assert str(result) == f"{text}: {sentence}"
     assert json.loads(json.dumps(result.to_json()))["text"] == str(result)
@@ -65,26 +71,26 @@ def test_a_result_says_by_how_much(text: str, value: float, passed: bool, senten
 
 @given(operator=st.sampled_from(list(OPERATORS)), threshold=st.floats(-1e9, 1e9))
 def test_nan_never_passes(operator: str, threshold: float) -> None:
-    gate = Gate(metric="mse", operator=operator, threshold=threshold)
-    assert not evaluate_gates([gate], {"mse": math.nan})[0].passed
+    requirement = Requirement(metric="mse", operator=operator, threshold=threshold)
+    assert not evaluate_requirements([requirement], {"mse": math.nan})[0].passed
 
 
 @given(value=st.floats(-9, 9), threshold=st.floats(-9, 9), operator=st.sampled_from([">=", "<="]))
 def test_the_margin_has_the_sign_of_the_outcome(
     value: float, threshold: float, operator: str
 ) -> None:
-    gate = Gate(metric="mse", operator=operator, threshold=threshold)
-    (result,) = evaluate_gates([gate], {"mse": value})
+    requirement = Requirement(metric="mse", operator=operator, threshold=threshold)
+    (result,) = evaluate_requirements([requirement], {"mse": value})
     assert result.passed is (result.margin >= 0)
 
 
 def test_a_requirement_on_a_metric_that_is_not_computed_is_refused() -> None:
-    gates = [parse_gate("accuracy >= 0.95")]
-    check_gates(gates, ("mse", "accuracy"))
+    requirements = [parse_requirement("accuracy >= 0.95")]
+    check_requirements(requirements, ("mse", "accuracy"))
     with pytest.raises(ParameterError) as caught:
-        check_gates(gates, ("mse", "mae"))
+        check_requirements(requirements, ("mse", "mae"))
     assert str(caught.value) == (
         "require: 'accuracy >= 0.95' is on a metric that is not computed; computed are: mse, mae"
     )
     with pytest.raises(ParameterError, match="computed are: none"):
-        evaluate_gates(gates, {})
+        evaluate_requirements(requirements, {})

@@ -28,7 +28,7 @@ _SECONDS = ("s", "sec", "second", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class WindowOptions:
     """How the series of a file are to be cut.
 
     Parameters
@@ -104,7 +104,7 @@ class Cut:
         return (len(windows), *dataset.shape[:-1], windows.window)
 
 
-def check_times(cut: Cut, datasets: Sequence[h5py.Dataset]) -> None:
+def check_times(cut: WindowOptions, datasets: Sequence[h5py.Dataset]) -> None:
     """Raise DataError where a window of one series of a file has another time than of another.
 
     Only what is known of the times is compared.

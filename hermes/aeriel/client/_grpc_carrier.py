@@ -12,16 +12,16 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2
 
+from hermes.aeriel.client._carriers import STEP_S, Call, Errors, check, timed_out
 from hermes.aeriel.client._forks import grpc_call
 from hermes.aeriel.client._messages import Answer, Message, decode_grpc, encode_grpc
-from hermes.aeriel.client._wires import STEP_S, Call, Errors, check, timed_out
 from hermes.errors import InferenceError
 
 _ANSWER = service_pb2.ModelInferResponse.FromString
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
-class GrpcWire:
+class GrpcCarrier:
     """Requests over a gRPC channel, of which it is known when the server has done with them.
 
     A call is carried by a thread until it is answered, which is what Python's gRPC is fastest at.
@@ -87,8 +87,8 @@ class GrpcWire:
 class GrpcCall:
     """One request over gRPC, which a thread carries."""
 
-    def __init__(self, wire: GrpcWire, timeout_s: float) -> None:
-        self._wire = wire
+    def __init__(self, carrier: GrpcCarrier, timeout_s: float) -> None:
+        self._carrier = carrier
         self._deadline = time.monotonic() + timeout_s
         self._timeout_s = timeout_s
         self._result: Any = None
@@ -103,16 +103,16 @@ class GrpcCall:
                 self._result = infer(encoded)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel is closed
             self._result = error.with_traceback(None)  # which has this frame, and would keep itself
-        self._wire.ended(self)
+        self._carrier.ended(self)
         self._ended.release()
 
     def answer(self) -> Answer:
         """Wait for the answer."""
         while not self._ended.acquire(timeout=self._step_s()):
-            check(self._wire, self._deadline, self._timeout_s)
+            check(self._carrier, self._deadline, self._timeout_s)
         self._ended.release()
         if isinstance(self._result, Exception):
-            raise _failure(self._wire, self._result, self._timeout_s) from self._result
+            raise _failure(self._carrier, self._result, self._timeout_s) from self._result
         return decode_grpc(self._result)
 
     def is_done(self) -> bool:
@@ -126,10 +126,10 @@ class GrpcCall:
         return max(0.0, min(STEP_S, self._deadline - time.monotonic()))
 
 
-def _failure(wire: GrpcWire, error: Exception, timeout_s: float) -> InferenceError:
+def _failure(carrier: GrpcCarrier, error: Exception, timeout_s: float) -> InferenceError:
     """Return what gRPC's error is called here."""
     if not isinstance(error, grpc.RpcError):
-        return wire.error("CANCELLED", str(error))
+        return carrier.error("CANCELLED", str(error))
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return timed_out(wire, timeout_s)
-    return wire.error(error.code().name, error.details() or "no details")
+        return timed_out(carrier, timeout_s)
+    return carrier.error(error.code().name, error.details() or "no details")

@@ -13,7 +13,7 @@ from hermes.errors import InferenceError, RequestTimeoutError
 # How long a wait may go on before it looks whether it has been called off.
 STEP_S = 0.2
 # How long the end of what was given up is looked for, before more is done about it.
-PATIENCE_S = 0.1
+CLOSE_WAIT_S = 0.1
 
 Errors = Callable[[str, str], InferenceError]
 
@@ -27,7 +27,7 @@ class Call(Protocol):
         Raises
         ------
         RequestError
-            The server refused or failed it, the connection broke, or the wire was closed.
+            The server refused or failed it, the connection broke, or the carrier was closed.
         RequestTimeoutError
             It was not there in time; it may still come.
         """
@@ -39,7 +39,7 @@ class Call(Protocol):
         """Give the answer up; the server still answers, and nobody hears it."""
 
 
-class Wire(Protocol):
+class Carrier(Protocol):
     """A connection that carries requests."""
 
     def encode(self, message: Message) -> Any:
@@ -69,17 +69,17 @@ def wait_until(is_true: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
-def check(wire: Closable, deadline: float, timeout_s: float) -> None:
+def check(carrier: Closable, deadline: float, timeout_s: float) -> None:
     """Raise the error of a wait that was called off, or that is over."""
-    if wire.closing.is_set():
-        raise wire.error("CANCELLED", "the client was closed")
+    if carrier.closing.is_set():
+        raise carrier.error("CANCELLED", "the client was closed")
     if time.monotonic() >= deadline:
-        raise timed_out(wire, timeout_s)
+        raise timed_out(carrier, timeout_s)
 
 
-def timed_out(wire: Closable, timeout_s: float) -> InferenceError:
+def timed_out(carrier: Closable, timeout_s: float) -> InferenceError:
     """Return the error of a wait that is over."""
-    error = wire.error("DEADLINE_EXCEEDED", "")
+    error = carrier.error("DEADLINE_EXCEEDED", "")
     if isinstance(error, RequestTimeoutError):
         error.timeout_s = timeout_s
     return error

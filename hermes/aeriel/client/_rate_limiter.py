@@ -8,7 +8,7 @@ import time
 from hermes.errors import ParameterError
 
 
-class Pace:
+class RateLimiter:
     """Lets callers, of any thread, pass at a limited rate; what was not used is not saved up.
 
     Parameters

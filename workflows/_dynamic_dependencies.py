@@ -14,7 +14,7 @@ from luigi.task_register import load_task
 logger = logging.getLogger(__name__)
 
 
-class Findings:
+class DynamicDependencies:
     """Which task found out that it needs which, for a driver and all its workers.
 
     A worker tells nobody but Luigi, and the next one is forked from the driver, not from it. So

@@ -11,34 +11,40 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from hermes.aeriel.client._carriers import Call
 from hermes.aeriel.client._connection import Connection, is_transient
 from hermes.aeriel.client._forks import Process, this_process
-from hermes.aeriel.client._pace import Pace
+from hermes.aeriel.client._rate_limiter import RateLimiter
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
 from hermes.aeriel.client._statistics import Recorder
-from hermes.aeriel.client._transports import NO_PARAMETERS, Outputs, Parameters, Parcel, Transport
-from hermes.aeriel.client._wires import Call
+from hermes.aeriel.client._transports import (
+    NO_PARAMETERS,
+    Outputs,
+    Parameters,
+    PreparedRequest,
+    Transport,
+)
 from hermes.errors import InferenceError, RequestTimeoutError
 
 
 @dataclass(eq=False)
-class Exchange:
+class PendingRequest:
     """A request, and the call that carries it; None when it was answered."""
 
-    parcel: Parcel
+    prepared: PreparedRequest
     started: float
     call: Call | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exchanges:
+class Dispatcher:
     """What one client needs to exchange requests for answers, in the process that opened it."""
 
     specification: ModelSpecification
     connection: Connection
     transport: Transport
     recorder: Recorder
-    pace: Pace
+    pace: RateLimiter
     timeout_s: float
     process: Process = field(default_factory=this_process)
 
@@ -60,7 +66,7 @@ class Exchanges:
         if self.connection.is_closing:
             raise self.connection.error("CANCELLED", "the client was closed")
 
-    def pack(self, arrays: Arrays, parameters: Parameters = NO_PARAMETERS) -> Parcel:
+    def pack(self, arrays: Arrays, parameters: Parameters = NO_PARAMETERS) -> PreparedRequest:
         """Return a request; the arrays may be changed afterwards.
 
         Raises
@@ -84,7 +90,7 @@ class Exchanges:
                 error.timeout_s = deadline_s
             raise
 
-    def start(self, parcel: Parcel, deadline: float = math.inf) -> Exchange:
+    def start(self, prepared: PreparedRequest, deadline: float = math.inf) -> PendingRequest:
         """Send a request.
 
         Raises
@@ -95,9 +101,9 @@ class Exchanges:
         self.pace.wait(deadline)
         self._check(deadline)
         started = self.recorder.start()
-        return Exchange(parcel, started, self._send(parcel, deadline))
+        return PendingRequest(prepared, started, self._send(prepared, deadline))
 
-    def finish(self, exchange: Exchange, deadline: float = math.inf) -> Outputs:
+    def finish(self, pending: PendingRequest, deadline: float = math.inf) -> Outputs:
         """Return the outputs of a request, which is sent again where that may help.
 
         They are good until the request is dropped.
@@ -109,38 +115,38 @@ class Exchanges:
         """
         self._check(deadline)
         try:
-            outputs = self._received(exchange)
+            outputs = self._received(pending)
         except InferenceError as error:
             if not is_transient(error):
                 self.recorder.failed()
                 raise
-            outputs = self._again(exchange, [error], deadline)
-        self._count(exchange, outputs)
+            outputs = self._again(pending, [error], deadline)
+        self._count(pending, outputs)
         return outputs
 
-    def finish_once(self, exchange: Exchange) -> Outputs:
+    def finish_once(self, pending: PendingRequest) -> Outputs:
         """Return the outputs of a request that is not to be sent again."""
-        outputs = self._received(exchange)
-        self._count(exchange, outputs)
+        outputs = self._received(pending)
+        self._count(pending, outputs)
         return outputs
 
-    def resend(self, exchange: Exchange, deadline: float) -> None:
+    def resend(self, pending: PendingRequest, deadline: float) -> None:
         """Send a request again that the server did not take."""
         self.recorder.retried()
-        exchange.call = self._send(exchange.parcel, deadline)
+        pending.call = self._send(pending.prepared, deadline)
 
-    def drop(self, exchange: Exchange) -> None:
+    def drop(self, pending: PendingRequest) -> None:
         """Let go of a request, and of its outputs."""
         if not self.is_inherited():
-            self.transport.drop(exchange.parcel, exchange.call)
+            self.transport.drop(pending.prepared, pending.call)
 
     def _check(self, deadline: float) -> None:
-        # The wire would not find out: it looks when it waits for long, and answers may come soon.
+        # The carrier looks only when it waits for long, and answers may come soon.
         if time.monotonic() >= deadline:
             raise self.connection.error("DEADLINE_EXCEEDED", "")
 
     def _again(
-        self, exchange: Exchange, failures: list[InferenceError], deadline: float
+        self, pending: PendingRequest, failures: list[InferenceError], deadline: float
     ) -> Outputs:
         """Send a request again that failed, as the one failure given says."""
 
@@ -149,8 +155,8 @@ class Exchanges:
                 # In no variable of this: its traceback will have this frame and all the callers',
                 # which would then stay, with regions in them, until garbage is collected.
                 raise failures.pop()
-            exchange.call = self._send(exchange.parcel, deadline)
-            return self._received(exchange)
+            pending.call = self._send(pending.prepared, deadline)
+            return self._received(pending)
 
         try:
             return self.connection.retrying(lambda _: self.recorder.retried(), deadline)(attempt)
@@ -158,19 +164,19 @@ class Exchanges:
             self.recorder.failed()
             raise
 
-    def _send(self, parcel: Parcel, deadline: float) -> Call:
+    def _send(self, prepared: PreparedRequest, deadline: float) -> Call:
         self.check_usable()
-        return self.transport.send(parcel, min(self.timeout_s, deadline - time.monotonic()))
+        return self.transport.send(prepared, min(self.timeout_s, deadline - time.monotonic()))
 
-    def _received(self, exchange: Exchange) -> Outputs:
-        assert exchange.call is not None  # noqa: S101 (for the type checker: it was sent)
-        outputs = self.transport.receive(exchange.parcel, exchange.call)
-        exchange.call = None
+    def _received(self, pending: PendingRequest) -> Outputs:
+        assert pending.call is not None  # noqa: S101 (for the type checker: it was sent)
+        outputs = self.transport.receive(pending.prepared, pending.call)
+        pending.call = None
         return outputs
 
-    def _count(self, exchange: Exchange, outputs: Outputs) -> None:
-        n_bytes = exchange.parcel.n_bytes + sum(array.nbytes for array in outputs.values())
-        self.recorder.answered(exchange.started, exchange.parcel.rows, n_bytes)
+    def _count(self, pending: PendingRequest, outputs: Outputs) -> None:
+        n_bytes = pending.prepared.n_bytes + sum(array.nbytes for array in outputs.values())
+        self.recorder.answered(pending.started, pending.prepared.rows, n_bytes)
 
 
 def owned(outputs: Outputs) -> Outputs:
