@@ -1,8 +1,9 @@
 """Luigi tasks for inference with Triton."""
 
 from workflows import _settings
+from workflows._endpoints import EndpointTarget
 from workflows.inference import InferenceTask
-from workflows.server import EndpointTarget, ExternalServer, TritonServerTask
+from workflows.server import ExternalServer, TritonServerTask
 
 __all__ = ["EndpointTarget", "ExternalServer", "InferenceTask", "TritonServerTask"]
 

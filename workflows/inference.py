@@ -22,9 +22,9 @@ from hermes.aeriel.files import (
     infer_file,
 )
 from hermes.errors import HermesError, ParameterError
+from workflows._endpoints import EndpointTarget
 from workflows._progress import Progress
 from workflows.parameters import option_parameters
-from workflows.server import EndpointTarget
 
 # How long one connection is tried before the server is looked for again.
 RECONNECT_S = 5.0

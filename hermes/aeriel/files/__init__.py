@@ -1,6 +1,7 @@
 """Stream HDF5 files through a model into HDF5 files."""
 
 from hermes.aeriel._options import InferenceOptions
+from hermes.aeriel.files._agreement import check_against_model, check_agreement
 from hermes.aeriel.files._flat import create_rows, flat_paths
 from hermes.aeriel.files._infer import (
     Request,
@@ -12,8 +13,6 @@ from hermes.aeriel.files._infer import (
 from hermes.aeriel.files._inputs import (
     DatasetFacts,
     InputFacts,
-    check_against_model,
-    check_agreement,
     find_files,
     inspect,
     open_input,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ModelSpecification
-from hermes.aeriel.files._inputs import InputFacts, check_against_model, inspect
+from hermes.aeriel.files._agreement import check_against_model
+from hermes.aeriel.files._inputs import InputFacts, inspect
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan

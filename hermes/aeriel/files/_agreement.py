@@ -1,0 +1,110 @@
+"""Whether input files agree with each other, and with a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hermes.aeriel.files._inputs import InputFacts, describe_dtype
+from hermes.aeriel.files._varying import describe_shape
+from hermes.errors import DataError, ParameterError
+
+
+def check_agreement(files: Sequence[InputFacts], *, with_rates: bool = True) -> None:
+    """Raise DataError where a file's datasets differ from the first file's.
+
+    Parameters
+    ----------
+    files
+        What `inspect` found: the shape and dtype of the rows, and the sample rate.
+    with_rates
+        Whether sample rates have to agree; not where another one was given.
+    """
+    first = files[0]
+    for other in files[1:]:
+        both = first.datasets.keys() & other.datasets.keys()  # an optional input may be missing
+        pairs = [(first.datasets[name], other.datasets[name]) for name in sorted(both)]
+        if first.target is not None and other.target is not None:
+            pairs.append((first.target, other.target))
+        for expected, given in pairs:
+            rate, wanted_rate = given.sample_rate or 0.0, expected.sample_rate or 0.0
+            if with_rates and rate and wanted_rate and not math.isclose(rate, wanted_rate):
+                problem = f"has a sample rate of {rate}, but {first.file} has {wanted_rate}"
+                advice = "resample the data, or give sample_rate where the files are wrong"
+                raise DataError(
+                    file=str(other.file), dataset=given.path, problem=f"{problem}; {advice}"
+                )
+            if given.units and expected.units and given.units != expected.units:
+                problem = f"has units {given.units!r}, but {first.file} has {expected.units!r}"
+                raise DataError(
+                    file=str(other.file),
+                    dataset=given.path,
+                    problem=f"{problem}; all inputs have to agree",
+                )
+            if (given.shape[1:], given.dtype) != (expected.shape[1:], expected.dtype):
+                wanted = f"rows of {describe_dtype(expected.dtype)} {expected.shape[1:]}"
+                problem = (
+                    f"has rows of {describe_dtype(given.dtype)} {given.shape[1:]}, "
+                    f"but {first.file} has {wanted}; all inputs have to agree"
+                )
+                raise DataError(file=str(other.file), dataset=given.path, problem=problem)
+
+
+def check_against_model(
+    facts: InputFacts,
+    inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    *,
+    cast: bool = False,
+) -> None:
+    """Raise DataError where a file's datasets do not fit the model's inputs.
+
+    Parameters
+    ----------
+    facts
+        The file.
+    inputs
+        The shape of a row (-1: any length) and the dtype of each model input.
+    cast
+        Whether numbers may be rounded to the floating-point dtype of an input as they are read.
+    """
+    for name in facts.datasets:
+        if name not in inputs:
+            problem = f"the model has no such input; it has {sorted(inputs)}"
+            raise ParameterError("input_map", f"{name!r}: {problem}")
+    for name, (shape, dtype) in inputs.items():
+        if name not in facts.datasets:
+            continue
+        dataset = facts.datasets[name]
+        row = dataset.shape[1:]
+        rows = f"{describe_dtype(dtype)} {describe_shape(shape)}"
+        wanted = f"the model's input {name!r} wants rows of {rows}"
+        given = f"has rows of {describe_dtype(dataset.dtype)} {row}"
+        problem = ""
+        if len(row) != len(shape):
+            problem = f"{given}, of rank {len(row)}; {wanted}, of rank {len(shape)}"
+        elif any(want not in (-1, have) for want, have in zip(shape, row, strict=True)):
+            problem = f"{given}; {wanted}"
+        elif not is_readable_as(dataset.dtype, dtype, cast=cast):
+            problem = f"{given}; {wanted}. Convert the dataset, or export the model for its dtype"
+            if is_readable_as(dataset.dtype, dtype, cast=True):
+                problem += f"; or give cast, to round it to {describe_dtype(dtype)} as it is read"
+        if problem:
+            raise DataError(file=str(facts.file), dataset=dataset.path, problem=problem)
+
+
+def is_readable_as(given: np.dtype[Any], wanted: np.dtype[Any], *, cast: bool) -> bool:
+    """Tell whether a dataset can be read as a dtype without losing anything.
+
+    With `cast`, a floating-point dtype may round it. Integers stay exact: what does not fit into a
+    smaller one would become another number.
+    """
+    if wanted == np.dtype(object):
+        # Bytes that are no text (images) are integers of varying length in HDF5.
+        is_bytes = h5py.check_vlen_dtype(given) == np.uint8
+        return is_bytes or h5py.check_string_dtype(given) is not None
+    may_round = cast and wanted.kind == "f"
+    return given.kind != "O" and np.can_cast(given, wanted, "same_kind" if may_round else "safe")
