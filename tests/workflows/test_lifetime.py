@@ -501,7 +501,8 @@ def test_a_scheduler_that_is_killed_ends_its_pipeline_within_luigis_own_retries(
     options += [f"--model-repository={bench.repository}", f"--scheduler-port={luigid.port}"]
     luigi = [sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"]
     driver = bench.start([*luigi, *options, '--input-map={"x": "x"}'])
-    bench.until(bench.endpoint)
+    # Before any file is under way: its worker would try to tell of its progress, and again.
+    bench.until(lambda: (state := bench.state()) is not None and state.owner())
     luigid.process.kill()
     assert driver.wait(60) == 40
     said = bench.log()
