@@ -262,6 +262,7 @@ def test_values_that_are_not_finite_are_counted_once(output: Path) -> None:
         ) as writer,
     ):
         rows(writer, ROWS)
+        writer.finish({})
 
 
 def test_rows_of_varying_length_come_in_order(output: Path) -> None:

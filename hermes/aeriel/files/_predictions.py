@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import time
@@ -139,15 +140,14 @@ class PredictionWriter:
             An output is of varying length, and rows before these are missing.
         OutputError
             They cannot be written: the disk is full, for one, or they are not like the rows
-            before: other outputs, dtypes or shapes.
+            before: other outputs, dtypes or shapes; or a value of these or earlier rows is not
+            finite and has to be.
         """
         self._check_layout(outputs, at)
         if at < self._resumed_at:
             return
         if self._varying and at != self.rows_done:
             raise ValueError(f"row {self.rows_done} comes next, not row {at}")
-        for name, array in outputs.items():
-            self._values.check(name, at, array)
         end = at + len(next(iter(outputs.values())))
         run = self._gathered[end] = self._gathered.pop(at, [])
         # Copied: the caller's arrays may be memory that is used again.
@@ -286,6 +286,8 @@ class PredictionWriter:
                     continue
                 parts = [outputs[name] for outputs in run]
                 array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                # Not before: to look at every answer of one row takes longer than to write it.
+                self._values.check(name, end - len(array), array)
                 dataset = dataset_name(name)
                 if dataset not in self._output.hdf5:
                     dtype = h5py.string_dtype("utf-8") if array.dtype.kind == "O" else array.dtype
@@ -293,6 +295,8 @@ class PredictionWriter:
                 self._output.write(dataset, end - len(array), array)
             if self._varying:
                 n_rows = sum(len(next(iter(outputs.values()))) for outputs in run)
+                for name, outputs in itertools.product(self._varying, run):
+                    self._values.check(name, end - n_rows, outputs[name])
                 self._flat.write(end - n_rows, run)
             # Only now: a checkpoint counts what is no longer waiting.
             del self._gathered[end]
