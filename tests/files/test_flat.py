@@ -255,14 +255,12 @@ def test_values_that_are_not_finite_are_counted_once(output: Path) -> None:
         writer.finish({})
     with h5py.File(output) as file:
         assert json.loads(file.attrs["not_finite_outputs"])["boxes"] == wanted
-    with (
-        pytest.raises(OutputError, match="not finite"),
-        PredictionWriter(
-            output, rows=ROWS, fingerprint="c", varying=VARYING, finite=True
-        ) as writer,
-    ):
+    with PredictionWriter(
+        output, rows=ROWS, fingerprint="c", varying=VARYING, finite=True
+    ) as writer:
         rows(writer, ROWS)
-        writer.finish({})
+        with pytest.raises(OutputError, match="not finite"):
+            writer.finish({})
 
 
 def test_rows_of_varying_length_come_in_order(output: Path) -> None:
