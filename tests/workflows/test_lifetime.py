@@ -234,7 +234,7 @@ class TestLoss:
     ) -> None:
         driver = bench.start(bench.command("Behind", workers(n_workers), scheduler=scheduler))
         bench.until(bench.endpoint)
-        bench.until_there("requirement-plain.started")
+        bench.until_there("gate-plain.started")
         bench.until_there("first.done")
         os.kill(bench.supervisor(), signal.SIGKILL)
         driver.wait(120)
@@ -304,10 +304,10 @@ class TestNeed:
         self, bench: Bench, scheduler: int | None, n_workers: int
     ) -> None:
         driver = bench.start(
-            bench.command("Plain", "--requirement-s=12", workers(n_workers), scheduler=scheduler)
+            bench.command("Plain", "--gate-s=12", workers(n_workers), scheduler=scheduler)
         )
-        bench.until_there("requirement-plain.started")
-        while not (bench.directory / "requirement-plain.done").exists():
+        bench.until_there("gate-plain.started")
+        while not (bench.directory / "gate-plain.done").exists():
             assert not bench.processes()
             time.sleep(0.2)
         driver.wait(60)
