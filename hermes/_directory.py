@@ -201,12 +201,16 @@ class ServerDirectory:
         return [*files, *self.sockets(), self.plan_file]
 
     def tidy(self) -> None:
-        """Remove the directory if nobody needs or has the server."""
+        """Remove the directory if nobody needs or has the server, and nothing of it is left.
+
+        Where its plan is there, something may be: a container, for one, outlives everybody.
+        """
         if not is_own(self.path):
             return
         with self.exclusive():
             owner = self._read_owner()
-            if (owner is None or owner.is_dead()) and not self.is_needed():
+            is_over = (owner is None or owner.is_dead()) and not self.plan_file.exists()
+            if is_over and not self.is_needed():
                 shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):  # others are in it
             self.path.parent.rmdir()

@@ -98,6 +98,13 @@ def test_the_log_of_a_server_that_failed_is_kept_for_a_week(directory: ServerDir
     assert set(old.parent.iterdir()) == {new, other}
 
 
+def test_what_may_have_left_more_is_not_just_removed(directory: ServerDirectory) -> None:
+    directory.set_owner(replace(ME, start_ticks=1))
+    directory.plan_file.write_text("{}")
+    directory.tidy()
+    assert directory.plan_file.exists()
+
+
 def test_what_lives_is_not_swept(directory: ServerDirectory) -> None:
     directory.set_owner(ME)
     sweep(directory.path.parent)

@@ -13,7 +13,7 @@ from typing import Any
 import luigi
 
 from hermes._processes import ProcessIdentity, stopped_forks
-from hermes.aeriel.supervise import Lease, ServerState, state_home
+from hermes.aeriel.supervise import Lease, ServerState, state_home, sweep
 from workflows._builds import driver_pid, is_driven_here, ping_once
 from workflows._dynamic_dependencies import DynamicDependencies
 from workflows._retries import is_tried_again
@@ -234,6 +234,7 @@ class Driver:
         for state in states:
             state.wake()
             state.tidy()
+        sweep(state_home())  # of servers whose supervisors were killed
 
     def _release_complete(self, state: ServerState) -> None:
         """Give back the leases of consumers that another driver has run meanwhile.
