@@ -18,6 +18,10 @@ class EndpointTarget(luigi.Target):
     `InferenceTask` takes any task whose output is one.
     """
 
+    def exists(self) -> bool:
+        """Tell whether the server can be used just now."""
+        return self.current() is not None
+
     @property
     def endpoint(self) -> Endpoint:
         """Where the server listens.
@@ -62,10 +66,6 @@ class ExternalEndpoint(EndpointTarget):
 
     def __str__(self) -> str:
         return f"the server at {self._server}"
-
-    def exists(self) -> bool:
-        """Tell whether something listens there."""
-        return self.current() is not None
 
     @property
     def endpoint(self) -> Endpoint:

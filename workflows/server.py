@@ -59,10 +59,6 @@ class SupervisedEndpoint(EndpointTarget):
     def __str__(self) -> str:
         return f"the endpoint of {self._server}"
 
-    def exists(self) -> bool:
-        """Tell whether the server is ready."""
-        return self.current() is not None
-
     @property
     def endpoint(self) -> Endpoint:
         """Where the server listens; a task that runs waits for one that is being started again.
