@@ -180,7 +180,7 @@ def end_leftovers(directory: ServerDirectory) -> None:
 def sweep(home: Path) -> None:
     """End what those left behind who were killed, in all directories of this user.
 
-    Called at every start of a server, and of a task of a pipeline. What another process cleans
+    Called at every start of a server, and where a pipeline begins. What another process cleans
     already is left to it. Logs of servers that failed go after a week.
     """
     for directory in ServerDirectory.all(home):

@@ -66,11 +66,16 @@ class Driver:
         self._dynamic_dependencies = DynamicDependencies()
         self._failures = DynamicDependencies()
         self._states: dict[str, ServerState] = {}
+        self._has_swept = False
         self._lock = threading.Lock()
         self._watch: threading.Thread | None = None
 
     def discover(self, task: luigi.Task, dependency: luigi.Task) -> None:
         """Note that a task that has yet to run needs another."""
+        if not self._has_swept:
+            # There may be no server to start, for which what others left would be cleaned up.
+            self._has_swept = True
+            sweep(state_home())
         self._dependents[dependency.task_id].add(task.task_id)
         if isinstance(dependency, Service):
             self._consumers[task.task_id] = task

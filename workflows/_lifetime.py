@@ -19,7 +19,6 @@ import luigi
 from luigi.configuration import get_config
 from luigi.worker import TaskProcess
 
-from hermes.aeriel.supervise import state_home, sweep
 from workflows._builds import driver_pid
 from workflows._driver import driver
 from workflows._dynamic_dependencies import Results
@@ -52,8 +51,6 @@ def begin(task: luigi.Task) -> None:
     parent = driver_pid()
     if parent != os.getpid():
         die_with(parent)
-    # There may be no server to start any more, for which what others left would be cleaned up.
-    sweep(state_home())
     driver().begin(task)
 
 
