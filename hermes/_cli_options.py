@@ -31,7 +31,7 @@ def with_inference_options(command: Callable[..., None]) -> Callable[..., None]:
         if each.name != "model_name"
     ]
     parameters = sorted((*own, *options), key=lambda each: each.default is not each.empty)
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command
 

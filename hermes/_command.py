@@ -22,8 +22,6 @@ def find_command(command: Sequence[str]) -> list[str]:
     ParameterError
         There is no such program.
     """
-    if not command:
-        raise ParameterError("command", "is missing; give it after --")
     program = shutil.which(command[0])
     if program is None:
         raise ParameterError("command", f"{command[0]!r} is not on the PATH, or cannot be run")
