@@ -10,6 +10,7 @@ import luigi
 
 from hermes._processes import ProcessIdentity
 from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.repository import read_model
 from hermes.aeriel.supervise import (
     Lease,
     ServerSpec,
@@ -24,7 +25,6 @@ from workflows._builds import once_per_build
 from workflows._driver import Service, driver
 from workflows._endpoints import EndpointTarget, ExternalEndpoint
 from workflows._lifetime import follow_luigi
-from workflows._repository import read_model
 from workflows.parameters import (
     AbsolutePath,
     Flag,

@@ -25,33 +25,34 @@ from hermes.aeriel.files import (
     plan,
     versions,
 )
-from hermes.aeriel.serve import GPURequest, gpu_warnings
-from hermes.errors import RequirementError
-from workflows._builds import once_per_build
-from workflows._merge import Part, merge
-from workflows._plain_errors import install_plain_errors
-from workflows._progress import Progress
-from workflows._repository import read_model
-from workflows._settings import apply_settings
-from workflows._validation import (
-    FilePredictions,
-    check_writable,
-    choose_metrics,
-    describe_inputs,
-    finite_warnings,
-    measure,
-    throughput,
-)
-from workflows.inference import InferenceParameters, InferenceTask
-from workflows.metrics import (
+from hermes.aeriel.metrics import (
     MetricsResult,
     Requirement,
     RequirementResult,
     check_target,
     evaluate_requirements,
 )
+from hermes.aeriel.report import build_report, summarise, write_report_html, write_report_json
+from hermes.aeriel.repository import read_model
+from hermes.aeriel.serve import GPURequest, gpu_warnings
+from hermes.aeriel.validation import (
+    FilePredictions,
+    Part,
+    check_writable,
+    choose_metrics,
+    describe_inputs,
+    finite_warnings,
+    measure,
+    merge,
+    throughput,
+)
+from hermes.errors import RequirementError
+from workflows._builds import once_per_build
+from workflows._plain_errors import install_plain_errors
+from workflows._progress import Progress
+from workflows._settings import apply_settings
+from workflows.inference import InferenceParameters, InferenceTask
 from workflows.parameters import AbsolutePath, Number, Text, TextList
-from workflows.report import build_report, summarise, write_report_html, write_report_json
 from workflows.server import ServerParameters, TritonServerTask
 
 # The one whose messages Luigi shows.

@@ -16,8 +16,8 @@ import pytest
 
 from hermes._files import Partial, write_whole
 from hermes.aeriel.files import OutputFile, PredictionWriter, VaryingOutput
+from hermes.aeriel.validation._merge import Part, merge
 from hermes.errors import OutputError
-from workflows._merge import Part, merge
 
 REPOSITORY = Path(__file__).parents[2]
 PRELUDE = "from tests.files.test_writing import *\n"

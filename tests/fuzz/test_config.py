@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hermes.aeriel.repository import read_model
 from tests.fuzz import RUNS, mutated_bytes, outcome
-from workflows._repository import read_model
 
 STEP = """
 backend: "python"

@@ -9,10 +9,10 @@ import luigi
 import pytest
 
 from hermes.aeriel.client import Windows
+from hermes.aeriel.metrics._metrics import parse_metrics
+from hermes.aeriel.metrics._requirements import parse_requirement
 from tests.fuzz import RUNS, mutated_bytes, outcome
 from workflows.inference import InferenceParameters
-from workflows.metrics._metrics import parse_metrics
-from workflows.metrics._requirements import parse_requirement
 from workflows.server import ServerParameters
 from workflows.validate import ValidationParameters
 

@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from hermes.aeriel.validation import _merge
+from hermes.aeriel.validation._merge import Part, merge
 from hermes.errors import DataError
-from workflows import _merge
-from workflows._merge import Part, merge
 
 
 def make_part(directory: Path, name: str, rows: np.ndarray, **extra: object) -> Part:

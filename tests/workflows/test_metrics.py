@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes.errors import DataError, ParameterError
-from workflows.metrics._metrics import (
+from hermes.aeriel.metrics._metrics import (
     METRICS,
     MetricsResult,
     compute_metrics,
     parse_metrics,
     scalar_names,
 )
-from workflows.metrics._ranking import MAX_CURVE_POINTS
+from hermes.aeriel.metrics._ranking import MAX_CURVE_POINTS
+from hermes.errors import DataError, ParameterError
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -308,7 +308,7 @@ def test_roc_curves_are_thinned_and_keep_their_ends_and_area() -> None:
 def test_classes_are_ranked_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = class_data(50, 25)
     whole = compute_metrics(["roc_auc", "average_precision"], logits, labels)
-    monkeypatch.setattr("workflows.metrics._ranking.SCORES_AT_ONCE", 350)
+    monkeypatch.setattr("hermes.aeriel.metrics._ranking.SCORES_AT_ONCE", 350)
     assert compute_metrics(["roc_auc", "average_precision"], logits, labels) == whole
     assert len(whole.curves["roc"]) == 20
     assert whole.notes[-1] == "ROC curves are given for the first 20 of 25 classes."

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from hermes.aeriel.monitor import COLUMNS
-from workflows.report._monitor_plot import MAX_MODELS, MAX_POINTS, summarise
-from workflows.report._page import render_report
-from workflows.report._report import build_report
+from hermes.aeriel.report._monitor_plot import MAX_MODELS, MAX_POINTS, summarise
+from hermes.aeriel.report._page import render_report
+from hermes.aeriel.report._report import build_report
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

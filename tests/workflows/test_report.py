@@ -13,15 +13,15 @@ import h5py
 import numpy as np
 import pytest
 
+from hermes.aeriel.metrics._metrics import MetricsResult, compute_metrics
+from hermes.aeriel.metrics._requirements import evaluate_requirements, parse_requirement
+from hermes.aeriel.report._page import render_report
+from hermes.aeriel.report._plots import MINUS, SERIES
+from hermes.aeriel.report._report import build_report, write_report_html, write_report_json
 from hermes.aeriel.serve._nvml import why_no_gpu
+from hermes.aeriel.validation._validation import FilePredictions, describe_inputs, finite_warnings
 from hermes.errors import MissingExtraError, OutputError
 from tests.workflows.conftest import Luigi
-from workflows._validation import FilePredictions, describe_inputs, finite_warnings
-from workflows.metrics._metrics import MetricsResult, compute_metrics
-from workflows.metrics._requirements import evaluate_requirements, parse_requirement
-from workflows.report._page import render_report
-from workflows.report._plots import MINUS, SERIES
-from workflows.report._report import build_report, write_report_html, write_report_json
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hermes.aeriel.files import RowPlan
+from hermes.aeriel.repository import read_model
 from hermes.errors import ModelLoadError, ModelNotFoundError
-from workflows._repository import read_model
 
 ENSEMBLE = """
 platform: "ensemble"

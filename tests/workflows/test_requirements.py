@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.errors import ParameterError
-from workflows.metrics._requirements import (
+from hermes.aeriel.metrics._requirements import (
     OPERATORS,
     Requirement,
     check_requirements,
     evaluate_requirements,
     parse_requirement,
 )
+from hermes.errors import ParameterError
 
 
 @given(

@@ -11,8 +11,8 @@ import pytest
 
 from hermes.aeriel.client import ModelSpecification, TensorSpecification
 from hermes.aeriel.files import DatasetFacts, InputFacts
+from hermes.aeriel.metrics._target import check_target
 from hermes.errors import DataError, HermesError, ParameterError
-from workflows.metrics._target import check_target
 
 from .conftest import Luigi
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workflows.report import _monitor_plot
-from workflows.report._words import number
+from hermes.aeriel.report import _monitor_plot
+from hermes.aeriel.report._words import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

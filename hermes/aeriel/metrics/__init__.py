@@ -1,7 +1,7 @@
 """Metrics of predictions against targets, and requirements on them."""
 
-from workflows.metrics._classes import has_labels
-from workflows.metrics._metrics import (
+from hermes.aeriel.metrics._classes import has_labels
+from hermes.aeriel.metrics._metrics import (
     METRICS,
     MetricsResult,
     check_extra,
@@ -9,16 +9,16 @@ from workflows.metrics._metrics import (
     parse_metrics,
     scalar_names,
 )
-from workflows.metrics._pairs import Pair
-from workflows.metrics._requirements import (
+from hermes.aeriel.metrics._pairs import Pair
+from hermes.aeriel.metrics._requirements import (
     Requirement,
     RequirementResult,
     check_requirements,
     evaluate_requirements,
     parse_requirement,
 )
-from workflows.metrics._scores import check_scores
-from workflows.metrics._target import check_target, choose_output, varies
+from hermes.aeriel.metrics._scores import check_scores
+from hermes.aeriel.metrics._target import check_target, choose_output, varies
 
 __all__ = [
     "METRICS",

@@ -16,9 +16,7 @@ import numpy as np
 from hermes.aeriel import files
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files import DatasetFacts
-from hermes.errors import OutputError, ParameterError
-from workflows._merge import INDEX, TARGET
-from workflows.metrics import (
+from hermes.aeriel.metrics import (
     METRICS,
     MetricsResult,
     Pair,
@@ -33,8 +31,10 @@ from workflows.metrics import (
     scalar_names,
     varies,
 )
-from workflows.metrics import check_extra as check_metrics_extra
-from workflows.report import check_extra as check_report_extra
+from hermes.aeriel.metrics import check_extra as check_metrics_extra
+from hermes.aeriel.report import check_extra as check_report_extra
+from hermes.aeriel.validation._merge import INDEX, TARGET
+from hermes.errors import OutputError, ParameterError
 
 
 @dataclass(frozen=True, kw_only=True)

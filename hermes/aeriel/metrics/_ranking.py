@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermes.aeriel.metrics._classes import Classes, columns_of, labels_of, softmax
+from hermes.aeriel.metrics._pairs import Floats, Integers, Pair
+from hermes.aeriel.metrics._scores import Form
 from hermes.errors import MissingExtraError
-from workflows.metrics._classes import Classes, columns_of, labels_of, softmax
-from workflows.metrics._pairs import Floats, Integers, Pair
-from workflows.metrics._scores import Form
 
 SCORES_AT_ONCE = 1 << 25
 MAX_CURVE_POINTS = 500

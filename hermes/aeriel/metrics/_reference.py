@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workflows.metrics._pairs import Metric, Pair, difference
+from hermes.aeriel.metrics._pairs import Metric, Pair, difference
 
 
 @dataclass(kw_only=True)

@@ -9,19 +9,19 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from hermes.errors import ParameterError
-from workflows.metrics import _classification, _reference, _regression
-from workflows.metrics._classification import (
+from hermes.aeriel.metrics import _classification, _reference, _regression
+from hermes.aeriel.metrics._classification import (
     TOP_K_NAME,
     ClassTotals,
     gather_classes,
     top_k_accuracy,
 )
-from workflows.metrics._pairs import Kind, Metric, Pair, Rows
-from workflows.metrics._ranking import sklearn_metrics
-from workflows.metrics._reference import ReferenceTotals, gather_reference
-from workflows.metrics._regression import RegressionTotals, gather_residuals
-from workflows.metrics._scores import check_scores
+from hermes.aeriel.metrics._pairs import Kind, Metric, Pair, Rows
+from hermes.aeriel.metrics._ranking import sklearn_metrics
+from hermes.aeriel.metrics._reference import ReferenceTotals, gather_reference
+from hermes.aeriel.metrics._regression import RegressionTotals, gather_residuals
+from hermes.aeriel.metrics._scores import check_scores
+from hermes.errors import ParameterError
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {

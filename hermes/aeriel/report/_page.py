@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from hermes.aeriel.report._plots import MAX_TABLE_CLASSES, draw_plots
+from hermes.aeriel.report._words import NOTHING, duration, fixed, is_set, label, number, text
 from hermes.errors import MissingExtraError
-from workflows.report._plots import MAX_TABLE_CLASSES, draw_plots
-from workflows.report._words import NOTHING, duration, fixed, is_set, label, number, text
 
 TEMPLATES = Path(__file__).parent / "templates"
 

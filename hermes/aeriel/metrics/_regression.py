@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workflows.metrics._pairs import N_BINS, Floats, Integers, Metric, Pair, Rows, difference
+from hermes.aeriel.metrics._pairs import N_BINS, Floats, Integers, Metric, Pair, Rows, difference
 
 # Sums of squares of larger numbers are not finite, and tell nothing.
 LARGEST = 1e140

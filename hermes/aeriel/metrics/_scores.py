@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from hermes.aeriel.metrics._pairs import Pair
 from hermes.errors import ParameterError
-from workflows.metrics._pairs import Pair
 
 Form: TypeAlias = Literal["labels", "probabilities", "logits"]
 Scores: TypeAlias = Literal["auto", "probabilities", "logits"]

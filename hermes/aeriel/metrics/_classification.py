@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermes.aeriel.metrics._classes import Classes, columns_of, labels_of, scan_classes, softmax
+from hermes.aeriel.metrics._pairs import N_BINS, Integers, Metric, Needs, Pair
+from hermes.aeriel.metrics._ranking import Rankings, gather_rankings
+from hermes.aeriel.metrics._scores import Scores, precision
 from hermes.errors import ParameterError
-from workflows.metrics._classes import Classes, columns_of, labels_of, scan_classes, softmax
-from workflows.metrics._pairs import N_BINS, Integers, Metric, Needs, Pair
-from workflows.metrics._ranking import Rankings, gather_rankings
-from workflows.metrics._scores import Scores, precision
 
 MAX_CONFUSION_CLASSES = 1000
 TOP_K_NAME = re.compile(r"top_([1-9][0-9]*)_accuracy")

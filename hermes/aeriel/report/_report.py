@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from hermes._files import write_whole
-from workflows.metrics import MetricsResult, RequirementResult
-from workflows.report._page import render_report
+from hermes.aeriel.metrics import MetricsResult, RequirementResult
+from hermes.aeriel.report._page import render_report
 
 SCHEMA = 1
 
@@ -64,7 +64,7 @@ def build_report(
         ``p50``, ``p90``, ``p99``), ``retries``, ``failures``; and ``files``, with ``file``,
         ``rows`` and any of these keys for each file.
     monitor
-        What `workflows.report._monitor_plot.summarise` gave.
+        What `hermes.aeriel.report._monitor_plot.summarise` gave.
     parameters, versions
         What was asked for, and what it ran on, by name.
     outputs

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.files import DatasetFacts, InputFacts, RowPlan
+from hermes.aeriel.metrics._metrics import METRICS
 from hermes.errors import DataError, ParameterError
-from workflows.metrics._metrics import METRICS
 
 Shape = tuple[int, ...]
 

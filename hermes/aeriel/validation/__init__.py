@@ -1,0 +1,26 @@
+"""Files of predictions as one file, and what a validation finds in them."""
+
+from hermes.aeriel.validation._merge import INDEX, TARGET, Part, merge
+from hermes.aeriel.validation._validation import (
+    FilePredictions,
+    check_writable,
+    choose_metrics,
+    describe_inputs,
+    finite_warnings,
+    measure,
+    throughput,
+)
+
+__all__ = [
+    "INDEX",
+    "TARGET",
+    "FilePredictions",
+    "Part",
+    "check_writable",
+    "choose_metrics",
+    "describe_inputs",
+    "finite_warnings",
+    "measure",
+    "merge",
+    "throughput",
+]
