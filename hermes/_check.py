@@ -19,6 +19,7 @@ from hermes.aeriel.serve._gpus import job_gpus, order_doubt, undivided, unusable
 from hermes.aeriel.serve._leases import gpu_holders
 from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.aeriel.serve._ports import check_free
+from hermes.aeriel.serve.runtimes import container_commands
 from hermes.errors import HermesError, PortInUseError, ProcError
 from hermes.runtime import find_triton
 from hermes.runtime._layout import HOME_VARIABLE, triton_home
@@ -126,8 +127,8 @@ def _processes() -> Fact:
 
 
 def _runtimes() -> Iterator[Fact]:
-    found = [(name, path) for name in ("singularity", "apptainer") if (path := shutil.which(name))]
-    for name, path in found:
+    found = container_commands()
+    for name, path in found.items():
         yield Fact(subject=name, text=f"{_first_line(path, '--version')}, {path}")
     if not found:
         text = "neither singularity nor apptainer; needed to serve from an image (--image)"

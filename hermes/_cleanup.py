@@ -9,24 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hermes._directory import ServerDirectory, facts_of, old_logs, write_state
-from hermes._processes import (
-    is_stub,
-    is_tritonserver,
-    marked_processes,
-    send,
-    server_processes,
-)
+from hermes._processes import is_stub, is_tritonserver, send, server_processes
 from hermes._shared_memory import server_regions, sweep_regions
 from hermes.errors import LockTimeoutError, ServerStopError
 
@@ -35,46 +28,28 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.05
 KILL_TIMEOUT_S = 10.0
 SETTLE_S = 1.0
-MARK = "HERMES_SERVER_ID"
 LOG_DAYS = 7.0
-RUNTIME_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
-STOP_GRACE_S = 5
-LOST_S = 5.0
-QUIET_S = 0.3
-# A start goes through several programs; on a busy host there is nothing to see for some time.
-QUIET_START_S = 3.0
-# What decides where a container runtime keeps its list of instances.
-_REGISTRY_VARIABLES = ("HOME", "PATH", "APPTAINER_CONFIGDIR", "SINGULARITY_CONFIGDIR")
+CONTAINER_TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """The container instance that a server runs in.
+    """The container that a server runs in, and the command that ends it.
 
     Parameters
     ----------
-    runtime
-        The path of the ``singularity`` or ``apptainer`` command.
     name
-        The instance's name.
-    pid
-        Its first process, where it is known.
-    is_starting
-        Whether it was being started when this was written: it may come up later.
+        The container's name, for messages.
+    stop
+        A command that ends the container, or the start of one. Its exit code is 0 when nothing of
+        the container is left, also where there was none.
     environ
-        The variables that decide where the runtime looks for it.
+        Variables that the command needs, on top of those of the process that runs it.
     """
 
-    runtime: str
     name: str
-    pid: int | None = None
-    is_starting: bool = False
-    environ: Mapping[str, str] = field(
-        default_factory=lambda: {
-            name: os.environ[name] for name in _REGISTRY_VARIABLES if name in os.environ
-        }
-    )
+    stop: tuple[str, ...]
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +61,7 @@ class Plan:
     grace_s
         Seconds that the server may take to finish its requests.
     container
-        The container instance that it runs in, if any.
+        The container that it runs in, if any.
     endpoint_file
         A file outside of the directory that its endpoint is written to, if any.
     gpu_notes
@@ -111,8 +86,8 @@ class Plan:
         facts: dict[str, Any] | None = facts_of(directory.plan_file)
         if facts is None:
             return cls()
-        if facts["container"] is not None:
-            facts["container"] = Container(**facts["container"])
+        if (container := facts["container"]) is not None:
+            facts["container"] = Container(**{**container, "stop": tuple(container["stop"])})
         return cls(**facts)
 
 
@@ -154,7 +129,7 @@ def end_all(
     end_politely(server_id, plan.grace_s if grace_s is None else grace_s, reap)
     kill(server_id, settle_s, reap)
     if plan.container is not None:
-        remaining += stop_container(plan.container, server_id)
+        remaining += stop_container(plan.container)
     remaining += [f"process {pid}" for pid in sorted(kill(server_id, settle_s, reap))]
     if remaining:
         # Its regions may be in use, and the next one who looks has to find the plan.
@@ -237,92 +212,29 @@ def kill(server_id: str, settle_s: float, reap: Callable[[], object] = lambda: N
         time.sleep(POLL_S)
 
 
-def stop_container(container: Container, server_id: str) -> list[str]:
-    """Stop a server's container instance, or the start of one; return what is left of it.
-
-    A name does not say whose instance it is. Apptainer 1.4 checks a name and takes it in two
-    steps, so that two may start at once. So the first process of every instance, and whatever
-    starts it, carries the id of the server that it is for in its environment.
-    """
-    started_at = time.monotonic()
-    # A look may miss a process: for a moment, one that becomes another program has no environment.
-    seen_at: float | None = None
-    quiet_s = QUIET_START_S if container.is_starting else QUIET_S
-    while time.monotonic() < started_at + STOP_TIMEOUT_S:
-        marked = marked_processes(f"{MARK}={server_id}")
-        listed = _listed(container)
-        if listed is not None and listed in {container.pid, *marked}:
-            _run(container, "instance", "stop", "--timeout", str(STOP_GRACE_S), container.name)
-        elif not marked and seen_at is not None and time.monotonic() - seen_at > quiet_s:
-            if listed is None:
-                _remove_empty_logs(container)
-            return []
-        elif marked:
-            # It is being started, maybe downloaded: the command can be stopped, and what it
-            # has started by then ends, or shows up in the list. But for one whose place there
-            # another one took: Apptainer can be made to start two of one name at once.
-            is_lost = listed is not None or time.monotonic() > started_at + LOST_S
-            for pid in marked:
-                _end_start(pid, signal.SIGKILL if is_lost else signal.SIGTERM)
-        if marked or seen_at is None:
-            seen_at = time.monotonic()
-        time.sleep(POLL_S)
-    return [f"container instance {container.name}"]
-
-
-def _listed(container: Container) -> int | None:
-    """Return the first process of the running instance of this name, if there is one."""
-    output = _run(container, "instance", "list", "--json", container.name)
-    with suppress(ValueError, KeyError, TypeError, IndexError):
-        for instance in json.loads(output)["instances"]:
-            if instance["instance"] == container.name:
-                return int(instance["pid"])
-    return None
-
-
-def _run(container: Container, *arguments: str) -> str:
-    # Not by spython: the watcher has nothing but the standard library.
+def stop_container(container: Container) -> list[str]:
+    """Stop the container of a server; return what is left of it, in words."""
     try:
         done = subprocess.run(
-            [container.runtime, *arguments],
+            container.stop,
             env={**os.environ, **container.environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=RUNTIME_TIMEOUT_S,
+            timeout=CONTAINER_TIMEOUT_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        logger.warning("%s: %s", container.runtime, error)
-        return ""
-    return done.stdout
-
-
-def _end_start(pid: int, signal_number: signal.Signals) -> None:
-    """Send SIGTERM to a process if it is an ``instance start``, SIGKILL whatever it is."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:  # it has ended by itself
-        return
-    if signal_number == signal.SIGKILL or (b"instance" in command and b"start" in command):
-        send(signal_number, [pid])
-
-
-def _remove_empty_logs(container: Container) -> None:
-    """Remove the runtime's logs of an instance, which are empty: the server has its own.
-
-    The runtime tells where they are of an instance that runs only, but makes them before that.
-    """
-    environ = {**os.environ, **container.environ}
-    for runtime in ("apptainer", "singularity"):
-        named = environ.get(f"{runtime.upper()}_CONFIGDIR")
-        home = Path(named) if named else Path(environ.get("HOME") or "/") / f".{runtime}"
-        logs = home / "instances" / "logs" / socket.gethostname()
-        for log in [*logs.glob(f"*/{container.name}.err"), *logs.glob(f"*/{container.name}.out")]:
-            with suppress(OSError):  # somebody else stops it too
-                if log.stat().st_size == 0:
-                    log.unlink()
+        problem = str(error)
+    else:
+        if done.returncode == 0:
+            return []
+        problem = done.stderr.strip() or f"exit code {done.returncode}"
+    logger.warning(
+        "container %s: %s failed: %s", container.name, shlex.join(container.stop), problem
+    )
+    return [f"container {container.name}"]
 
 
 def _remove_endpoint(file: Path, server_id: str) -> None:

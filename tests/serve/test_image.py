@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.aeriel.serve._image import DEFAULT_IMAGE_PATH, check_image, find_image
+from hermes.aeriel.serve.runtimes._image import DEFAULT_IMAGE_PATH, check_image, find_image
 from hermes.errors import ImageError
 
 

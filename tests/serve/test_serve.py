@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -19,15 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient
 
 from hermes._cleanup import end_leftovers
 from hermes._directory import ServerDirectory, state_home
 from hermes._processes import ProcessIdentity, is_stub, server_processes
-from hermes.aeriel.serve import Endpoint, LocalInstance, Ports, TritonInstance, serve
+from hermes.aeriel.serve import Endpoint, Ports, TritonInstance, serve
 from hermes.errors import (
     ParameterError,
     PortInUseError,
@@ -50,6 +48,7 @@ from tests.helpers import (
     write_model,
     write_program,
 )
+from tests.serve.runtimes import doubled
 
 pytestmark = pytest.mark.usefixtures("triton_home")
 
@@ -71,23 +70,8 @@ def loading(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(triton_home: Path, doubler: Path) -> Iterator[TritonInstance]:
     """A server with a model, whose repository has quotes, blanks and a newline in its path."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "2,4,6,7")
-        patch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
-        environment = {"GREETING": "$(id), \"a\" 'b' `c`\nd\\"}
-        with serve(doubler, gpus=[0, 3], environment=environment, ports="auto") as instance:
-            instance.wait(60)
-            yield instance
-
-
-def doubled(instance: TritonInstance) -> list[float]:
-    """Return the server's answer to [1, 2]."""
-    x = InferInput("x", [1, 2], "FP32")
-    x.set_data_from_numpy(np.array([[1, 2]], dtype=np.float32))
-    client: Any
-    with InferenceServerClient(instance.endpoint.grpc) as client:
-        answer: list[float] = client.infer("double", [x]).as_numpy("y")[0].tolist()
-    return answer
+    with serve(doubler, ports="auto", wait=True) as instance:
+        yield instance
 
 
 def listening_addresses(pid: int) -> set[str]:
@@ -120,36 +104,8 @@ def refused(repository: str | Path, **options: Any) -> None:
 class TestServed:
     """One server, and what is true of it while it runs."""
 
-    def test_it_answers_whatever_its_path(self, served: TritonInstance) -> None:
-        assert doubled(served) == [2, 4]
-
-    def test_it_is_a_local_instance_that_says_how_it_is(self, served: TritonInstance) -> None:
-        assert isinstance(served, LocalInstance)
-        assert served.is_alive()
-        assert served.is_ready()
-        assert served.exit_code is None
-        assert (
-            repr(served) == f"<LocalInstance {served.server_id} at {served.endpoint.grpc}, started>"
-        )
-
-    def test_gpus_reach_the_server_process_whatever_the_caller_sees(
-        self, served: TritonInstance
-    ) -> None:
-        environment = server_environment(served.server_id)
-        assert environment["CUDA_VISIBLE_DEVICES"] == "0,3"
-        assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-
-    def test_variables_reach_the_server_process_as_they_were_given(
-        self, served: TritonInstance
-    ) -> None:
-        assert server_environment(served.server_id)["GREETING"] == "$(id), \"a\" 'b' `c`\nd\\"
-
     def test_it_listens_on_the_loopback_address_only(self, served: TritonInstance) -> None:
         assert listening_addresses(server_pid(served.server_id)) == {"127.0.0.1"}
-
-    def test_its_log_is_readable_by_its_owner_only(self, served: TritonInstance) -> None:
-        assert stat.S_IMODE(served.log_file.stat().st_mode) == 0o600
-        assert "Started GRPCInferenceService" in served.log_file.read_text()
 
     @pytest.mark.parametrize("service", ["grpc", "http", "metrics"])
     def test_its_ports_are_taken_for_another_one_at_once(

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,16 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient, InferInput
 
-from hermes._cleanup import Container, stop_container
+from hermes._cleanup import stop_container
 from hermes._directory import ServerDirectory, new_server_id, state_home
-from hermes._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve import SingularityInstance, serve
-from hermes.aeriel.serve._container import start_error, start_instance
-from hermes.aeriel.serve._singularity import exec_environment, start_options
+from hermes.aeriel.serve.runtimes._singularity import exec_environment, start_options
+from hermes.aeriel.serve.runtimes._singularity_stop import container
+from hermes.aeriel.serve.runtimes._spython import start_error, start_instance
 from hermes.errors import (
     ImageError,
     InstanceExistsError,
@@ -35,56 +30,9 @@ from hermes.errors import (
     SingularityNotFoundError,
     TritonNotFoundError,
 )
-
-LOGS = Path.home() / ".apptainer" / "instances" / "logs"
-
-
-def instances() -> dict[str, int]:
-    """Return the running instances of this user: name and process id."""
-    command = ["apptainer", "instance", "list", "--json"]
-    listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    return {each["instance"]: each["pid"] for each in listed["instances"]}
-
-
-def remains(server_id: str) -> list[object]:
-    """Return whatever is there of a server and its container."""
-    return [
-        *server_processes(server_id),
-        *Path("/dev/shm").glob(f"{server_id}*"),
-        *(name for name in instances() if name == server_id),
-        *LOGS.rglob(f"{server_id}.*"),
-        *processes_with_environment(f"HERMES_SERVER_ID={server_id}"),
-    ]
-
-
-def processes_with_environment(text: str) -> list[int]:
-    found = []
-    for file in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            environment = file.read_bytes()
-        except OSError:
-            continue
-        if text.encode() in environment:
-            found.append(int(file.parent.name))
-    return found
-
-
-def server_environment(server_id: str) -> dict[str, str]:
-    """Return the environment of the tritonserver process itself."""
-    processes = server_processes(server_id).items()
-    [server] = [pid for pid, command in processes if is_tritonserver(command)]
-    pairs = Path(f"/proc/{server}/environ").read_bytes().decode().split("\0")
-    return dict(pair.split("=", 1) for pair in pairs if pair)
-
-
-def doubled(instance: Any) -> list[float]:
-    """Return the server's answer to [1, 2]."""
-    x = InferInput("x", [1, 2], "FP32")
-    x.set_data_from_numpy(np.array([[1, 2]], dtype=np.float32))
-    client: Any
-    with InferenceServerClient(instance.endpoint.grpc) as client:
-        answer: list[float] = client.infer("double", [x]).as_numpy("y")[0].tolist()
-    return answer
+from tests.helpers import server_environment
+from tests.serve.instances import instances, remains
+from tests.serve.runtimes import doubled
 
 
 def unique_name() -> str:
@@ -165,19 +113,8 @@ def refused(repository: Path, image: str | Path, **options: Any) -> None:
 @pytest.fixture(scope="class")
 def served(triton_image: Path, doubler: Path) -> Iterator[SingularityInstance]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "2,4,6,7")
-        patch.setenv("APPTAINERENV_CUDA_VISIBLE_DEVICES", "5")
         patch.setenv("PYTHONPATH", "/host")
-        patch.chdir("/")
-        environment = {"GREETING": "$(id), \"a\" 'b' `c`\nd\\"}
-        with serve(
-            doubler,
-            triton_image,
-            gpus=[0, 3],
-            environment=environment,
-            ports="auto",
-            wait=True,
-        ) as instance:
+        with serve(doubler, triton_image, ports="auto", wait=True) as instance:
             assert isinstance(instance, SingularityInstance)
             yield instance
 
@@ -186,18 +123,8 @@ def served(triton_image: Path, doubler: Path) -> Iterator[SingularityInstance]:
 class TestServer:
     """One server in a container, and what is true of it while it runs."""
 
-    def test_it_answers(self, served: SingularityInstance) -> None:
-        assert doubled(served) == [2, 4]
-
-    def test_the_gpus_reach_the_server_process(self, served: SingularityInstance) -> None:
-        environment = server_environment(served.server_id)
-        assert environment["CUDA_VISIBLE_DEVICES"] == "0,3"
-        assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-
-    def test_variables_arrive_as_they_were_given(self, served: SingularityInstance) -> None:
-        environment = server_environment(served.server_id)
-        assert environment["GREETING"] == "$(id), \"a\" 'b' `c`\nd\\"
-        assert "PYTHONPATH" not in environment
+    def test_paths_of_the_host_stay_out(self, served: SingularityInstance) -> None:
+        assert "PYTHONPATH" not in server_environment(served.server_id)
 
     def test_the_repository_cannot_be_written_from_inside(
         self, served: SingularityInstance, doubler: Path
@@ -221,51 +148,9 @@ class TestServer:
     ) -> None:
         with pytest.raises(InstanceExistsError, match=served.name):
             start_instance(apptainer, served.image, served.name, "hermes-somebody-else", [])
-        stop_container(Container(runtime=apptainer, name=served.name), "hermes-somebody-else")
+        stop_container(container(apptainer, served.name, "hermes-somebody-else"))
         assert served.name in instances()
         assert doubled(served) == [2, 4]
-
-    def test_another_one_runs_beside_it(
-        self, served: SingularityInstance, triton_image: Path, doubler: Path
-    ) -> None:
-        with serve(doubler, triton_image, ports="auto", wait=True) as second:
-            assert second.endpoint != served.endpoint
-            assert doubled(second) == doubled(served) == [2, 4]
-        assert doubled(served) == [2, 4]
-
-
-@pytest.mark.container
-def test_nothing_is_left_of_a_server_that_was_stopped(
-    triton_image: Path, doubler: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with serve(doubler, triton_image, ports="auto", wait=True) as instance:
-        assert doubled(instance) == [2, 4]
-        assert remains(instance.server_id)
-    assert instance.exit_code == 0
-    assert remains(instance.server_id) == []
-    assert not instance.log_file.exists()
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.container
-def test_nothing_is_left_when_its_owner_is_killed(
-    triton_image: Path, doubler: Path, tmp_path: Path
-) -> None:
-    program = """
-import sys, time
-from hermes.aeriel.serve import serve
-with serve(sys.argv[1], sys.argv[2], ports="auto", log_file=sys.argv[3], wait=True) as instance:
-    print(instance.server_id, flush=True)
-    time.sleep(600)
-"""
-    arguments = map(str, (doubler, triton_image, tmp_path / "log"))
-    command = [sys.executable, "-c", program, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
-        server_id = owner.stdout.readline().strip()
-        assert server_id in instances()
-        owner.send_signal(signal.SIGKILL)
-    wait_until_gone(server_id)
 
 
 @pytest.mark.container
@@ -282,8 +167,7 @@ def test_nothing_is_left_of_a_start_that_was_cut_off(
     time.sleep(delay_s)
     start.kill()
     start.wait()
-    starting = Container(runtime=apptainer, name=name, is_starting=True)
-    assert stop_container(starting, name) == []
+    assert stop_container(container(apptainer, name, name, is_starting=True)) == []
     time.sleep(0.5)
     assert remains(name) == []
 
@@ -311,7 +195,7 @@ def test_an_instance_that_is_not_in_the_list_is_ended_too(
     environment = {**os.environ, "HERMES_SERVER_ID": name, "HOME": str(tmp_path)}
     subprocess.run(command, env=environment, check=True)
     assert name not in instances()
-    assert stop_container(Container(runtime=apptainer, name=name), name) == []
+    assert stop_container(container(apptainer, name, name)) == []
     assert remains(name) == []
 
 
@@ -417,11 +301,3 @@ def test_its_directory_reaches_a_server_from_where_no_container_would_look(
         with serve(doubler, triton_image, listen=listen, ports="auto", wait=True) as instance:
             assert (Path(home) / instance.server_id).is_dir()
             assert len(instance.command) > 1
-
-
-@pytest.mark.container
-def test_sockets_of_a_container_are_reached_from_outside(triton_image: Path, doubler: Path) -> None:
-    with serve(doubler, triton_image, listen="unix", wait=True) as instance:
-        assert instance.endpoint.grpc.startswith("unix:/")
-        assert doubled(instance) == [2, 4]
-    assert remains(instance.server_id) == []

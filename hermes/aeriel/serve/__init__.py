@@ -5,11 +5,10 @@ from hermes.aeriel.serve._command import check_model_repository
 from hermes.aeriel.serve._gpus import GPURequest
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._leases import GPULease, gpu_warnings
-from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import Ports
 from hermes.aeriel.serve._serve import serve
-from hermes.aeriel.serve._singularity import SingularityInstance
 from hermes.aeriel.serve._watchdog import run_with_restarts, stop_signal
+from hermes.aeriel.serve.runtimes import LocalInstance, SingularityInstance
 
 __all__ = [
     "Endpoint",

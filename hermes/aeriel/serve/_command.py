@@ -60,8 +60,12 @@ class ServerSettings:
         cannot do that, is off then, and metrics stay on the loopback address.
     locks
         Descriptors of locked files; the locks last as long as the server, however that ends.
-    image, gpus
-        The container image and the GPUs, for others to read.
+    image
+        The container image; none for a Triton of this machine.
+    container_name
+        The name of the container; by default the server's id.
+    gpus
+        Indices or UUIDs of the GPUs that the server sees; None where nothing hides any.
     cpu
         Give Triton the server's overlay in place of a local repository; see `_cpu`.
     """
@@ -76,7 +80,8 @@ class ServerSettings:
     credentials: ServerCredentials | None = None
     locks: tuple[int, ...] = ()
     image: str = ""
-    gpus: tuple[str, ...] = ()
+    container_name: str | None = None
+    gpus: tuple[str, ...] | None = None
     cpu: bool = False
 
     @property

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hermes._cleanup import Plan, end_all, end_leftovers
+from hermes._cleanup import Container, Plan, end_all, end_leftovers
 from hermes._directory import Status
 from hermes._processes import ProcessIdentity, ailing_processes
 from hermes._shared_memory import make_private
@@ -54,7 +54,7 @@ class TritonInstance(ABC):
         Takes the server's output, and is replaced. By default a file beside the server's directory,
         which is removed again when the server stops as it was told to.
     plan
-        What whoever ends the server has to know.
+        What ending the server takes.
 
     Attributes
     ----------
@@ -64,18 +64,16 @@ class TritonInstance(ABC):
 
     endpoint: Endpoint
 
-    def __init__(
-        self, settings: ServerSettings, log_file: Path | None = None, plan: Plan | None = None
-    ) -> None:
+    def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
         self._settings = settings
         self._directory = settings.directory
         self._log = ServerLog(log_file, settings.directory.log_file)
-        self._plan = plan or Plan(grace_s=settings.stop_timeout_s)
+        self._plan = plan
         self._status = Status(
             phase="starting",
             model_repository=settings.model_repository,
             image=settings.image,
-            gpus=settings.gpus,
+            gpus=settings.gpus or (),
         )
         self._undo = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
@@ -281,6 +279,11 @@ class TritonInstance(ABC):
     @abstractmethod
     def _open_container(self) -> None:
         """Start, or make, what the server runs in."""
+
+    def _record(self, container: Container) -> None:
+        """Write how to end the container that the server runs in, before that is started."""
+        self._plan = replace(self._plan, container=container)
+        self._plan.write(self._directory)
 
     def _take_directory(self) -> None:
         """Become the owner of the server's directory, and end what an earlier one left there."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,12 +21,10 @@ from hermes.aeriel.serve._cpu import check_gpu_models
 from hermes.aeriel.serve._gpus import GPURequest, gpu_environment
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._leases import GPULease, Holder, hold_gpus
-from hermes.aeriel.serve._local import LocalInstance
 from hermes.aeriel.serve._ports import UNIX, Ports, check_listen
-from hermes.aeriel.serve._singularity import SingularityInstance
+from hermes.aeriel.serve._writers import warn_of_writers
+from hermes.aeriel.serve.runtimes import new_instance
 from hermes.errors import ParameterError
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -133,6 +129,8 @@ def serve(
         raise ParameterError("ports", f'{ports!r} is neither "auto" nor Ports(grpc=…, http=…)')
     if address == UNIX and isinstance(ports, Ports):
         raise ParameterError("ports", 'do not apply with listen="unix"')
+    if image is not None and not str(image):
+        raise ParameterError("image", "is empty; give a path or a URI, or None for a local Triton")
     arguments = check_server_args(server_args)
     with ExitStack() as stack:
         if directory is None:
@@ -161,7 +159,8 @@ def serve(
             credentials=None if is_open else make_credentials(directory.keys),
             locks=lease.descriptors,
             image=str(image or ""),
-            gpus=tuple(map(str, lease.gpus or ())),
+            container_name=name,
+            gpus=None if lease.gpus is None else tuple(map(str, lease.gpus)),
         )
         plan = Plan(
             grace_s=stop_timeout_s,
@@ -170,28 +169,9 @@ def serve(
             started_by=started_by,
         )
         log = None if log_file is None else Path(log_file).absolute()
-        instance: TritonInstance
-        if image is None:
-            instance = LocalInstance(settings, log, plan)
-        else:
-            instance = SingularityInstance(
-                settings, log, plan, image=str(image), name=name, gpus=lease.gpus
-            )
-            warn_of_writers(Path(instance.image), "image")
+        instance = new_instance(settings, log, plan)
         warn_of_writers(Path(repository), "model repository")
         stack.enter_context(instance)
         if wait:
             instance.wait(timeout_s)
         yield instance
-
-
-def warn_of_writers(path: Path, what: str) -> None:
-    """Warn when others than its owner can change what a server is going to run."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:  # a URL, which has its own rules
-        return
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        logger.warning("everybody on this machine can write the %s %s", what, path)
-    elif mode & stat.S_IWGRP:
-        logger.warning("its whole group can write the %s %s", what, path)

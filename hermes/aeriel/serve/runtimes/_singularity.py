@@ -14,20 +14,22 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hermes._cleanup import Container, Plan, stop_container
+from hermes._cleanup import Plan, stop_container
 from hermes.aeriel.serve._command import ServerSettings
-from hermes.aeriel.serve._container import (
+from hermes.aeriel.serve._instance import TritonInstance
+from hermes.aeriel.serve._writers import warn_of_writers
+from hermes.aeriel.serve.runtimes._image import check_image, find_image
+from hermes.aeriel.serve.runtimes._singularity_stop import container
+from hermes.aeriel.serve.runtimes._spython import (
     Instance,
     find_runtime,
     runtime_words,
     start_instance,
 )
-from hermes.aeriel.serve._image import check_image, find_image
-from hermes.aeriel.serve._instance import TritonInstance
 from hermes.errors import (
     HermesError,
     InstanceExistsError,
@@ -57,15 +59,13 @@ class SingularityInstance(TritonInstance):
     Parameters
     ----------
     settings
-        What to serve, and where.
+        What to serve, from which image, and where. The name of the container instance is
+        `settings.container_name`, by default the server's id. Empty `settings.gpus` leave the
+        NVIDIA driver out.
     log_file
         Takes the server's output.
-    image
-        A path or a URI; see `find_image`.
-    name
-        The name of the container instance; the server's id by default.
-    gpus
-        The GPUs that the server is to see; an empty sequence leaves the driver out.
+    plan
+        What ending the server takes.
 
     Raises
     ------
@@ -79,30 +79,23 @@ class SingularityInstance(TritonInstance):
         The name is taken.
     """
 
-    def __init__(
-        self,
-        settings: ServerSettings,
-        log_file: Path | None = None,
-        plan: Plan | None = None,
-        *,
-        image: str,
-        name: str | None = None,
-        gpus: Sequence[int | str] | None = None,
-    ) -> None:
+    def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
         super().__init__(settings, log_file, plan)
-        self.name = settings.server_id if name is None else name
+        named = settings.container_name
+        self.name = settings.server_id if named is None else named
         if not _NAME.fullmatch(self.name):
             problem = f"{self.name!r} is not made of letters, digits and ._- only"
             raise ParameterError("name", problem)
-        self._runtime = find_runtime(image)
-        self.image = find_image(image, os.environ, Path.cwd())
+        self._runtime = find_runtime(settings.image)
+        self.image = find_image(settings.image, os.environ, Path.cwd())
         check_image(self.image)
         is_own = self.name == settings.server_id
         if not is_own and Instance(self._runtime, self.name).find() is not None:
             raise InstanceExistsError(self.name)
-        self._use_driver = (gpus is None or len(gpus) > 0) and has_nvidia_driver()
+        warn_of_writers(Path(self.image), "image")
+        self._use_driver = settings.gpus != () and has_nvidia_driver()
         self._triton = TRITON
-        self._container = Container(runtime=self._runtime, name=self.name)
+        self._container = container(self._runtime, self.name, self.server_id)
         self._plan = replace(self._plan, container=self._container)
 
     def _open_container(self) -> None:
@@ -114,21 +107,16 @@ class SingularityInstance(TritonInstance):
         )
         if self.name == self.server_id and Instance(self._runtime, self.name).find() is not None:
             # The name is this server's alone: an earlier start was killed before it had a process.
-            stop_container(self._container, self.server_id)
-        self._note(replace(self._container, is_starting=True))
+            stop_container(self._container)
+        self._record(container(self._runtime, self.name, self.server_id, is_starting=True))
         try:
             pid = start_instance(self._runtime, self.image, self.name, self.server_id, options)
         except HermesError:  # the command has ended by itself
-            self._note(self._container)
+            self._record(self._container)
             raise
-        self._note(replace(self._container, pid=pid))
+        self._record(container(self._runtime, self.name, self.server_id, pid=pid))
         logger.info("started container instance %s from %s", self.name, self.image)
         self._triton = self._find_triton()
-
-    def _note(self, container: Container) -> None:
-        """Write what has to be known to end the instance."""
-        self._plan = replace(self._plan, container=container)
-        self._plan.write(self._settings.directory)
 
     def _server_command(self) -> list[str]:
         local = self._settings.served_repository.startswith("/")

@@ -1,9 +1,9 @@
-"""Instances of the container runtime: started by spython, told apart by a mark.
+"""Instances of Singularity and Apptainer: started by spython, identified by a mark.
 
-A name does not say whose instance it is. Apptainer 1.4 checks a name and takes it in two steps,
-so that two may start at once, and after "name taken" spython's object acts on the instance that
-was there before. So the first process of every instance, and whatever starts it, carries the
-id of the server that it is for in its environment.
+A name does not identify an instance. Apptainer 1.4 checks a name and takes it in two steps, so that
+two instances may start under one name, and after "name taken" spython's object acts on the instance
+that was there before. So the first process of every instance, and the command that starts it,
+carry the id of the server that the instance is for in their environment.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from typing import Any
 
 from spython.main import Client
 
-from hermes._cleanup import MARK
 from hermes._processes import marked_processes
+from hermes.aeriel.serve.runtimes._singularity_stop import MARK
 from hermes.errors import (
     ImageError,
     InstanceExistsError,
     InstanceStartError,
     SingularityNotFoundError,
 )
+
+COMMANDS = ("singularity", "apptainer")
 
 _BAD_IMAGE = re.compile(
     r"could not open image|image format not recognized|bad superblock|squashfs|"
@@ -77,7 +79,7 @@ def find_runtime(image: str) -> str:
     SingularityNotFoundError
         There is neither a `singularity` nor an `apptainer`; the error names `image`.
     """
-    for command in ("singularity", "apptainer"):
+    for command in COMMANDS:
         path = shutil.which(command)
         if path is not None:
             return path

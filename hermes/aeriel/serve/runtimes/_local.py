@@ -25,9 +25,7 @@ class LocalInstance(TritonInstance):
         There is no tritonserver here.
     """
 
-    def __init__(
-        self, settings: ServerSettings, log_file: Path | None = None, plan: Plan | None = None
-    ) -> None:
+    def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
         super().__init__(settings, log_file, plan)
         self._triton: LocalTriton = find_triton()
 
