@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hermes.aeriel.metrics._metrics import compute_metrics
-from hermes.aeriel.metrics._scores import Scores
+from hermes.aeriel.metrics._pairs import Scores
 from hermes.errors import DataError
 
 sk = pytest.importorskip("sklearn.metrics")

@@ -9,7 +9,7 @@ from hermes.aeriel.metrics._metrics import (
     parse_metrics,
     scalar_names,
 )
-from hermes.aeriel.metrics._pairs import Pair
+from hermes.aeriel.metrics._pairs import Metric, MetricOptions, Pair
 from hermes.aeriel.metrics._requirements import (
     Requirement,
     RequirementResult,
@@ -22,6 +22,8 @@ from hermes.aeriel.metrics._target import check_target, choose_output, varies
 
 __all__ = [
     "METRICS",
+    "Metric",
+    "MetricOptions",
     "MetricsResult",
     "Pair",
     "Requirement",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hermes.aeriel.metrics._pairs import Floats, Integers, Pair, Rows
-from hermes.aeriel.metrics._scores import Form, Scores, form_of, note_of, scan_scores
+from hermes.aeriel.metrics._pairs import Floats, Integers, Pair, Rows, Scores
+from hermes.aeriel.metrics._scores import Form, form_of, note_of, scan_scores
 
 
 @dataclass(frozen=True, kw_only=True)

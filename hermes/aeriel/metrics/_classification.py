@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes.aeriel.metrics._classes import Classes, columns_of, labels_of, scan_classes, softmax
-from hermes.aeriel.metrics._pairs import N_BINS, Integers, Metric, Needs, Pair
+from hermes.aeriel.metrics._pairs import N_BINS, Integers, Metric, MetricOptions, Needs, Pair
 from hermes.aeriel.metrics._ranking import Rankings, gather_rankings
-from hermes.aeriel.metrics._scores import Scores, precision
+from hermes.aeriel.metrics._scores import precision
 from hermes.errors import ParameterError
 
 MAX_CONFUSION_CLASSES = 1000
@@ -95,7 +95,7 @@ class ClassTotals:
         return parts
 
 
-def gather_classes(pair: Pair, *, scores: Scores) -> ClassTotals:
+def gather_classes(pair: Pair, options: MetricOptions) -> ClassTotals:
     """Return the totals that the metrics of a pair want.
 
     Raises
@@ -107,7 +107,7 @@ def gather_classes(pair: Pair, *, scores: Scores) -> ClassTotals:
     MissingExtraError
         When a metric needs scikit-learn and it is not installed.
     """
-    classes = scan_classes(pair, scores)
+    classes = scan_classes(pair, options.scores)
     n_classes = classes.n_classes
     names = [metric.name for metric in pair.metrics]
     for name in names:
@@ -149,7 +149,9 @@ def top_k_accuracy(k: int) -> Metric:
 
 def _metric(name: str, needs: Needs, value: Callable[[Any], float] | None = None) -> Metric:
     scalars = {} if value is None else {name: value}
-    return Metric(name=name, kind="classification", needs=needs, scalars=scalars)
+    return Metric(
+        name=name, kind="classification", needs=needs, gather=gather_classes, scalars=scalars
+    )
 
 
 METRICS = (

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 from hermes.aeriel.metrics import _classification, _reference, _regression
-from hermes.aeriel.metrics._classification import (
-    TOP_K_NAME,
-    ClassTotals,
-    gather_classes,
-    top_k_accuracy,
-)
-from hermes.aeriel.metrics._pairs import Kind, Metric, Pair, Rows
+from hermes.aeriel.metrics._classification import TOP_K_NAME, top_k_accuracy
+from hermes.aeriel.metrics._pairs import Metric, MetricOptions, Pair, Rows
 from hermes.aeriel.metrics._ranking import sklearn_metrics
-from hermes.aeriel.metrics._reference import ReferenceTotals, gather_reference
-from hermes.aeriel.metrics._regression import RegressionTotals, gather_residuals
 from hermes.aeriel.metrics._scores import check_scores
 from hermes.errors import ParameterError
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        metric.name: metric
-        for metric in (*_classification.METRICS, *_regression.METRICS, *_reference.METRICS)
-    }
-)
-
-_Totals: TypeAlias = ClassTotals | RegressionTotals | ReferenceTotals
+# Every metric by its name; a project may add its own.
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (*_classification.METRICS, *_regression.METRICS, *_reference.METRICS)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,18 +173,12 @@ def compute_metrics(
     for parameter, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
             raise ParameterError(parameter, f"given {value}, wanted a number that is not negative")
-    gatherers: tuple[tuple[Kind, Callable[[Pair], _Totals]], ...] = (
-        ("classification", partial(gather_classes, scores=check_scores(scores))),
-        ("regression", gather_residuals),
-        ("reference", partial(gather_reference, rtol=rtol, atol=atol)),
-    )
+    options = MetricOptions(scores=check_scores(scores), rtol=rtol, atol=atol)
     found: dict[str, float] = {}
     parts: dict[str, Any] = {"curves": {}, "notes": []}
-    for kind, gather in gatherers:
-        wanted = [metric for metric in metrics if metric.kind == kind]
-        if not wanted:
-            continue
-        totals = gather(Pair.checked(wanted, predictions, targets, chunk_rows))
+    for gather in dict.fromkeys(metric.gather for metric in metrics):
+        wanted = [metric for metric in metrics if metric.gather is gather]
+        totals = gather(Pair.checked(wanted, predictions, targets, chunk_rows), options)
         for metric in wanted:
             found |= {name: value(totals) for name, value in metric.scalars.items()}
         _merge(parts, totals.parts())

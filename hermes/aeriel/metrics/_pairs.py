@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hermes.errors import DataError
 
 Kind: TypeAlias = Literal["classification", "regression", "reference"]
+Scores: TypeAlias = Literal["auto", "probabilities", "logits"]
 Needs: TypeAlias = Literal["labels", "scores", "all scores", "values"]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -46,14 +47,41 @@ class Metric:
     needs
         What it is computed from. ``"all scores"`` holds the scores of at least one class,
         for every row, in memory; the others hold one chunk of rows.
+    gather
+        Reads the rows and returns their totals. Metrics with the same function share one call.
     scalars
-        How each of its scalars comes out of the totals that were gathered over the rows, by name.
+        How each of its scalars is computed from the totals, by name.
     """
 
     name: str
     kind: Kind
     needs: Needs
+    gather: Callable[[Pair, MetricOptions], Totals]
     scalars: Mapping[str, Callable[[Any], float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricOptions:
+    """The options of `compute_metrics`, as `Metric.gather` takes them.
+
+    Attributes
+    ----------
+    scores
+        What the scores of classes are: ``"auto"``, ``"probabilities"`` or ``"logits"``.
+    rtol, atol
+        The tolerances of ``reference``.
+    """
+
+    scores: Scores = "auto"
+    rtol: float = 1e-5
+    atol: float = 1e-8
+
+
+class Totals(Protocol):
+    """What a metric's function gathers over the rows."""
+
+    def parts(self) -> dict[str, Any]:
+        """Return what goes into a `MetricsResult` besides scalars, by the name of the field."""
 
 
 @dataclass(frozen=True, kw_only=True)

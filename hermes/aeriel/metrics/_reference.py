@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hermes.aeriel.metrics._pairs import Metric, Pair, difference
+from hermes.aeriel.metrics._pairs import Metric, MetricOptions, Pair, difference
 
 
 @dataclass(kw_only=True)
@@ -68,7 +68,7 @@ class ReferenceTotals:
         }
 
 
-def gather_reference(pair: Pair, *, rtol: float, atol: float) -> ReferenceTotals:
+def gather_reference(pair: Pair, options: MetricOptions) -> ReferenceTotals:
     """Return what the comparison of a pair finds, within a relative and an absolute tolerance.
 
     Raises
@@ -77,7 +77,7 @@ def gather_reference(pair: Pair, *, rtol: float, atol: float) -> ReferenceTotals
         When the arrays differ in shape.
     """
     pair.check_same_shape()
-    totals = ReferenceTotals(rtol=rtol, atol=atol)
+    totals = ReferenceTotals(rtol=options.rtol, atol=options.atol)
     for start, predictions, expected in pair.chunks():
         totals.add(start, predictions, expected.reshape(predictions.shape))
     return totals
@@ -90,4 +90,12 @@ _VALUES: dict[str, Callable[[ReferenceTotals], float]] = {
     "reference_max_absolute_difference": lambda totals: totals.max_absolute,
     "reference_max_relative_difference": lambda totals: totals.max_relative,
 }
-METRICS = (Metric(name="reference", kind="reference", needs="values", scalars=_VALUES),)
+METRICS = (
+    Metric(
+        name="reference",
+        kind="reference",
+        needs="values",
+        gather=gather_reference,
+        scalars=_VALUES,
+    ),
+)

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hermes.aeriel.metrics._pairs import N_BINS, Floats, Integers, Metric, Pair, Rows, difference
+from hermes.aeriel.metrics._pairs import (
+    N_BINS,
+    Floats,
+    Integers,
+    Metric,
+    MetricOptions,
+    Pair,
+    Rows,
+    difference,
+)
 
 # Sums of squares of larger numbers are not finite, and tell nothing.
 LARGEST = 1e140
@@ -90,7 +99,7 @@ class RegressionTotals:
         }
 
 
-def gather_residuals(pair: Pair) -> RegressionTotals:
+def gather_residuals(pair: Pair, _options: MetricOptions) -> RegressionTotals:
     """Return the totals that the metrics of a pair want.
 
     Raises
@@ -168,6 +177,12 @@ _VALUES: dict[str, Callable[[RegressionTotals], float]] = {
     "max_absolute_error": lambda totals: totals.max_absolute,
 }
 METRICS = tuple(
-    Metric(name=name, kind="regression", needs="values", scalars={name: value})
+    Metric(
+        name=name,
+        kind="regression",
+        needs="values",
+        gather=gather_residuals,
+        scalars={name: value},
+    )
     for name, value in _VALUES.items()
 )

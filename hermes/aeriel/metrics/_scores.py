@@ -9,11 +9,10 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hermes.aeriel.metrics._pairs import Pair
+from hermes.aeriel.metrics._pairs import Pair, Scores
 from hermes.errors import ParameterError
 
 Form: TypeAlias = Literal["labels", "probabilities", "logits"]
-Scores: TypeAlias = Literal["auto", "probabilities", "logits"]
 
 # How far from 1 a row of probabilities sums: half precision and bfloat16 sum to 1 only roughly.
 NEAR_ONE = 1 / 32
