@@ -1,56 +1,146 @@
-"""The options of an inference as those of a command."""
+"""What the commands of ``hermes`` have in common: options, and errors as text."""
 
 from __future__ import annotations
 
+import enum
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
-from hermes.aeriel._options import InferenceOptions
-from hermes.errors import ParameterError
+from hermes.aeriel._options import join_maps, read_map
+from hermes.errors import HermesError, ParameterError
+
+Options = TypeVar("Options")
+
+# How long a server stays after the last command that shares it.
+LINGER_S = 10.0
 
 TEXTS = tuple[str, ...]
-PAIRS = Mapping[str, str]
-_HOW = {TEXTS: " As a,b; repeatable.", PAIRS: " As x=/path; repeatable."}
+MAP = Mapping[str, str]
+_HOW = {
+    TEXTS: " As a,b; repeatable.",
+    MAP: " As x=/path or as a JSON object; repeatable.",
+}
+
+Image = Annotated[
+    str, typer.Option(help="A Singularity/Apptainer image; none: a Triton of this machine.")
+]
+GPUs = Annotated[
+    str | None, typer.Option(help="GPUs by global index or UUID, as 0,3; '' hides all of them.")
+]
+NGPUs = Annotated[
+    int | None, typer.Option(help="How many GPUs, out of those that are visible and free.")
+]
+CPU = Annotated[
+    bool, typer.Option("--cpu", help="Serve on the CPU, also models that ask for a GPU.")
+]
+ServerArg = Annotated[
+    list[str] | None, typer.Option(help="A further flag of tritonserver; repeatable.")
+]
 
 
-def with_inference_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each of `InferenceOptions` but the model's name.
+class ExitCode(enum.IntEnum):
+    """The exit codes of the steps: those that ``workflows/luigi.cfg`` gives to Luigi's tasks."""
 
-    The command gets what was given as keyword arguments, for `inference_options`.
+    FAILED = 30
+    REFUSED = 35  # before anything was run
+
+
+class Command(TyperCommand):
+    """A command that refuses an option that is repeated, where click takes the last one alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments that are left, of which there are none."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option, times in Counter(given).items():
+            # An argument has neither; all of its values are one.
+            repeats = getattr(option, "multiple", True) or getattr(option, "is_flag", True)
+            if times > 1 and not repeats:
+                problem = "is given several times, but takes one value; give it once"
+                raise typer.BadParameter(problem, ctx, param_hint=option.opts[0])
+        return super().parse_args(ctx, args)
+
+
+@contextmanager
+def errors_as_text(code: int = 1) -> Iterator[None]:
+    """Print an error of hermes as one message, and exit with a code."""
+    try:
+        yield
+    except HermesError as error:
+        typer.echo(f"hermes: {error}", err=True)
+        sys.exit(code)
+
+
+def with_options(
+    options: type, *, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of a dataclass of options.
+
+    The command gets what was given as keyword arguments, for `read_options`.
+
+    Parameters
+    ----------
+    options
+        The dataclass, whose fields say in their metadata what they are (``help``).
+    without
+        The names of fields that the command has itself.
     """
-    signature = inspect.signature(command, eval_str=True)
-    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    kinds = get_type_hints(InferenceOptions)
-    options = [
-        _parameter(each, kinds[each.name])
-        for each in fields(InferenceOptions)
-        if each.name != "model_name"
-    ]
-    parameters = sorted((*own, *options), key=lambda each: each.default is not each.empty)
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        kinds = get_type_hints(options)
+        made = [
+            _parameter(each, kinds[each.name])
+            for each in fields(options)
+            if each.name not in without
+        ]
+        parameters = sorted((*own, *made), key=lambda each: each.default is not each.empty)
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
 
 
-def inference_options(model_name: str, given: Mapping[str, Any]) -> InferenceOptions:
+def read_options(options: type[Options], given: Mapping[str, Any], **others: Any) -> Options:
     """Return the options that a command was given.
+
+    Parameters
+    ----------
+    options
+        The dataclass.
+    given
+        The keyword arguments of a command that `with_options` decorates.
+    others
+        The fields that the command has itself.
 
     Raises
     ------
     ParameterError
         An option cannot be understood.
     """
-    kinds = get_type_hints(InferenceOptions)
-    read = {TEXTS: _texts, PAIRS: _pairs}
+    kinds = get_type_hints(options)
+    read = {TEXTS: _texts, MAP: _map}
     values: dict[str, Any] = {
         name: read[kinds[name]](name, value) if kinds[name] in read else value
         for name, value in given.items()
     }
-    return InferenceOptions(model_name=model_name, **values)
+    return options(**values, **others)
+
+
+def read_gpus(text: str | None) -> tuple[int | str, ...] | None:
+    """Return the GPUs that an option names; None where it is not given."""
+    if text is None:
+        return None
+    return tuple(int(gpu) if gpu.isdigit() else gpu for gpu in text.split(",") if gpu)
 
 
 def _parameter(option: Field[Any], kind: Any) -> inspect.Parameter:
@@ -74,12 +164,16 @@ def _texts(_: str, texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
-def _pairs(name: str, texts: Sequence[str] | None) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts or ():
-        key, _, path = text.partition("=")
-        if not (key and path):
-            raise ParameterError(name, f"{text!r} is not like x=/path")
-        if found.setdefault(key, path) != path:
-            raise ParameterError(name, f"{key!r} is given as {found[key]} and as {path}")
+def _map(name: str, texts: Sequence[str] | None) -> dict[str, str]:
+    return join_maps(name, [_read_map(name, text) for text in texts or ()])
+
+
+def _read_map(name: str, text: str) -> dict[str, str]:
+    problem = f"{text!r} is not like x=/path, nor a JSON object of texts"
+    try:
+        found = read_map(text)
+    except ValueError as error:
+        raise ParameterError(name, problem) from error
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise ParameterError(name, problem)
     return found

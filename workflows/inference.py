@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import luigi
-import tenacity
 from luigi.task import flatten
 
-from hermes.aeriel.client import InferenceClient, is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import (
     InferenceOptions,
     Request,
-    file_stamp,
-    fingerprint,
-    fingerprint_of,
-    infer_file,
+    infer_with_reconnects,
+    is_complete,
+    result_fingerprint,
 )
-from hermes.errors import HermesError, ParameterError
+from hermes.errors import ParameterError
 from workflows._endpoints import EndpointTarget
 from workflows._progress import Progress
 from workflows.parameters import option_parameters
 
-# How long one connection is tried before the server is looked for again.
-RECONNECT_S = 5.0
 # A server may take long to come up again.
 RETRY_FOR_S = 600.0
 
@@ -109,8 +103,6 @@ class InferenceTask(InferenceParameters, luigi.Task):
         Seconds to go on without progress when the server was lost.
     """
 
-    _endpoint: Endpoint | None = None
-
     @property
     def input_file(self) -> Path:
         """The HDF5 file to read: the target of the requirement ``"input"``."""
@@ -139,54 +131,37 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def complete(self) -> bool:
         """Tell whether the output is there, and is that of this input, model and parameters."""
-        found = fingerprint_of(self.output_file)
-        if found is None or not self.input_file.exists():
-            return found is not None
-        return found == self.fingerprint
+        return is_complete(self.output_file, self.input_file, lambda: self.fingerprint)
 
     @property
     def fingerprint(self) -> str:
         """What stands for everything that the output depends on, as it is now."""
-        return fingerprint(
-            input=file_stamp(self.input_file),
-            model=self.server.model_stamp(self.model_name, self.model_version),
-            **self.options.facts(),
-        )
+        model_stamp = self.server.model_stamp(self.model_name, self.model_version)
+        return result_fingerprint(self.input_file, self.options, model_stamp)
 
     def run(self) -> None:
         """Stream the file, and go on where it stopped when the server is lost on the way."""
-        progressed = time.monotonic()
 
-        def show(done: int, total: int) -> None:
-            nonlocal progressed
-            progressed = time.monotonic()
-            progress(done, total)
-
-        def is_over(_: tenacity.RetryCallState) -> bool:
-            return time.monotonic() - progressed > self.options.retry_for_s
+        def find() -> tuple[Endpoint, Request]:
+            return self.server.endpoint, self.request()
 
         with Progress(
             self.input_file.name, self.set_status_message, self.set_progress_percentage
         ) as progress:
-            tenacity.Retrying(
-                retry=tenacity.retry_if_exception(self._may_pass),
-                wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
-                stop=is_over,
-                reraise=True,
-            )(self._stream, show)
+            infer_with_reconnects(find, self.server.current, progress, retry_for_s=self.retry_for_s)
 
-    def _may_pass(self, error: BaseException) -> bool:
-        # A server that is stopping drops its models first, and then says that it has none.
-        is_lost = self._endpoint is not None and self._endpoint != self.server.current()
-        return is_transient(error) or (isinstance(error, HermesError) and is_lost)
+    def request(self) -> Request:
+        """Return what is to be done with the file, as it and the model are now.
 
-    def _stream(self, show: Progress) -> None:
-        self._endpoint = None
+        Raises
+        ------
+        ServerError
+            The server may have loaded another model than there is now.
+        """
         server = self.server
-        self._endpoint = endpoint = server.endpoint
         stands_for = self.fingerprint
         server.check_models()  # after it: the server has loaded the model that it stands for
-        request = Request(
+        return Request(
             input_file=self.input_file,
             output_file=self.output_file,
             options=self.options,
@@ -194,11 +169,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             provenance={
                 "input_file": str(self.input_file),
                 **server.provenance(),
-                "server": endpoint.grpc,
                 "task": self.task_id,
                 "parameters": self.to_str_params(),
             },
         )
-        options = replace(self.options, retry_for_s=RECONNECT_S)
-        with InferenceClient(endpoint, **options.client()) as client:
-            infer_file(client, request, show)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import luigi
 from luigi.freezing import FrozenOrderedDict
 
+from hermes.aeriel._options import join_maps, read_map
 from hermes.errors import ParameterError
 
 T = TypeVar("T")
@@ -207,13 +208,16 @@ class GPUs(_Checked["tuple[int | str, ...] | None"]):
 
 
 class TextMap(_Checked[Mapping[str, str]]):
-    """A JSON object of texts; those of a repeated option are added."""
+    """A JSON object of texts, or one pair as ``x=/path``; those of a repeated option are added."""
 
-    takes = 'a JSON object of texts, such as \'{"x": "/path/in/file"}\''
+    takes = 'a JSON object of texts, such as \'{"x": "/path/in/file"}\', or like x=/path'
 
     def serialize(self, x: Any) -> str:
         """Return the text that `parse` reads."""
         return json.dumps(dict(x))
+
+    def _read(self, text: str) -> Any:
+        return read_map(text)
 
     def _checked(self, value: Any) -> Mapping[str, str]:
         items = _only(value, isinstance(value, Mapping)).items()
@@ -223,12 +227,7 @@ class TextMap(_Checked[Mapping[str, str]]):
         )
 
     def _joined(self, values: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
-        joined: dict[str, str] = {}
-        for name, text in (item for value in values for item in value.items()):
-            if joined.setdefault(name, text) != text:
-                problem = f"{name!r} is given as {joined[name]!r} and as {text!r}"
-                raise ParameterError(self._attribute_name or "parameter", problem)
-        return FrozenOrderedDict(joined)
+        return FrozenOrderedDict(join_maps(self._attribute_name or "parameter", values))
 
 
 class AbsolutePath(_Checked[str]):
@@ -275,7 +274,7 @@ _KINDS: dict[Any, Any] = {
     tuple[str, ...]: TextList,
     Mapping[str, str]: TextMap,
 }
-_HOW = {TextList: ", as a JSON list", TextMap: ', as a JSON object, {"x": "/path"}'}
+_HOW = {TextList: ", as a JSON list", TextMap: ", as x=/path or as a JSON object"}
 
 
 def option_parameters(options: type, **defaults: Any) -> dict[str, luigi.Parameter[Any]]:

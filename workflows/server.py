@@ -87,17 +87,11 @@ class SupervisedEndpoint(EndpointTarget):
 
     def check_models(self) -> None:
         """Raise ServerError where a file of the repository has changed since the build began."""
-        server = self._server
-        if repository_stamp(server.model_repository) != server.repository_stamp:
-            message = (
-                f"the files of the model repository {server.model_repository} have changed since "
-                f"its server, {server.state.server_id}, was asked for; run the pipeline again"
-            )
-            raise ServerError(message)
+        self._server.spec.check_unchanged()
 
     def provenance(self) -> dict[str, str]:
         """Return where the models come from."""
-        return {"model_repository": self._server.model_repository, "image": self._server.image}
+        return self._server.spec.provenance()
 
 
 class ServerParameters:

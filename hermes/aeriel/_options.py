@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
+
+from hermes.errors import ParameterError
 
 TransportName = Literal["auto", "grpc", "http", "shm"]
 
 
-def _option(text: str, default: Any = MISSING, *, changes_result: bool = True) -> Any:
+def read_map(text: str) -> Any:
+    """Return the map that a text is: a JSON object, or one pair as ``x=/path``.
+
+    Raises
+    ------
+    ValueError
+        It is neither; JSON of another kind is returned, for the caller to refuse.
+    """
+    name, _, value = text.partition("=")
+    is_json = text.lstrip().startswith(("{", "["))
+    return {name: value} if name and value and not is_json else json.loads(text)
+
+
+def join_maps(parameter: str, maps: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return several maps as one.
+
+    Raises
+    ------
+    ParameterError
+        Two of them disagree.
+    """
+    joined: dict[str, str] = {}
+    for name, text in (item for each in maps for item in each.items()):
+        if joined.setdefault(name, text) != text:
+            raise ParameterError(parameter, f"{name!r} is given as {joined[name]} and as {text}")
+    return joined
+
+
+def option(text: str, default: Any = MISSING, *, changes_result: bool = True) -> Any:
+    """Return the field of an option, for a dataclass of options."""
     metadata = {"help": text, "changes_result": changes_result}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
@@ -24,41 +56,41 @@ class InferenceOptions:
     these fields, and what stands for a result depends on them. Their help texts say what they are.
     """
 
-    model_name: str = _option("Name of the model in the repository.")
-    model_version: str = _option("Its version; none: the server's choice.", "")
-    input_map: Mapping[str, str] = _option("The dataset for each model input.", {})
-    outputs: tuple[str, ...] = _option("Outputs to keep; none: all.", ())
-    batch_size: int = _option(
+    model_name: str = option("Name of the model in the repository.")
+    model_version: str = option("Its version; none: the server's choice.", "")
+    input_map: Mapping[str, str] = option("The dataset for each model input.", {})
+    outputs: tuple[str, ...] = option("Outputs to keep; none: all.", ())
+    batch_size: int = option(
         "Rows of a request; 0: what suits the model, which is 1 where it keeps a state.", 0
     )
-    rows_per_sequence: int = _option(
+    rows_per_sequence: int = option(
         "Rows of a sequence, for a model that keeps a state; 0: a file is a sequence.", 0
     )
-    cast: bool = _option("Round numbers to a model's floating-point input.", False)
-    finite: str = _option("What has to be finite: inputs, outputs, or inputs,outputs.", "")
-    allow_external_data: bool = _option(
+    cast: bool = option("Round numbers to a model's floating-point input.", False)
+    finite: str = option("What has to be finite: inputs, outputs, or inputs,outputs.", "")
+    allow_external_data: bool = option(
         "Raw data of a dataset may lie outside its file's directory.", False, changes_result=False
     )
-    varying: tuple[str, ...] = _option("Outputs with another length in each row.", ())
-    window: str = _option(
-        "WindowOptions time series: length of a window, as 1024 (samples) or 1.5s.", ""
+    varying: tuple[str, ...] = option("Outputs with another length in each row.", ())
+    window: str = option(
+        "Cut time series into windows of this length, as 1024 (samples) or 1.5s.", ""
     )
-    stride: str = _option("From one window to the next, likewise; none: the window's length.", "")
-    shifts: tuple[str, ...] = _option(
+    stride: str = option("From one window to the next, likewise; none: the window's length.", "")
+    shifts: tuple[str, ...] = option(
         "How much later each channel's windows begin, likewise; negative for earlier.", ()
     )
-    sample_rate: float = _option("Samples per second; 0: what the file says.", 0.0)
-    max_in_flight: int = _option(
+    sample_rate: float = option("Samples per second; 0: what the file says.", 0.0)
+    max_in_flight: int = option(
         "Requests under way at once; 0: what suits.", 0, changes_result=False
     )
-    transport: TransportName = _option(  # noqa: RUF009 (a field)
+    transport: TransportName = option(  # noqa: RUF009 (a field)
         "How tensors travel; auto: through shared memory where that works.",
         "auto",
         changes_result=False,
     )
-    rate_hz: float = _option("Most requests in a second; 0: no limit.", 0.0, changes_result=False)
-    timeout_s: float = _option("Seconds for one request.", 60.0, changes_result=False)
-    retry_for_s: float = _option(
+    rate_hz: float = option("Most requests in a second; 0: no limit.", 0.0, changes_result=False)
+    timeout_s: float = option("Seconds for one request.", 60.0, changes_result=False)
+    retry_for_s: float = option(
         "Seconds to wait for a server that was lost.", 120.0, changes_result=False
     )
 

@@ -24,7 +24,13 @@ from onnx.backend.test.runner import Runner
 from tritonclient.utils import InferenceServerException
 
 from hermes.aeriel.client import Endpoint, InferenceClient
-from hermes.aeriel.files import InferenceOptions, infer_files, output_name
+from hermes.aeriel.files import (
+    InferenceOptions,
+    NamedServer,
+    infer_files,
+    output_name,
+    plan_files,
+)
 from hermes.errors import HermesError
 
 Tensors = dict[str, NDArray[Any]]
@@ -155,7 +161,9 @@ def infer_rows(model: str, rows: Tensors, endpoint: Endpoint, directory: Path) -
     with h5py.File(file, "w") as opened:
         for name, values in rows.items():
             opened[name] = values
-    infer_files(endpoint, InferenceOptions(model_name=model), [file], directory / "out")
+    options = InferenceOptions(model_name=model)
+    jobs = plan_files(options, [file], directory / "out", model_stamp="")
+    infer_files(NamedServer(endpoint), jobs)
     with h5py.File(directory / "out" / file.name) as opened:
         return {output_name(name): dataset[...] for name, dataset in opened.items()}
 

@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from hermes.aeriel.client import TransportName
-from hermes.aeriel.files import InferenceOptions, infer_files
+from hermes.aeriel.files import InferenceOptions, NamedServer, infer_files, plan_files
 from hermes.aeriel.serve import TritonInstance, serve
 from tests.conformance import SAMPLE, formats
 from tests.conformance.formats import Link, ModelKind, Storage
@@ -82,7 +82,8 @@ def test_predictions_are_onnxruntimes_to_the_bit(
     step = 1 if SAMPLE == 1 else 4
     some = files(kind)[COMBINATIONS.index((transport, kind)) % step :: step]
 
-    infer_files(server.endpoint, options, some, tmp_path)
+    jobs = plan_files(options, some, tmp_path, model_stamp="")
+    infer_files(NamedServer(server.endpoint), jobs)
 
     found = differences(repository / kind / "1" / "model.onnx", kind, some, tmp_path)
     tried = len(some) * len(formats.KINDS)

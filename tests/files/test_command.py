@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from hermes.aeriel.client import TransportName
+from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve import TritonInstance, serve
 from tests.helpers import DOUBLE, wait_until, write_model
 from tests.stateful import BATCHING, RUNNING_SUM
@@ -31,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Itera
         yield instance
 
 
-def infer(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def infer(*arguments: str | Path, cwd: Path, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "hermes", "infer", *map(str, arguments)],
         cwd=cwd,
@@ -39,6 +42,7 @@ def infer(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
         text=True,
         check=False,
         timeout=120,
+        input=given,
     )
 
 
@@ -106,7 +110,7 @@ def test_numbers_are_rounded_where_that_is_asked_for(server: TritonInstance, dat
         file["x"] = x
     arguments = [server.endpoint.grpc, "rows", "double.h5", "--output-dir=out"]
     done = infer(*arguments, cwd=data)
-    assert done.returncode == 1
+    assert done.returncode == 30
     assert "or give cast, to round it to float32 as it is read" in done.stderr
     done = infer(*arguments, "--cast", cwd=data)
     assert done.returncode == 0, done.stderr
@@ -134,25 +138,33 @@ def test_a_series_is_cut(server: TritonInstance, data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "problem"),
+    ("arguments", "problem", "code"),
     [
-        (["rows", "no-*.h5"], "matches no file"),
-        (["rows", "part-0/a.h5", "--input-map=x"], "is not like x=/path"),
-        (["rows", "part-0/a.h5", "--input-map=x=a", "--input-map=x=b"], "is given as a and as b"),
-        (["rows", "part-0/a.h5", "--rows-per-sequence=4"], "model 'rows' keeps no state"),
-        (["rows", "part-0/a.h5", "--stride=4"], "give the length of a window"),
-        (["windows", "series.h5", "--window=1.1s"], "not a whole number of samples, but 4.4"),
-        (["none", "part-0/a.h5"], "no model 'none'"),
-        (["rows", "series.h5"], "has rows of float32 (40,)"),
-        (["rows", "part-0/a.h5", "--output-dir=part-0"], "is an input too"),
+        (["rows", "no-*.h5"], "matches no file", 35),
+        (["rows", "part-0/a.h5", "--input-map=x"], "is not like x=/path", 35),
+        (["rows", "part-0/a.h5", '--input-map={"x": 1}'], "is not like x=/path", 35),
+        (["rows", "part-0/a.h5", "--input-map=x=a", '--input-map={"x": "b"}'], "as a and as b", 35),
+        (["rows", "part-0/a.h5", "--rows-per-sequence=4"], "model 'rows' keeps no state", 30),
+        (["rows", "part-0/a.h5", "--stride=4"], "give the length of a window", 30),
+        (["windows", "series.h5", "--window=1.1s"], "not a whole number of samples, but 4.4", 30),
+        (["none", "part-0/a.h5"], "no model 'none'", 30),
+        (["rows", "series.h5"], "has rows of float32 (40,)", 30),
+        (["rows", "part-0/a.h5", "--output-dir=part-0"], "is an input too", 35),
+        ([], "model: is missing", 35),
+        (["rows"], "inputs: no file was given", 35),
+        (["rows", "part-0/a.h5", "--chunk=3/2"], "'3/2' is not like K/N, with K from 1 to N", 35),
+        (["rows", "--files-from=none.txt"], "none.txt cannot be read: No such file", 35),
+        (["rows", "part-0/a.h5", "--n-gpus=1"], "n_gpus: applies to the server that --models", 35),
+        (["rows", "--models=m", "part-0/a.h5"], "m does not exist", 35),
     ],
 )
 def test_what_cannot_be_is_a_line(
-    server: TritonInstance, data: Path, arguments: list[str], problem: str
+    server: TritonInstance, data: Path, arguments: list[str], problem: str, code: int
 ) -> None:
     where = [] if "--output-dir=part-0" in arguments else ["--output-dir=out"]
-    done = infer(server.endpoint.grpc, *where, *arguments, cwd=data)
-    assert done.returncode == 1
+    named = [] if "--models=m" in arguments else [server.endpoint.grpc]
+    done = infer(*named, *where, *arguments, cwd=data)
+    assert done.returncode == code
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(data.glob("out/**/*.h5"))
@@ -161,8 +173,107 @@ def test_what_cannot_be_is_a_line(
 def test_an_endpoint_file_that_is_none_is_a_line(data: Path) -> None:
     (data / "e.json").write_text("{}")
     done = infer("e.json", "rows", "series.h5", "--output-dir=out", cwd=data)
-    assert done.returncode == 1
+    assert done.returncode == 30
     assert "is not an endpoint file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("left", "problem"),
+    [(False, "there is no such file"), (True, "nothing listens there")],
+    ids=["no file", "the file of a server that was killed"],
+)
+def test_an_endpoint_file_that_does_not_come_is_a_line(
+    data: Path, left: bool, problem: str
+) -> None:
+    if left:
+        Endpoint(grpc=f"unix:{data}/gone").write(data / "e.json")
+    started = time.monotonic()
+    arguments = ["e.json", "rows", "part-0/a.h5", "--output-dir=out", "--wait-s=1"]
+    done = infer(*arguments, cwd=data)
+    assert done.returncode == 30
+    assert f"no server came at e.json in 1 s: {problem}" in done.stderr
+    assert time.monotonic() - started < 15
+
+
+def test_an_endpoint_file_that_is_to_come_is_waited_for(server: TritonInstance, data: Path) -> None:
+    command = [sys.executable, "-m", "hermes", "infer", "e.json", "rows", "part-1/a.h5"]
+    Endpoint(grpc=f"unix:{data}/gone").write(data / "e.json")
+    with subprocess.Popen([*command, "--output-dir=out", "--wait-s=60"], cwd=data) as process:
+        time.sleep(3)
+        assert process.poll() is None
+        server.endpoint.write(data / "e.json")
+        assert process.wait(60) == 0
+    assert (data / "out" / "a.h5").exists()
+
+
+def test_a_server_that_comes_back_elsewhere_is_found_by_its_file(
+    server: TritonInstance, data: Path
+) -> None:
+    """The address of the first one leads nowhere, once the file is there."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        Endpoint(grpc=f"127.0.0.1:{gone.getsockname()[1]}").write(data / "e.json")
+        command = [sys.executable, "-m", "hermes", "infer", "e.json", "rows", "part-1/a.h5"]
+        process = subprocess.Popen([*command, "--output-dir=out", "--wait-s=20"], cwd=data)
+        gone.accept()[0].close()  # it believes in it
+    with process:
+        (data / "e.json").unlink()
+        time.sleep(2)
+        server.endpoint.write(data / "e.json")
+        assert process.wait(60) == 0
+    assert (data / "out" / "a.h5").exists()
+
+
+def test_what_is_complete_is_left_alone_where_the_model_is_known_to_be_the_same(
+    server: TritonInstance, data: Path
+) -> None:
+    arguments = [server.endpoint.grpc, "rows", "part-*/a.h5", "--output-dir=out"]
+    outputs = [data / "out" / f"part-{number}" / "a.h5" for number in range(2)]
+
+    def run(*more: str) -> tuple[str, list[bool]]:
+        """Return what it says, and which outputs are new."""
+        before = [output.stat().st_ino if output.exists() else 0 for output in outputs]
+        done = infer(*arguments, *more, cwd=data)
+        assert done.returncode == 0, done.stderr
+        after = [output.stat().st_ino for output in outputs]
+        return done.stdout, [one != other for one, other in zip(before, after, strict=True)]
+
+    assert run("--resume")[1] == [True, True]
+    assert run("--resume") == ("2 of 2 files are complete already\n", [False, False])
+    outputs[0].unlink()
+    said, new = run("--resume")
+    assert said.startswith("1 of 2 files are complete already\n1 file, 20 rows in")
+    assert new == [True, False]
+    with h5py.File(data / "part-1" / "a.h5", "a") as file:
+        file["x"][0] = 7
+    assert run("--resume")[1] == [False, True]
+    assert run("--resume", "--batch-size=2")[1] == [True, True]
+    assert run()[1] == [True, True]  # the server may have another model
+
+
+def test_files_come_from_a_list_and_in_chunks(server: TritonInstance, data: Path) -> None:
+    for number in range(2, 5):
+        (data / f"part-{number}").mkdir()
+        shutil.copy(data / "part-1" / "a.h5", data / f"part-{number}" / "a.h5")
+    others = [f"{data}/part-{number}/a.h5" for number in range(1, 5)]
+    (data / "list").write_text("\n".join(["part-0/a.h5", "", *others]))
+    arguments = [server.endpoint.grpc, "rows", "--files-from=list", "--output-dir=out"]
+    there: list[Path] = []
+    for number, n_files in ((1, 2), (2, 3)):
+        done = infer(*arguments, f"--chunk={number}/2", cwd=data)
+        assert done.stdout.startswith(f"{n_files} files, "), done.stderr
+        there = sorted((data / "out").glob("*/a.h5"))
+        assert len(there) == (2 if number == 1 else 5)
+    assert [file.parent.name for file in there] == [f"part-{number}" for number in range(5)]
+    done = infer(*arguments, "--chunk=1/9", cwd=data)
+    assert (done.returncode, done.stdout) == (0, "0 of 0 files are complete already\n")
+    given = (data / "list").read_text()
+    done = infer(*arguments[:2], "--files-from=-", "--output-dir=out", cwd=data, given=given)
+    assert done.stdout.startswith("5 files, "), done.stderr
+    done = infer(*arguments[:2], "--files-from=-", "--output-dir=out", cwd=data, given="no\n")
+    assert (done.returncode, done.stderr) == (
+        35,
+        "hermes: files_from: - names 'no', which is not a file\n",
+    )
 
 
 @pytest.mark.parametrize("model", ["rows", "sums"])

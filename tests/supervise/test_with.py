@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,15 +138,32 @@ def test_what_cannot_be_is_told(
     assert told in done.stderr
 
 
-def test_infer_serves_by_itself(
+def test_infer_serves_by_itself_unless_all_is_complete(
     models: Path, triton_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HERMES_STATE_HOME", str(tmp_path / "state"))
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = np.arange(5, dtype=np.float32).reshape(5, 1)
-    command = [*HERMES, "infer", f"--models={models}", "double", "a.h5", "--output-dir=out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    def infer(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [*HERMES, "infer", f"--models={models}", "double", "a.h5", "--output-dir=out"]
+        return subprocess.run(
+            [*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    for problem in ("--batch-size=9", "--input-map=x=z"):
+        assert infer(problem).returncode == 35
+    assert entries(state_home()) == []  # no server was started for that
+    done = infer()
     assert done.returncode == 0, done.stderr
     with h5py.File(tmp_path / "out" / "a.h5") as file:
         assert file["y"][:, 0].tolist() == [0, 2, 4, 6, 8]
+        assert file.attrs["model_repository"] == str(models)
+    wait_until(lambda: entries(state_home()) == [], 40)
+    done = infer()
+    assert (done.returncode, done.stdout) == (0, "1 of 1 files are complete already\n")
+    assert entries(state_home()) == []
+    shutil.rmtree(models)
+    write_model(models, "double", DOUBLE + "# a change")
+    assert infer().stdout.startswith("1 file, 5 rows")
     wait_until(lambda: entries(state_home()) == [], 40)

@@ -18,7 +18,15 @@ from hermes.aeriel.files._inputs import (
     open_input,
     output_names,
 )
-from hermes.aeriel.files._job import infer_files, summary
+from hermes.aeriel.files._job import (
+    FileJob,
+    chunk_of,
+    infer_files,
+    is_complete,
+    plan_files,
+    result_fingerprint,
+    summary,
+)
 from hermes.aeriel.files._links import as_data_errors
 from hermes.aeriel.files._output import (
     OutputFile,
@@ -28,27 +36,33 @@ from hermes.aeriel.files._output import (
 from hermes.aeriel.files._plan import InferencePlan, examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._reading import parts_of
+from hermes.aeriel.files._reconnect import infer_with_reconnects
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._series import read_windows
+from hermes.aeriel.files._servers import NamedServer, Server
 from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
 
 __all__ = [
     "DatasetFacts",
+    "FileJob",
     "InferenceOptions",
     "InferencePlan",
     "InputFacts",
+    "NamedServer",
     "OutputFile",
     "PredictionWriter",
     "Request",
     "RowPlan",
+    "Server",
     "VaryingOutput",
     "WindowOptions",
     "as_data_errors",
     "check_against_model",
     "check_agreement",
     "check_unchanged",
+    "chunk_of",
     "create_rows",
     "examine",
     "file_stamp",
@@ -58,13 +72,17 @@ __all__ = [
     "flat_paths",
     "infer_file",
     "infer_files",
+    "infer_with_reconnects",
     "inspect",
+    "is_complete",
     "open_input",
     "output_name",
     "output_names",
     "parts_of",
     "plan",
+    "plan_files",
     "read_windows",
+    "result_fingerprint",
     "summary",
     "versions",
 ]

@@ -41,7 +41,7 @@ class Request:
     fingerprint
         Stands for everything that the result depends on.
     provenance
-        Attributes to write into the output file.
+        Attributes to write into the output file, besides those that `infer_file` knows itself.
     """
 
     input_file: Path
@@ -126,6 +126,7 @@ def infer_file(
         writer.finish(
             {
                 **request.provenance,
+                "server": client.address,
                 "started": started.isoformat(timespec="milliseconds"),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "host": socket.gethostname(),

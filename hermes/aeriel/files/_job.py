@@ -1,51 +1,77 @@
-"""Many HDF5 files through a model, one after the other, with a progress bar."""
+"""Many HDF5 files through a model: which are still to do, and one after the other."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.client import ClientStatistics, InferenceClient
+from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.files._infer import Request, fingerprint, infer_file
+from hermes.aeriel.files._infer import Request, fingerprint
 from hermes.aeriel.files._inputs import output_names
+from hermes.aeriel.files._output import fingerprint_of
+from hermes.aeriel.files._reconnect import infer_with_reconnects
+from hermes.aeriel.files._servers import Server
 from hermes.aeriel.files._sources import file_stamp
 from hermes.errors import ParameterError
 
+T = TypeVar("T")
 
-def infer_files(
-    endpoint: Endpoint,
-    options: InferenceOptions,
-    files: Sequence[Path],
-    output_dir: Path,
-    *,
-    resume: bool = False,
-) -> list[ClientStatistics]:
-    """Stream files through a model, and return the numbers of each.
+
+@dataclass(frozen=True, kw_only=True)
+class FileJob:
+    """One file that is to go through a model.
 
     Parameters
     ----------
-    endpoint
-        The server.
+    input_file, output_file
+        HDF5 files.
+    options
+        The model, and how to read the file.
+    model_stamp
+        Stands for the model: a text that changes when the model does.
+    """
+
+    input_file: Path
+    output_file: Path
+    options: InferenceOptions
+    model_stamp: str
+
+    @property
+    def fingerprint(self) -> str:
+        """What stands for everything that the output depends on, as it is now."""
+        return result_fingerprint(self.input_file, self.options, self.model_stamp)
+
+    def is_complete(self) -> bool:
+        """Tell whether the output is there, and is that of this input, model and options."""
+        return is_complete(self.output_file, self.input_file, lambda: self.fingerprint)
+
+
+def plan_files(
+    options: InferenceOptions, files: Sequence[Path], output_dir: Path, *, model_stamp: str
+) -> list[FileJob]:
+    """Return what is to be done with some files, those that are complete included.
+
+    Parameters
+    ----------
     options
         The model, and how to read the files.
     files
         HDF5 files.
     output_dir
         Gets a file for each, by its path below what all of them have in common.
-    resume
-        Go on where an earlier call stopped. A server cannot tell whether it had the same model.
+    model_stamp
+        Stands for the model, as in `FileJob`.
 
     Raises
     ------
     ParameterError
         A result would replace an input.
-    HermesError
-        What `infer_file` and `InferenceClient` raise, of the first file that fails.
     """
     outputs = [output_dir.absolute() / name for name in output_names(files)]
     inputs = {file.resolve() for file in files}
@@ -53,11 +79,68 @@ def infer_files(
         if output.resolve() in inputs:
             problem = f"{output} is an input too; give another directory"
             raise ParameterError("output_dir", problem)
-    run = "resumable" if resume else secrets.token_hex(8)
     return [
-        _infer(endpoint, options, file, output, run)
+        FileJob(input_file=file, output_file=output, options=options, model_stamp=model_stamp)
         for file, output in zip(files, outputs, strict=True)
     ]
+
+
+def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistics]:
+    """Stream files through a model, with a progress bar, and return the numbers of each.
+
+    Parameters
+    ----------
+    server
+        The server; one that is lost may come back at another address.
+    jobs
+        The files.
+
+    Raises
+    ------
+    HermesError
+        What `infer_with_reconnects` raises, of the first file that fails.
+    """
+    return [_infer(server, job) for job in jobs]
+
+
+def result_fingerprint(input_file: Path, options: InferenceOptions, model_stamp: str) -> str:
+    """Return what stands for everything that the predictions for a file depend on.
+
+    Parameters
+    ----------
+    input_file
+        The file, as it is now.
+    options
+        The model, and how the file is read.
+    model_stamp
+        Stands for the model.
+    """
+    return fingerprint(input=file_stamp(input_file), model=model_stamp, **options.facts())
+
+
+def is_complete(output_file: Path, input_file: Path, fingerprint: Callable[[], str]) -> bool:
+    """Tell whether an output is there, and is what its fingerprint stands for.
+
+    Where the input file is gone, its output counts: it cannot be made again.
+    """
+    found = fingerprint_of(output_file)
+    if found is None or not input_file.exists():
+        return found is not None
+    return found == fingerprint()
+
+
+def chunk_of(items: Sequence[T], number: int, total: int) -> Sequence[T]:
+    """Return one of several consecutive parts, whose lengths differ by one at most.
+
+    Parameters
+    ----------
+    items
+        What is divided.
+    number, total
+        Which part, from 1, and how many there are.
+    """
+    n = len(items)
+    return items[n * (number - 1) // total : n * number // total]
 
 
 def summary(done: Sequence[ClientStatistics]) -> str:
@@ -71,26 +154,30 @@ def summary(done: Sequence[ClientStatistics]) -> str:
     )
 
 
-def _infer(
-    endpoint: Endpoint, options: InferenceOptions, file: Path, output: Path, run: str
-) -> ClientStatistics:
-    facts = options.facts()
-    request = Request(
-        input_file=file,
-        output_file=output,
-        options=options,
-        fingerprint=fingerprint(**facts, input=file_stamp(file), run=run),
-        provenance={"input_file": str(file), "server": endpoint.grpc, "parameters": facts},
-    )
-    with (
-        InferenceClient(endpoint, **options.client()) as client,
-        # None: no bar where nobody looks at one.
-        tqdm(desc=file.name, unit=" rows", leave=False, disable=None) as bar,
-    ):
+def _infer(server: Server, job: FileJob) -> ClientStatistics:
+    def find() -> tuple[Endpoint, Request]:
+        endpoint, fingerprint = server.endpoint, job.fingerprint
+        server.check_models()  # after it: the server has loaded the model that it stands for
+        return endpoint, Request(
+            input_file=job.input_file,
+            output_file=job.output_file,
+            options=job.options,
+            fingerprint=fingerprint,
+            provenance={
+                "input_file": str(job.input_file),
+                **server.provenance(),
+                "parameters": job.options.facts(),
+            },
+        )
+
+    # None: no bar where nobody looks at one.
+    with tqdm(desc=job.input_file.name, unit=" rows", leave=False, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             if bar.total != total:
                 bar.reset(total)
             bar.update(done - bar.n)
 
-        return infer_file(client, request, show)
+        return infer_with_reconnects(
+            find, server.current, show, retry_for_s=job.options.retry_for_s
+        )

@@ -3,7 +3,7 @@
 from hermes._cleanup import sweep
 from hermes._directory import Status, state_home
 from hermes.aeriel.supervise._client import ensure_server, stop_server
-from hermes.aeriel.supervise._shared import shared_server
+from hermes.aeriel.supervise._shared import SharedServer, shared_server
 from hermes.aeriel.supervise._spec import ServerSpec, repository_stamp
 from hermes.aeriel.supervise._state import Lease, ServerState, Wishes
 
@@ -11,6 +11,7 @@ __all__ = [
     "Lease",
     "ServerSpec",
     "ServerState",
+    "SharedServer",
     "Status",
     "Wishes",
     "ensure_server",

@@ -13,6 +13,7 @@ from typing import Any
 
 from hermes._directory import new_server_id, state_home
 from hermes.aeriel.serve import check_model_repository
+from hermes.errors import ServerError
 
 # What the environment decides: which GPUs there are, whose job it is, which Triton and image.
 _DECIDING = (
@@ -83,6 +84,19 @@ class ServerSpec:
         repository = check_model_repository(model_repository)
         stamp = repository_stamp(repository)
         return cls(model_repository=repository, repository_stamp=stamp, **options)
+
+    def check_unchanged(self) -> None:
+        """Raise ServerError where a file of the repository is not what it was for this spec."""
+        if repository_stamp(self.model_repository) != self.repository_stamp:
+            message = (
+                f"the files of the model repository {self.model_repository} have changed since its "
+                f"server, {self.server_id()}, was asked for; run it again"
+            )
+            raise ServerError(message)
+
+    def provenance(self) -> dict[str, str]:
+        """Return what an output says of where its model comes from."""
+        return {"model_repository": self.model_repository, "image": self.image}
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""

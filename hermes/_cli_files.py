@@ -1,0 +1,192 @@
+"""The commands that work on files."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hermes._cli_options import (
+    CPU,
+    LINGER_S,
+    Command,
+    ExitCode,
+    GPUs,
+    Image,
+    NGPUs,
+    ServerArg,
+    errors_as_text,
+    read_gpus,
+    read_options,
+    with_options,
+)
+from hermes.aeriel._options import InferenceOptions
+from hermes.errors import ParameterError
+
+if TYPE_CHECKING:
+    from hermes.aeriel.client import ModelSpecification
+    from hermes.aeriel.files import FileJob, Server
+    from hermes.aeriel.supervise import ServerSpec
+
+app = typer.Typer()
+
+_CHUNK = re.compile(r"(\d+)/(\d+)")
+
+
+@app.command(cls=Command)
+@with_options(InferenceOptions, without=("model_name",))
+def infer(
+    server: Annotated[
+        str,
+        typer.Argument(
+            help="host:port of a server's GRPC service, or an endpoint file; not with --models."
+        ),
+    ],
+    output_dir: Annotated[Path, typer.Option(help="Directory for a file for each input.")],
+    model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)] = "",
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="HDF5 files; paths and globs.", show_default=False)
+    ] = None,
+    files_from: Annotated[
+        str, typer.Option(help="A file with the path of an input in each line; -: standard input.")
+    ] = "",
+    chunk: Annotated[
+        str, typer.Option(help="As K/N: the Kth of N parts of the files, in their order.")
+    ] = "",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Skip what is complete, and go on where a run stopped; the model must be the "
+            "same. Always so with --models, which knows the model's files.",
+        ),
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for an endpoint file that is to come.")
+    ] = 0.0,
+    models: Annotated[
+        str,
+        typer.Option(help="Serve this model repository for it, as `hermes with` does."),
+    ] = "",
+    image: Image = "",
+    gpus: GPUs = None,
+    n_gpus: NGPUs = None,
+    cpu: CPU = False,
+    server_arg: ServerArg = None,
+    server_timeout_s: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for the server of --models.")
+    ] = 600.0,
+    **options: Any,
+) -> None:
+    """Stream HDF5 files through a model into HDF5 files.
+
+    Exits with 35 where something is refused before it runs, and with 30 where it fails, as the
+    tasks do.
+    """
+    from hermes.aeriel import files  # noqa: PLC0415 (an import of 0.4 s)
+    from hermes.aeriel.repository import RepositoryModel, read_model  # noqa: PLC0415 (as above)
+
+    with errors_as_text(ExitCode.REFUSED):
+        named = [server, *([model] if model else []), *(inputs or ())]
+        served_by = "" if models else named.pop(0)
+        if not named:
+            raise ParameterError("model", "is missing; give the name of a model")
+        model_name, *patterns = named
+        asked = read_options(InferenceOptions, options, model_name=model_name)
+        found = files.find_files([*patterns, *_lines(files_from)])
+        started = {
+            "image": image,
+            "gpus": read_gpus(gpus),
+            "n_gpus": n_gpus,
+            "cpu": cpu,
+            "server_args": tuple(server_arg or ()),
+        }
+        spec = _spec(models, started, server_timeout_s)
+        if spec is None:
+            # A server does not show what its models are made of.
+            known = RepositoryModel(stamp="resumable" if resume else secrets.token_hex(8))
+        elif wait_s:
+            raise ParameterError("wait_s", "applies to an endpoint file, not with --models")
+        else:
+            known = read_model(models, model_name, asked.model_version)
+        planned = files.plan_files(asked, found, output_dir, model_stamp=known.stamp)
+        part = files.chunk_of(planned, *_chunk(chunk))
+        pending = [job for job in part if not job.is_complete()]
+        if spec is not None:
+            _check(pending, known.specification)
+    if len(pending) < len(part) or not part:
+        typer.echo(f"{len(part) - len(pending)} of {len(part)} files are complete already")
+    if not pending:
+        return
+    with (
+        errors_as_text(ExitCode.FAILED),
+        _served(spec, served_by, pending[0], wait_s) as connected,
+    ):
+        done = files.infer_files(connected, pending)
+    typer.echo(files.summary(done))
+
+
+@contextmanager
+def _served(spec: ServerSpec | None, name: str, first: FileJob, wait_s: float) -> Iterator[Server]:
+    """Yield the server of a spec, or else the one of a name."""
+    from hermes.aeriel import files, supervise  # noqa: PLC0415 (as above)
+
+    if spec is None:
+        yield files.NamedServer(name, wait_s=wait_s, return_s=first.options.retry_for_s)
+        return
+    wishes = supervise.Wishes(linger_s=LINGER_S)
+    what = f"infer {first.options.model_name} {first.input_file}"
+    with supervise.shared_server(spec, what=what, wishes=wishes) as server:
+        yield server
+
+
+def _spec(models: str, options: dict[str, Any], timeout_s: float) -> ServerSpec | None:
+    """Return what server of a model repository is wanted, if any."""
+    from hermes.aeriel import supervise  # noqa: PLC0415 (as above)
+
+    if models:
+        return supervise.ServerSpec.of(models, **options, timeout_s=timeout_s)
+    for name, value in options.items():
+        if value not in ("", None, False, ()):
+            raise ParameterError(name, "applies to the server that --models starts; give --models")
+    return None
+
+
+def _check(pending: Sequence[FileJob], model: ModelSpecification | None) -> None:
+    """Raise an error where a file does not suit the model, before a server is started."""
+    from hermes.aeriel import files  # noqa: PLC0415 (as above)
+
+    for job in pending:
+        facts = files.examine(job.input_file, job.options, model)
+        if model is not None:
+            files.plan(facts, job.options, model)
+
+
+def _lines(file: str) -> list[str]:
+    """Return the lines of a file, or of standard input, that are not empty."""
+    if not file:
+        return []
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise ParameterError("files_from", problem) from error
+    lines = [line for line in text.splitlines() if line]
+    for line in lines:
+        if not Path(line).is_file():
+            raise ParameterError("files_from", f"{file} names {line!r}, which is not a file")
+    return lines
+
+
+def _chunk(text: str) -> tuple[int, int]:
+    match = _CHUNK.fullmatch(text or "1/1")
+    number, total = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= total:
+        raise ParameterError("chunk", f"{text!r} is not like K/N, with K from 1 to N")
+    return number, total
