@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 
+from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.serve import serve
-from tests.helpers import ECHO, python, write_model
+from tests.helpers import ECHO, python, wait_until, write_model
 
 # At any moment of a request, with a traceback that keeps all that it can.
 IS_INTERRUPTED = """
@@ -101,3 +104,44 @@ def test_a_session_that_is_left_stops_its_server_soon(transport: Any, repository
         finally:
             process.kill()
     assert time.monotonic() - left < 20
+
+
+@pytest.mark.parametrize("transport", ["http", "shm", "grpc"])
+def test_a_suspended_stream_does_not_keep_its_server_from_stopping(
+    transport: Any, repository: Path
+) -> None:
+    batches = [np.full((1, 1), i, np.float32) for i in range(9)]
+    with serve(repository, ports="auto", wait=True) as instance:
+        client = InferenceClient(instance.endpoint, "echo", transport=transport, max_in_flight=3)
+        suspended = client.stream({"x": batch} for batch in batches)
+        first = next(suspended)
+        left = time.monotonic()
+    stopped = time.monotonic()
+    assert first["y"] == 0
+    assert stopped - left < 20
+    client.close()
+
+
+@pytest.mark.parametrize("transport", ["http", "shm"])
+def test_answers_of_a_suspended_stream_are_kept(
+    transport: Any, tmp_path: Path, triton_home: Path
+) -> None:
+    large = {"x": ("FP32", [-1])}
+    write_model(tmp_path, "large", ECHO, inputs=large, outputs={"y": ("FP32", [-1])})
+    batches = [np.full((1, 1 << 18), i, np.float32) for i in range(9)]
+    with (
+        serve(tmp_path, ports="auto", wait=True) as instance,
+        InferenceClient(instance.endpoint, "large", transport=transport, max_in_flight=3) as client,
+    ):
+        answers = []
+        for answer in client.stream({"x": batch} for batch in batches):
+            answers.append(answer["y"].copy())
+            if len(answers) in {1, 4}:
+                wait_until(lambda: not connections_to(instance.endpoint.http), 10)
+        np.testing.assert_array_equal(answers, batches)
+
+
+def connections_to(address: str | None) -> list[Any]:
+    port = int(str(address).rpartition(":")[2])
+    connections = psutil.Process().net_connections("tcp4")
+    return [each for each in connections if each.raddr and each.raddr.port == port]

@@ -6,27 +6,22 @@ that Python's gRPC takes for it.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import math
-import select
 import socket
 import threading
 import time
-from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
-from hermes.aeriel._addresses import connect, http_connection, http_host
+from hermes.aeriel._addresses import http_connection, http_host
 from hermes.aeriel.client._carriers import STEP_S, Errors, check
+from hermes.aeriel.client._http_connections import CONNECT_S, HttpConnections, end, is_readable
 from hermes.aeriel.client._messages import Answer, Message, decode_http, encode_http
 from hermes.errors import InferenceError
 
 _RECEIVE_BYTES = 1 << 16
-# As long as the server is looked for there at first: a link may be slow, or lose a packet.
-CONNECT_S = 5.0
-# A Triton that is told to stop waits for the end of every connection, for half a minute.
-IDLE_S = 0.5
+_READ_AHEAD_BYTES = 1 << 20
 _STATUS = {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
@@ -40,9 +35,6 @@ _STATUS = {
 class HttpCarrier:
     """Requests over kept connections to Triton's HTTP service.
 
-    One that has not been used for `IDLE_S` seconds is ended, and one whose answer nobody waits for
-    as soon as that has come. All of them are ended when the process is about to exit.
-
     Parameters
     ----------
     address
@@ -54,12 +46,8 @@ class HttpCarrier:
     def __init__(self, address: str, error: Errors) -> None:
         self.address = address
         self.error = error
-        self.closing = threading.Event()
-        # Connections that nobody uses, and since when: those used last are at the right.
-        self._idle: deque[tuple[float, socket.socket]] = deque()
-        self._given_up: list[HttpCall] = []
-        self._watch: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self.connections = HttpConnections(address)
+        self.closing = self.connections.closing
 
     def leads_to(self, name: str) -> bool:
         """Tell whether a server of this name answers."""
@@ -81,70 +69,9 @@ class HttpCarrier:
         """Send a request."""
         return HttpCall(self, encoded, timeout_s)
 
-    def take(self, timeout_s: float) -> socket.socket:
-        """Return a connection that nobody uses; a new one may take so many seconds."""
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()[1]
-        connection = connect(self.address, max(0.0, min(timeout_s, CONNECT_S)))
-        connection.settimeout(STEP_S)
-        return connection
-
-    def take_back(self, call: HttpCall) -> None:
-        """Keep the connection of a call that is over for the next request."""
-        with self._lock:
-            if self.closing.is_set() or _is_exiting():
-                call.end()
-                return
-            now = time.monotonic()
-            if (connection := call.release()) is not None:
-                self._idle.append((now, connection))
-                self._ensure_watch()
-
-    def give_up(self, call: HttpCall) -> None:
-        """End the connection of a call when the server has answered it."""
-        with self._lock:
-            if _is_exiting():
-                call.cut()
-                return
-            self._given_up.append(call)
-            self._ensure_watch()
-
-    def forget_idle(self) -> None:
-        """End the connections that nobody uses: the server that they led to may be gone."""
-        with self._lock:
-            while self._idle:
-                _end(self._idle.pop()[1])
-
     def close(self) -> None:
         """End every wait."""
-        self.closing.set()
-        self.forget_idle()
-
-    def _ensure_watch(self) -> None:
-        if self._watch is None:
-            # Not a daemon: it ends the connections before the process exits. A server that the
-            # process stops as it exits would wait for them.
-            watch = threading.Thread(target=self._end_unused, name="hermes-http")
-            watch.start()
-            self._watch = watch
-
-    def _end_unused(self) -> None:
-        while True:
-            if self.closing.wait(STEP_S) and self._given_up:
-                time.sleep(STEP_S)
-            with self._lock:
-                unused_since = math.inf if _is_exiting() else time.monotonic() - IDLE_S
-                while self._idle and self._idle[0][0] < unused_since:
-                    _end(self._idle.popleft()[1])
-                if _is_exiting():
-                    for call in self._given_up:
-                        call.cut()
-                    self._given_up.clear()
-                self._given_up = [call for call in self._given_up if not call.is_done()]
-                if not self._idle and not self._given_up:
-                    self._watch = None
-                    return
+        self.connections.close()
 
     def _get(self, path: str) -> Any:
         """Return an answer in JSON; None where there is none."""
@@ -164,49 +91,65 @@ class HttpCall:
 
     def __init__(self, carrier: HttpCarrier, encoded: bytes, timeout_s: float) -> None:
         self._carrier = carrier
+        self._connections = carrier.connections
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._connection: socket.socket | None = None
         self._failure: InferenceError | None = None
+        self._using = threading.Lock()  # held by the thread that uses the connection
         self._is_waited_for = False
         self._has_begun = False  # the answer
+        self._unread_since: float | None = None
+        self._data = bytearray()  # what has been read of the answer
         self._is_cut = False
-        try:
-            self._connection = carrier.take(timeout_s)
-            self._send(self._connection, encoded)
-        except InferenceError as error:
-            self.end()
-            self._failure = error
-        except OSError as error:
-            self._failure = self._broken(error)
-        except BaseException:  # Ctrl-C, whose traceback would keep the connection
-            self.end()
-            raise
+        with self._using:
+            try:
+                self._connection = carrier.connections.take(self, timeout_s)
+                self._send(self._connection, encoded)
+            except InferenceError as error:
+                self.end()
+                self._failure = error
+            except OSError as error:
+                self._failure = self._broken(error)
+            except BaseException:  # Ctrl-C, whose traceback would keep the connection
+                self.end()
+                raise
 
     def answer(self) -> Answer:
         """Wait for the answer."""
-        if self._failure is not None or self._connection is None:
-            try:
-                raise self._failure or self._carrier.error("CANCELLED", "the request was cancelled")
-            finally:
-                self._failure = None  # or its traceback, which has this frame, would keep itself
         self._is_waited_for = True
         try:
-            status, fields, body = self._receive(self._connection)
-        except InferenceError:  # of which one is an OSError too
-            raise
-        except OSError as error:
-            raise self._broken(error) from error
-        except (ValueError, KeyError) as error:
-            raise self._broken(f"no HTTP answer of Triton's: {error}") from error
+            with self._using:
+                status, fields, body = self._received()
         finally:
             self._is_waited_for = False
-        self._carrier.take_back(self)
+        self._connections.take_back(self)
         if status != 200:
             reason = _reason(bytes(body))
             raise self._carrier.error(_STATUS.get(status, "INTERNAL"), reason)
         length = fields.get(b"inference-header-content-length")
         return decode_http(body, None if length is None else int(length))
+
+    def is_under_way(self, unread_since: float) -> bool:
+        """Tell whether an answer is to come on a connection of this call.
+
+        An answer that came before a time and that nothing has read is read into memory as far as it
+        is there. The connection is ended when that is all of it.
+        """
+        if self._is_waited_for or not self._using.acquire(blocking=False):
+            return True
+        try:
+            connection = self._connection
+            if connection is None:
+                return False
+            if not is_readable(connection):
+                return True
+            self._unread_since = self._unread_since or time.monotonic()
+            if self._unread_since < unread_since:
+                self._read_ahead(connection)
+            return self._connection is not None
+        finally:
+            self._using.release()
 
     def is_done(self) -> bool:
         """Tell whether the server has answered, or ended the connection."""
@@ -215,7 +158,7 @@ class HttpCall:
             return not self._is_cut
         if self._is_waited_for:  # who waits will know
             return False
-        if not (self._has_begun or _is_readable(connection)):
+        if not (self._has_begun or is_readable(connection)):
             return False
         self.end()
         return True
@@ -223,7 +166,7 @@ class HttpCall:
     def cancel(self) -> None:
         """Leave it to the carrier, which ends the connection when the server has answered."""
         if not self.is_done():
-            self._carrier.give_up(self)
+            self._connections.give_up(self)
 
     def cut(self) -> None:
         """End the connection, so that nobody will know when the server has done with it."""
@@ -239,7 +182,7 @@ class HttpCall:
         """End the connection."""
         connection = self.release()
         if connection is not None:
-            _end(connection)
+            end(connection)
 
     def _send(self, connection: socket.socket, encoded: bytes) -> None:
         left = memoryview(encoded)
@@ -251,25 +194,32 @@ class HttpCall:
                 continue
             left = left[sent:]
 
-    def _receive(self, connection: socket.socket) -> tuple[int, dict[bytes, bytes], memoryview]:
-        data = bytearray()
-        while (end := data.find(b"\r\n\r\n")) < 0:
-            data += self._some(connection)
-        lines = bytes(data[:end]).split(b"\r\n")
-        fields = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(b":") for line in lines[1:])
-        }
-        start = end + 4
-        size = int(fields[b"content-length"])
-        while len(data) - start < size:
-            data += self._some(connection, start + size - len(data))
-        return int(lines[0].split()[1]), fields, memoryview(data).toreadonly()[start:]
+    def _received(self) -> tuple[int, dict[bytes, bytes], memoryview]:
+        if self._failure is not None or (self._connection is None and not self._data):
+            try:
+                raise self._failure or self._carrier.error("CANCELLED", "the request was cancelled")
+            finally:
+                self._failure = None  # or its traceback, which has this frame, would keep itself
+        try:
+            while (head := _head(self._data)) is None:
+                self._data += self._some()
+            while (missing := head.size - len(self._data)) > 0:
+                self._data += self._some(missing)
+        except InferenceError:  # of which one is an OSError too
+            raise
+        except OSError as error:
+            raise self._broken(error) from error
+        except (ValueError, KeyError) as error:
+            raise self._broken(f"no HTTP answer of Triton's: {error}") from error
+        return head.status, head.fields, memoryview(self._data).toreadonly()[head.start : head.size]
 
-    def _some(self, connection: socket.socket, expected: int = _RECEIVE_BYTES) -> bytes:
+    def _some(self, expected: int = _RECEIVE_BYTES) -> bytes:
+        connection = self._connection
+        if connection is None:
+            raise ConnectionResetError("the connection was ended")
         # Known before anything is read: Ctrl-C may come as soon as it has been.
         while not self._has_begun:
-            if _is_readable(connection, STEP_S):
+            if is_readable(connection, STEP_S):
                 self._has_begun = True
             else:
                 check(self._carrier, self._deadline, self._timeout_s)
@@ -283,32 +233,50 @@ class HttpCall:
                 raise ConnectionResetError("the server ended the connection")
             return received
 
+    def _read_ahead(self, connection: socket.socket) -> None:
+        self._has_begun = True
+        try:
+            while is_readable(connection):
+                received = connection.recv(_READ_AHEAD_BYTES)
+                if not received:
+                    raise ConnectionResetError("the server ended the connection")
+                self._data += received
+                head = _head(self._data)
+                if head is not None and len(self._data) >= head.size:
+                    self.end()
+                    return
+        except (OSError, ValueError, KeyError) as error:
+            self._failure = self._broken(error)
+
     def _broken(self, problem: object) -> InferenceError:
         self.end()
-        self._carrier.forget_idle()
+        self._connections.forget_idle()
         return self._carrier.error("UNAVAILABLE", f"HTTP at {self._carrier.address}: {problem}")
 
 
-def _is_exiting() -> bool:
-    """Tell whether the main thread has ended, so that the process only waits for its others."""
-    return not threading.main_thread().is_alive()
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The head of an HTTP answer: its body is from `start` to `size`, its end."""
+
+    status: int
+    fields: dict[bytes, bytes]
+    start: int
+    size: int
 
 
-def _is_readable(connection: socket.socket, timeout_s: float = 0.0) -> bool:
-    """Tell whether something comes within a time, or the connection has been ended."""
-    poll = select.poll()
-    try:
-        poll.register(connection, select.POLLIN)
-    except ValueError:  # another thread has just ended it
-        return True
-    return bool(poll.poll(1000 * timeout_s))
-
-
-def _end(connection: socket.socket) -> None:
-    """End a connection for the server too: a process that was forked has a copy of the socket."""
-    with contextlib.suppress(OSError):  # the server has ended it
-        connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
+def _head(data: bytearray) -> _Head | None:
+    """Return the head of an HTTP answer, None if not all of it is there."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    lines = bytes(data[:end]).split(b"\r\n")
+    fields = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(b":") for line in lines[1:])
+    }
+    start = end + 4
+    size = start + int(fields[b"content-length"])
+    return _Head(int(lines[0].split()[1]), fields, start, size)
 
 
 def _reason(body: bytes) -> str:

@@ -1,0 +1,175 @@
+"""The kept connections to an HTTP service, each ended as soon as nothing needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from typing import Protocol
+
+from hermes.aeriel._addresses import connect
+from hermes.aeriel.client._carriers import STEP_S
+
+# As long as the server is looked for there at first: a link may be slow, or lose a packet.
+CONNECT_S = 5.0
+# A Triton that is told to stop waits for the end of every connection, for half a minute.
+IDLE_S = 0.5
+
+
+class ConnectionUser(Protocol):
+    """A call that may hold one of the connections."""
+
+    def __hash__(self) -> int: ...
+
+    def is_done(self) -> bool:
+        """Tell whether the server has done with the call."""
+
+    def is_under_way(self, unread_since: float) -> bool:
+        """Tell whether the call holds a connection.
+
+        It lets go of a connection with an answer that came before this time, and that is unread.
+        """
+
+    def cut(self) -> None:
+        """End the connection, with an answer on it or not."""
+
+    def end(self) -> None:
+        """End the connection."""
+
+    def release(self) -> socket.socket | None:
+        """Return the connection, which the call no longer holds."""
+
+
+class HttpConnections:
+    """Connections to one HTTP service.
+
+    A connection that has not been used for `IDLE_S` seconds is ended. An answer that nothing reads
+    for so long, such as one of a suspended stream, is read into memory, and its connection is ended
+    too. The connection of a call that was given up is ended as soon as the server has answered. All
+    connections are ended when the process is about to exit.
+
+    Parameters
+    ----------
+    address
+        ``host:port``, or ``unix:PATH``.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.closing = threading.Event()
+        # Connections that no call uses, and since when: those used last are at the right.
+        self._idle: deque[tuple[float, socket.socket]] = deque()
+        self._given_up: list[ConnectionUser] = []
+        self._calls: weakref.WeakSet[ConnectionUser] = weakref.WeakSet()
+        self._watch: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def take(self, call: ConnectionUser, timeout_s: float) -> socket.socket:
+        """Return a connection for a call; a new one may take so many seconds.
+
+        Raises
+        ------
+        OSError
+            There is none.
+        """
+        with self._lock:
+            self._calls.add(call)
+            self._ensure_watch()
+            if self._idle:
+                return self._idle.pop()[1]
+        connection = connect(self.address, max(0.0, min(timeout_s, CONNECT_S)))
+        connection.settimeout(STEP_S)
+        return connection
+
+    def take_back(self, call: ConnectionUser) -> None:
+        """Keep the connection of a call that is over for the next call."""
+        with self._lock:
+            self._calls.discard(call)
+            if self.closing.is_set() or _is_exiting():
+                call.end()
+                return
+            now = time.monotonic()
+            if (connection := call.release()) is not None:
+                self._idle.append((now, connection))
+                self._ensure_watch()
+
+    def give_up(self, call: ConnectionUser) -> None:
+        """End the connection of a call when the server has answered it."""
+        with self._lock:
+            if _is_exiting():
+                call.cut()
+                return
+            self._given_up.append(call)
+            self._ensure_watch()
+
+    def forget_idle(self) -> None:
+        """End the connections that no call uses: the server that they led to may be gone."""
+        with self._lock:
+            while self._idle:
+                end(self._idle.pop()[1])
+
+    def close(self) -> None:
+        """End the connections that no call uses, and keep none from now on."""
+        self.closing.set()
+        self.forget_idle()
+
+    def _ensure_watch(self) -> None:
+        if self._watch is None:
+            # Not a daemon: it ends the connections before the process exits. A server that the
+            # process stops as it exits would wait for them.
+            watch = threading.Thread(target=self._end_unused, name="hermes-http")
+            watch.start()
+            self._watch = watch
+
+    def _end_unused(self) -> None:
+        while True:
+            if self.closing.wait(STEP_S) and (self._calls or self._given_up):
+                time.sleep(STEP_S)
+            self._look_at_calls(time.monotonic() - IDLE_S)
+            with self._lock:
+                unused_since = math.inf if _is_exiting() else time.monotonic() - IDLE_S
+                while self._idle and self._idle[0][0] < unused_since:
+                    end(self._idle.popleft()[1])
+                if _is_exiting():
+                    for call in self._given_up:
+                        call.cut()
+                    self._given_up.clear()
+                    self._calls.clear()  # a suspended stream must not delay the exit
+                self._given_up = [each for each in self._given_up if not each.is_done()]
+                if not (self._idle or self._given_up or self._calls):
+                    self._watch = None
+                    return
+
+    def _look_at_calls(self, unread_since: float) -> None:
+        with self._lock:
+            calls = list(self._calls)
+        over = [call for call in calls if not call.is_under_way(unread_since)]
+        with self._lock:
+            self._calls.difference_update(over)
+
+
+def is_readable(connection: socket.socket, timeout_s: float = 0.0) -> bool:
+    """Tell whether something comes within a time, or the connection has been ended."""
+    poll = select.poll()
+    try:
+        poll.register(connection, select.POLLIN)
+    except ValueError:  # another thread has just ended it
+        return True
+    return bool(poll.poll(1000 * timeout_s))
+
+
+def end(connection: socket.socket) -> None:
+    """End a connection for the server too: a process that was forked has a copy of the socket."""
+    with contextlib.suppress(OSError):  # the server has ended it
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def _is_exiting() -> bool:
+    """Tell whether the main thread has ended, so that the process only waits for its others."""
+    return not threading.main_thread().is_alive()
