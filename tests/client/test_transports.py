@@ -606,15 +606,20 @@ def test_a_link_on_which_the_first_packet_is_lost_is_only_slow() -> None:
     def accept() -> None:
         server.accept()[0].close()
 
+    def connection() -> socket.socket:
+        connection = carrier.send(b"", 5.0).release()
+        assert connection is not None
+        return connection
+
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)  # Linux completes one connection, and drops what asks for another
         address = f"127.0.0.1:{server.getsockname()[1]}"
         carrier = HttpCarrier(address, functools.partial(RequestError, "echo", address))
-        with carrier.take(5.0):
+        with connection():
             accepting = threading.Timer(0.5, accept)
             accepting.start()
-            with carrier.take(5.0) as late:
+            with connection() as late:
                 assert late.getpeername() == server.getsockname()
             accepting.join()
 
