@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes.aeriel.metrics._classes import Classes, columns_of, labels_of, scan_classes, softmax
+from hermes.aeriel.metrics._details import ClassDetails
+from hermes.aeriel.metrics._groups import GroupSums
 from hermes.aeriel.metrics._pairs import N_BINS, Integers, Metric, MetricOptions, Needs, Pair
 from hermes.aeriel.metrics._ranking import Rankings, gather_rankings
 from hermes.aeriel.metrics._scores import precision
@@ -31,10 +33,16 @@ class ClassTotals:
     log_loss: float = 0.0
     confusion: Integers | None
     histograms: Integers
+    details: ClassDetails
+    metrics: tuple[str, ...]
     rankings: Rankings = field(default_factory=Rankings)
 
-    def add_labels(self, predicted: Integers, labels: Integers) -> None:
-        """Add rows with a label each."""
+    def add_labels(self, start: int, predicted: Integers, labels: Integers) -> None:
+        """Add rows, of which the first has this index, with a label each."""
+        self._count(predicted, labels)
+        self.details.add_labels(start, predicted, labels)
+
+    def _count(self, predicted: Integers, labels: Integers) -> None:
         self.n_rows += len(labels)
         self.n_correct += int(np.count_nonzero(predicted == labels))
         if self.confusion is not None:
@@ -42,12 +50,13 @@ class ClassTotals:
             pairs = np.bincount(labels * n_classes + predicted, minlength=n_classes**2)
             self.confusion += pairs.reshape(n_classes, n_classes)
 
-    def add_scores(self, chunk: npt.NDArray[Any], labels: Integers) -> None:
+    def add_scores(self, start: int, chunk: npt.NDArray[Any], labels: Integers) -> None:
         """Add rows with probabilities or logits, a column per class or that of class 1."""
         form, n_classes = self.classes.form, self.classes.n_classes
         scores = columns_of(chunk, form)
         predicted = scores.argmax(axis=1)
-        self.add_labels(predicted, labels)
+        self._count(predicted, labels)
+        in_top = {}
         if self.ranks.size:
             own = np.take_along_axis(scores, labels[:, None], axis=1)
             # As scikit-learn does: of equal scores of several classes the higher class is first.
@@ -55,12 +64,23 @@ class ClassTotals:
             ahead = classes < label if n_classes == 2 else classes > label
             rank = np.count_nonzero((scores > own) | ((scores == own) & ahead), axis=1)
             self.ranks += np.bincount(rank, minlength=n_classes)
+            matches = (TOP_K_NAME.fullmatch(name) for name in self.metrics)
+            in_top = {match[0]: rank < int(match[1]) for match in matches if match}
         probabilities = softmax(scores) if form == "logits" else scores
         rows = np.arange(len(labels))
         # As scikit-learn does: no probability is nearer to 0 or 1 than the dtype's precision.
         eps = precision(probabilities.dtype if form == "logits" else chunk.dtype)
         true = np.clip(probabilities[rows, labels].astype(np.float64), eps, 1 - eps)
-        self.log_loss -= float(np.log(true).sum())
+        losses = -np.log(true)
+        self.log_loss += float(losses.sum())
+        self.details.add_scores(
+            start,
+            predicted=predicted,
+            labels=labels,
+            probabilities=probabilities,
+            losses=losses,
+            in_top=in_top,
+        )
         # Two classes: by target, the score of class 1. More: right and wrong, the highest score.
         group = labels if n_classes == 2 else (predicted != labels).astype(np.int64)
         shown = probabilities[:, 1] if n_classes == 2 else probabilities[rows, predicted]
@@ -69,7 +89,7 @@ class ClassTotals:
 
     def parts(self) -> dict[str, Any]:
         """Return what goes into a `MetricsResult` besides scalars."""
-        parts: dict[str, Any] = {"curves": {}, "notes": []}
+        parts: dict[str, Any] = {"notes": [], **self.details.parts(self.metrics)}
         if self.classes.note:
             parts["notes"].append(self.classes.note)
         if self.confusion is not None:
@@ -125,14 +145,18 @@ def gather_classes(pair: Pair, options: MetricOptions) -> ClassTotals:
         ranks=np.zeros(n_classes if wants_ranks else 0, np.int64),
         confusion=np.zeros((n_classes, n_classes), np.int64) if wants_confusion else None,
         histograms=np.zeros((2, N_BINS), np.int64),
+        details=ClassDetails(
+            n_classes=n_classes, groups=GroupSums.of(options.offsets, pair.predictions.shape[0])
+        ),
+        metrics=tuple(names),
     )
     for start, predictions, targets in pair.chunks():
         labels = labels_of(pair, pair.targets, targets, start, n_classes)
         if classes.form == "labels":
             predicted = labels_of(pair, pair.predictions, predictions, start, n_classes)
-            totals.add_labels(predicted, labels)
+            totals.add_labels(start, predicted, labels)
         else:
-            totals.add_scores(predictions, labels)
+            totals.add_scores(start, predictions, labels)
     if any(metric.needs == "all scores" for metric in pair.metrics):
         totals.rankings = gather_rankings(pair, classes)
     return totals

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hermes.aeriel.metrics import _classification, _reference, _regression
+from hermes.aeriel.metrics._bootstrap import metric_intervals
 from hermes.aeriel.metrics._classification import TOP_K_NAME, top_k_accuracy
+from hermes.aeriel.metrics._groups import GroupSums, Interval
 from hermes.aeriel.metrics._pairs import Metric, MetricOptions, Pair, Rows
 from hermes.aeriel.metrics._ranking import sklearn_metrics
 from hermes.aeriel.metrics._scores import check_scores
@@ -36,8 +38,22 @@ class MetricsResult:
     reference
         The facts of the comparison with expected outputs, by name.
     curves
-        ``roc``, ``score_histogram``, ``residual_histogram``, ``predicted_vs_true``: whichever
-        the metrics gave.
+        ``roc``, ``precision_recall``, ``calibration``, ``score_histogram``,
+        ``residual_histogram``, ``predicted_vs_true``: whichever the metrics gave.
+    intervals
+        The bootstrap interval of 95 % of each metric that has one, by name: low and high.
+    classes
+        For each class ``rows`` and ``predicted_rows``; ``recall`` and ``precision``, each with
+        ``value``, ``low`` and ``high``, its Wilson interval of 95 %; and ``f1``.
+    files
+        For each file ``rows``, and each metric that a file has by itself, with ``value``, ``low``
+        and ``high``, its interval of 95 %.
+    worst_rows
+        The rows with the highest log loss or absolute error, or the first wrong ones of labels:
+        ``row``, ``target``, ``predicted``, and ``score_of_target`` and ``score_of_predicted``, or
+        ``error`` (and ``output``, where there are several).
+    groups
+        Sums over groups of rows, from which `metric_replicates` resamples.
     notes
         Sentences on how the predictions were understood.
     """
@@ -47,6 +63,11 @@ class MetricsResult:
     confusion_matrix: list[list[int]] | None = None
     reference: dict[str, Any] | None = None
     curves: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    worst_rows: list[dict[str, Any]] = field(default_factory=list)
+    groups: GroupSums | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -57,6 +78,10 @@ class MetricsResult:
             "confusion_matrix": self.confusion_matrix,
             "reference": self.reference,
             "curves": self.curves,
+            "intervals": self.intervals,
+            "classes": self.classes,
+            "files": self.files,
+            "worst_rows": self.worst_rows,
             "notes": list(self.notes),
         }
 
@@ -112,6 +137,7 @@ def compute_metrics(
     rtol: float = 1e-5,
     atol: float = 1e-8,
     chunk_rows: int | None = None,
+    offsets: Sequence[int] | None = None,
 ) -> MetricsResult:
     """Return the metrics of predictions against targets.
 
@@ -157,6 +183,8 @@ def compute_metrics(
         same infinity.
     chunk_rows
         Rows read at a time; about a million numbers' worth where it is None.
+    offsets
+        The first row of each file, and the number of rows; by default all rows are of one file.
 
     Raises
     ------
@@ -173,9 +201,17 @@ def compute_metrics(
     for parameter, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
             raise ParameterError(parameter, f"given {value}, wanted a number that is not negative")
-    options = MetricOptions(scores=check_scores(scores), rtol=rtol, atol=atol)
+    options = MetricOptions(
+        scores=check_scores(scores), rtol=rtol, atol=atol, offsets=tuple(offsets or ())
+    )
+    groups = GroupSums.of(options.offsets, predictions.shape[0])
     found: dict[str, float] = {}
-    parts: dict[str, Any] = {"curves": {}, "notes": []}
+    parts: dict[str, Any] = {
+        "curves": {},
+        "notes": [],
+        "files": [{} for _ in groups.offsets[1:]],
+        "groups": groups,
+    }
     for gather in dict.fromkeys(metric.gather for metric in metrics):
         wanted = [metric for metric in metrics if metric.gather is gather]
         totals = gather(Pair.checked(wanted, predictions, targets, chunk_rows), options)
@@ -184,6 +220,7 @@ def compute_metrics(
         _merge(parts, totals.parts())
     scalars = {name: found[name] for metric in metrics for name in metric.scalars}
     parts["notes"] = tuple(parts["notes"])
+    parts["intervals"] = metric_intervals(scalars, groups)
     return MetricsResult(n_rows=int(predictions.shape[0]), scalars=scalars, **parts)
 
 
@@ -206,4 +243,8 @@ def _find(names: Sequence[str], top_k: Sequence[int]) -> list[Metric]:
 def _merge(parts: dict[str, Any], more: dict[str, Any]) -> None:
     parts["curves"] |= more.pop("curves", {})
     parts["notes"] += more.pop("notes", [])
+    if groups := more.pop("groups", None):
+        parts["groups"].include(groups)
+    for file, found in zip(parts["files"], more.pop("files", parts["files"]), strict=True):
+        file.update(found)
     parts |= more

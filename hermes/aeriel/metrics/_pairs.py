@@ -70,11 +70,14 @@ class MetricOptions:
         What the scores of classes are: ``"auto"``, ``"probabilities"`` or ``"logits"``.
     rtol, atol
         The tolerances of ``reference``.
+    offsets
+        The first row of each file, and the number of rows; empty where all are of one file.
     """
 
     scores: Scores = "auto"
     rtol: float = 1e-5
     atol: float = 1e-8
+    offsets: tuple[int, ...] = ()
 
 
 class Totals(Protocol):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermes.aeriel.metrics._details import ErrorDetails
+from hermes.aeriel.metrics._groups import GroupSums
 from hermes.aeriel.metrics._pairs import (
     N_BINS,
     Floats,
@@ -45,11 +47,14 @@ class RegressionTotals:
     residuals: Integers
     pairs: Integers
     points: tuple[list[float], list[float]] | None
+    details: ErrorDetails
+    metrics: tuple[str, ...]
 
-    def add(self, predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
-        """Add rows, shape (rows, outputs)."""
+    def add(self, start: int, predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
+        """Add rows, of which the first has this index, shape (rows, outputs)."""
         residuals = difference(predictions, targets)
         deviations = difference(targets, self.origin) - self.mean_shift
+        self.details.add(start, predictions, targets, residuals, deviations)
         self.n_rows += len(residuals)
         self.squared += (residuals**2).sum(axis=0)
         self.squared_total += (deviations**2).sum(axis=0)
@@ -85,6 +90,7 @@ class RegressionTotals:
         if self.points is not None:
             points["points"] = {"true": self.points[0], "predicted": self.points[1]}
         return {
+            **self.details.parts(self.metrics),
             "curves": {
                 "residual_histogram": {
                     "edges": self.residual_edges.tolist(),
@@ -95,11 +101,11 @@ class RegressionTotals:
                     "counts": self.pairs.tolist(),
                     **points,
                 },
-            }
+            },
         }
 
 
-def gather_residuals(pair: Pair, _options: MetricOptions) -> RegressionTotals:
+def gather_residuals(pair: Pair, options: MetricOptions) -> RegressionTotals:
     """Return the totals that the metrics of a pair want.
 
     Raises
@@ -135,9 +141,12 @@ def gather_residuals(pair: Pair, _options: MetricOptions) -> RegressionTotals:
         residuals=np.zeros(N_BINS, np.int64),
         pairs=np.zeros((N_BINS, N_BINS), np.int64),
         points=([], []) if n_rows * n_outputs <= MAX_POINTS else None,
+        details=ErrorDetails(n_outputs=n_outputs, groups=GroupSums.of(options.offsets, n_rows)),
+        metrics=tuple(metric.name for metric in pair.metrics),
     )
     for start, predictions, targets in pair.chunks():
         totals.add(
+            start,
             _outputs(pair, pair.predictions, predictions, start),
             _outputs(pair, pair.targets, targets, start),
         )

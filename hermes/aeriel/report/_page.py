@@ -9,7 +9,17 @@ from typing import Any
 from urllib.parse import quote
 
 from hermes.aeriel.report._plots import MAX_TABLE_CLASSES, draw_plots
-from hermes.aeriel.report._words import NOTHING, duration, fixed, is_set, label, number, text
+from hermes.aeriel.report._words import (
+    LEAST_REQUESTS,
+    NOTHING,
+    duration,
+    fixed,
+    is_set,
+    label,
+    latencies,
+    number,
+    text,
+)
 from hermes.errors import MissingExtraError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -39,6 +49,7 @@ def render_report(report: Mapping[str, Any]) -> str:
         "text": text,
         "label": label,
         "link": _link,
+        "latencies": latencies,
     }
     environment.tests["set"] = is_set
     template = environment.get_template("report.html")
@@ -82,13 +93,16 @@ def _confusion_rows(matrix: Sequence[Sequence[int]] | None) -> list[list[dict[st
 
 def _file_rows(throughput: Mapping[str, Any]) -> dict[str, Any]:
     """Return the table of files, with only those columns that some file has."""
-    files = throughput.get("files") or []
+    files = [
+        {**file, **{f"latency_{key}": value for key, value in latencies(file).items()}}
+        for file in throughput.get("files") or []
+    ]
     columns: list[tuple[str, str, Callable[[Any], str]]] = [
         ("rows", "Rows", number),
         ("seconds", "Time", duration),
         ("rows_per_s", "Rows/s", number),
         ("megabytes_per_s", "MB/s", number),
-        ("latency_ms", "Latency, ms (p50 / p90 / p99)", _latency),
+        *((f"latency_{key}", f"Latency {key}, ms", number) for key in LEAST_REQUESTS),
         ("retries", "Retries", number),
         ("failures", "Failures", number),
     ]
@@ -109,7 +123,3 @@ def _file_rows(throughput: Mapping[str, Any]) -> dict[str, Any]:
             for path, file in zip(paths, files, strict=True)
         ],
     }
-
-
-def _latency(latency: Mapping[str, float]) -> str:
-    return " / ".join(number(latency.get(key)) for key in ("p50", "p90", "p99"))

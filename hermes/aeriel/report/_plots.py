@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hermes.aeriel.report import _monitor_plot
-from hermes.aeriel.report._words import number
+from hermes.aeriel.report._words import latencies, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,15 +140,21 @@ def _draw_scores(figure: Figure, histogram: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     counts = histogram["counts"]
     for name, values in counts.items():
-        axes.stairs(values, histogram["edges"], fill=True, alpha=0.55, label=name)
+        _draw_bars(axes, values, histogram["edges"], label=name)
     axes.set(xlabel=histogram["label"], xlim=(0, 1))
     _count_axis(axes, np.concatenate(list(counts.values())))
     figure.legend(loc="outside upper right", ncols=2)
 
 
+def _draw_bars(axes: Axes, counts: Sequence[int], edges: Sequence[float], **how: Any) -> None:
+    """Draw a histogram: a pale area that others show through, and an edge in the full colour."""
+    area = axes.stairs(counts, edges, fill=True, alpha=0.4, **how)
+    axes.stairs(counts, edges, color=area.get_facecolor()[:3], linewidth=1)
+
+
 def _draw_residuals(figure: Figure, histogram: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
-    axes.stairs(histogram["counts"], histogram["edges"], fill=True, alpha=0.8)
+    _draw_bars(axes, histogram["counts"], histogram["edges"])
     axes.axvline(0, color=TEXT, linewidth=0.7, linestyle=":")
     axes.set(xlabel=f"predicted {MINUS} true")
     axes.locator_params(axis="x", nbins=6)
@@ -191,22 +197,28 @@ def _draw_map(axes: Axes, values: Any, *, extent: Any, origin: Any) -> None:
 def _draw_speeds(figure: Figure, files: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.add_subplot()
     speeds = [float(file.get("rows_per_s") or 0) for file in files]
-    axes.stairs(speeds, np.arange(0.5, len(files) + 1), fill=True, alpha=0.8)
+    # Points: files are not in an order that a line could follow.
+    axes.plot(np.arange(1, len(files) + 1), speeds, "o", markersize=_size(files))
     axes.set(ylabel="rows/s")
+    axes.set_ylim(bottom=0)
     _file_axis(axes, len(files))
 
 
 def _draw_latencies(figure: Figure, files: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.add_subplot()
-    marker = "o" if len(files) <= 50 else None
-    for key in ("p50", "p90", "p99"):
-        values = [float((file.get("latency_ms") or {}).get(key, "nan")) for file in files]
+    found = [latencies(file) for file in files]
+    for key in max(found, key=len):
+        values = [float(each.get(key, "nan")) for each in found]
         numbers = np.arange(1, len(files) + 1)
-        axes.plot(numbers, values, marker=marker, markersize=3, linewidth=1, label=key)
+        axes.plot(numbers, values, "o", markersize=_size(files), label=key)
     axes.set(ylabel="latency, ms")
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside upper right", ncols=3)
     _file_axis(axes, len(files))
+
+
+def _size(points: Sequence[Any]) -> float:
+    return 4 if len(points) <= 50 else 2
 
 
 def _file_axis(axes: Axes, n_files: int) -> None:

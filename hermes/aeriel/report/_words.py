@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
+# Of fewer requests a percentile is just the slowest of them.
+LEAST_REQUESTS = {"p50": 1, "p90": 10, "p99": 100}
 NOTHING = "\N{EN DASH}"
 LABELS = {
     "log_loss": "Log loss",
@@ -54,6 +58,19 @@ def fixed(value: Any, unlike: float | None = None) -> str:
 def is_set(value: Any) -> bool:
     """Tell whether a value of a report says anything: Luigi writes an unset parameter as a text."""
     return value not in (None, "", "null", "[]", "{}", [], {})
+
+
+def latencies(speed: Mapping[str, Any]) -> dict[str, float]:
+    """Return those percentiles of the latency that the number of requests allows, in ms.
+
+    Parameters
+    ----------
+    speed
+        ``latency_ms`` and ``requests``, of a file or of all of them, as a report has them.
+    """
+    there, requests = speed.get("latency_ms") or {}, speed.get("requests", math.inf)
+    wanted = (key for key, least in LEAST_REQUESTS.items() if requests >= least)
+    return {key: there[key] for key in wanted if key in there}
 
 
 def duration(seconds: float) -> str:
