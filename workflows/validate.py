@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import h5py
 import luigi
 
 from hermes.aeriel.files import (
@@ -33,7 +34,7 @@ from hermes.aeriel.metrics import (
     evaluate_requirements,
 )
 from hermes.aeriel.report import build_report, summarise, write_report_html, write_report_json
-from hermes.aeriel.repository import read_model
+from hermes.aeriel.repository import class_names, read_model
 from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.aeriel.validation import (
     FilePredictions,
@@ -311,6 +312,14 @@ class Validate(ValidationParameters, luigi.Task):
         if misses:
             raise RequirementError(misses, self.output()["html"].path)
 
+    def _class_names(self, facts: InputFacts) -> tuple[str, ...]:
+        named = class_names(self.model_repository, self.model_name, self.output_name)
+        enum = facts.target and h5py.check_enum_dtype(facts.target.dtype)
+        # HDF5's own names of integers, where they are those of classes.
+        by_class = {number: name for name, number in (enum or {}).items()}
+        is_whole = set(by_class) == set(range(len(by_class)))
+        return named or tuple(by_class[n] for n in range(len(by_class)) if is_whole)
+
     def _report(
         self,
         merge_task: Merge,
@@ -341,6 +350,7 @@ class Validate(ValidationParameters, luigi.Task):
                 "version": attributes["server_version"],
             },
             inputs=describe_inputs(done),
+            class_names=self._class_names(merge_task.inputs_facts[0]),
             metrics=result,
             requirements=outcomes,
             throughput=throughput(done),

@@ -70,6 +70,27 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
     return RepositoryModel(specification=_specification(model_name, configs, where), stamp=stamp)
 
 
+def class_names(model_repository: str, model_name: str, output: str) -> tuple[str, ...]:
+    """Return what the classes of an output are called, from the output's ``label_filename``.
+
+    Triton's own place for them: a text file in the model's directory with a name in each line.
+    Nothing where there is none, or the repository is not on this machine.
+    """
+    if "://" in model_repository:
+        return ()
+    directory = Path(model_repository) / model_name
+    config = _read_config(directory, f"the model repository {model_repository}")
+    outputs = [] if config is None else config.output
+    files = [each.label_filename for each in outputs if output in {"", each.name}]
+    if len(files) != 1 or not files[0]:
+        return ()
+    try:
+        return tuple((directory / files[0]).read_text().splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"its label_filename {files[0]!r} cannot be read: {error}"
+        raise ModelLoadError(model=model_name, where=model_repository, reason=reason) from error
+
+
 def _specification(
     model_name: str, configs: Mapping[str, Any], where: str
 ) -> ModelSpecification | None:

@@ -73,7 +73,7 @@ def classification(n_classes: int = 3) -> MetricsResult:
     labels = np.arange(300) % n_classes
     logits = random.normal(size=(300, n_classes)) + 2 * np.eye(n_classes)[labels]
     names = ["accuracy", "top_2_accuracy", "log_loss", "roc_auc", "confusion_matrix"]
-    return compute_metrics(names, logits, labels)
+    return compute_metrics(names, logits, labels, offsets=[0, 100, 200, 300])
 
 
 def regression() -> MetricsResult:
@@ -163,9 +163,15 @@ def test_the_page_of_a_report_read_from_json_is_the_same(report: dict[str, Any])
 @pytest.mark.parametrize(
     ("name", "plots"),
     [
-        ("classification", ["ROC", "Scores", "Speed of each file", "Latency of each file"]),
+        (
+            "classification",
+            ["ROC", "Precision and recall", "Calibration", "Scores", "Speed of each file"],
+        ),
         ("regression", ["Predicted against true", "Residuals", "Speed of each file"]),
-        ("many classes", ["ROC", "Scores", "Confusion matrix", "Speed of each file"]),
+        (
+            "many classes",
+            ["ROC", "Precision and recall", "Calibration", "Scores", "Confusion matrix"],
+        ),
         ("no targets", ["Speed of each file", "Latency of each file"]),
         ("bare", []),
     ],
@@ -202,7 +208,7 @@ def test_the_report_has_the_documented_keys() -> None:
             "notes",
             "confusion_matrix",
         ),
-        "curves",
+        *("intervals", "classes", "file_metrics", "worst_rows", "curves"),
     ]
     assert report["schema"] == 1
     assert report["created"] == "2025-03-01T10:00:00+00:00"
@@ -346,10 +352,11 @@ def test_plots_take_the_colours_of_the_scheme() -> None:
 
 def test_a_wide_table_can_be_scrolled_and_says_so() -> None:
     page = render_report(REPORTS["classification"]())
-    assert page.count('<div class="scroll" tabindex="0">') == page.count('<div class="scroll"') == 4
-    assert page.count('<p class="hint">') == 1  # of the files; three classes fit
+    assert page.count('<div class="scroll" tabindex="0">') == page.count('<div class="scroll"') == 7
+    # Of each class, the metrics and the speed of each file, the worst rows; three classes fit.
+    assert page.count('<p class="hint">') == 4
     ten = a_report(classification(10), None, "data.h5")
-    assert render_report(ten).count('<p class="hint">') == 2
+    assert render_report(ten).count('<p class="hint">') == 5
 
 
 def test_numbers_that_json_lacks_are_strings_that_float_reads(tmp_path: Path) -> None:

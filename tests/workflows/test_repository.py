@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hermes.aeriel.files import RowPlan
-from hermes.aeriel.repository import read_model
+from hermes.aeriel.repository import class_names, read_model
 from hermes.errors import ModelLoadError, ModelNotFoundError
 
 ENSEMBLE = """
@@ -108,3 +108,19 @@ def test_what_is_no_name_is_no_model(tmp_path: Path, name: str) -> None:
     write(tmp_path, "step", STEP)
     with pytest.raises(ModelNotFoundError, match="models there: step"):
         read_model(str(tmp_path), name)
+
+
+def test_classes_have_the_names_in_the_label_file_of_their_output(tmp_path: Path) -> None:
+    labelled = (
+        '\noutput [{ name: "z", data_type: TYPE_FP32, dims: [2], label_filename: "names" }]\n'
+    )
+    write(tmp_path, "two", STEP + labelled)
+    (tmp_path / "two" / "names").write_text("signal\nglitch, blip\n")
+    write(tmp_path, "one", STEP)
+    assert class_names(str(tmp_path), "two", "z") == ("signal", "glitch, blip")
+    assert class_names(str(tmp_path), "two", "y") == ()
+    assert class_names(str(tmp_path), "one", "") == ()
+    assert class_names("s3://bucket/models", "two", "z") == ()
+    (tmp_path / "two" / "names").unlink()
+    with pytest.raises(ModelLoadError, match="label_filename 'names' cannot be read"):
+        class_names(str(tmp_path), "two", "z")

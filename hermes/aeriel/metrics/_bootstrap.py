@@ -58,7 +58,7 @@ def metric_replicates(name: str, groups: GroupSums, resampling: Resampling) -> F
 def interval_of(replicates: Floats) -> Interval:
     """Return the percentile interval of 95 %."""
     low, high = np.quantile(replicates, LEVELS)
-    return float(low), float(high)
+    return [float(low), float(high)]
 
 
 def metric_intervals(names: Mapping[str, float], groups: GroupSums) -> dict[str, Interval]:

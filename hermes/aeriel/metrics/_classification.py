@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hermes.aeriel.metrics._classes import Classes, columns_of, labels_of, scan_classes, softmax
-from hermes.aeriel.metrics._details import ClassDetails
+from hermes.aeriel.metrics._details import ClassDetails, precision_recall
 from hermes.aeriel.metrics._groups import GroupSums
 from hermes.aeriel.metrics._pairs import N_BINS, Integers, Metric, MetricOptions, Needs, Pair
 from hermes.aeriel.metrics._ranking import Rankings, gather_rankings
@@ -108,6 +109,16 @@ class ClassTotals:
         roc, n_classes = self.rankings.roc, len(self.rankings.areas)
         if roc:
             parts["curves"]["roc"] = roc
+            parts["curves"]["precision_recall"] = [
+                {
+                    "class": curve["class"],
+                    **({"average_precision": value} if value is not None else {}),
+                    **precision_recall(
+                        curve, int(self.details.counts[0, curve["class"]]), self.n_rows
+                    ),
+                }
+                for curve, value in zip_longest(roc, self.rankings.precisions[: len(roc)])
+            ]
         if len(roc) < n_classes:
             parts["notes"].append(
                 f"ROC curves are given for the first {len(roc)} of {n_classes} classes."

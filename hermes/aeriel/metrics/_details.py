@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -171,6 +172,20 @@ class ErrorDetails:
         }
 
 
+def precision_recall(
+    roc: Mapping[str, Any], n_positive: int, n_rows: int
+) -> dict[str, list[float]]:
+    """Return precision and recall at the points of an ROC curve.
+
+    Where no row is taken for the class the precision is 1, as scikit-learn has it.
+    """
+    recall = np.asarray(roc["true_positive_rate"])
+    right = recall * n_positive
+    taken = right + np.asarray(roc["false_positive_rate"]) * (n_rows - n_positive)
+    precision = np.divide(right, taken, out=np.ones_like(taken), where=taken > 0)
+    return {"recall": recall.tolist(), "precision": precision.tolist()}
+
+
 def _class_facts(n_rows: int, n_predicted: int, n_right: int) -> dict[str, Any]:
     both = n_rows + n_predicted
     return {
@@ -178,7 +193,7 @@ def _class_facts(n_rows: int, n_predicted: int, n_right: int) -> dict[str, Any]:
         "predicted_rows": n_predicted,
         "recall": share_with_interval(n_right, n_rows),
         "precision": share_with_interval(n_right, n_predicted),
-        "f1": 2 * n_right / both if both else float("nan"),
+        "f1": 2 * n_right / both if both else math.nan,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from hermes.aeriel.metrics._pairs import Floats, Integers
 
-Interval: TypeAlias = tuple[float, float]
+# Its low and its high end.
+Interval: TypeAlias = list[float]
 
 # Rows beyond as many are taken together in runs; resampling runs costs the same for any file.
 MAX_RUNS = 1000
@@ -104,7 +106,7 @@ def mean_with_interval(total: float, squares: float, n_rows: int) -> dict[str, f
     """
     mean = total / n_rows
     if n_rows < 2:
-        return {"value": mean, "low": float("nan"), "high": float("nan")}
+        return {"value": mean, "low": math.nan, "high": math.nan}
     variance = max(0.0, squares - total * mean) / (n_rows - 1)
     margin = Z * float(np.sqrt(variance / n_rows))
     return {"value": mean, "low": mean - margin, "high": mean + margin}
@@ -116,7 +118,7 @@ def share_with_interval(count: float, n_rows: float) -> dict[str, float]:
     Wilson, E. B. (1927), J. Am. Stat. Assoc. 22, 209. Of no rows all three are NaN.
     """
     if not n_rows:
-        return dict.fromkeys(("value", "low", "high"), float("nan"))
+        return dict.fromkeys(("value", "low", "high"), math.nan)
     share = count / n_rows
     scale = 1 / (1 + Z**2 / n_rows)
     centre = scale * (share + Z**2 / (2 * n_rows))

@@ -67,7 +67,7 @@ class MetricsResult:
     classes: list[dict[str, Any]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     worst_rows: list[dict[str, Any]] = field(default_factory=list)
-    groups: GroupSums | None = field(default=None, repr=False)
+    groups: GroupSums | None = field(default=None, repr=False, compare=False)
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

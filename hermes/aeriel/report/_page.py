@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from hermes.aeriel.report._plots import MAX_TABLE_CLASSES, draw_plots
+from hermes.aeriel.report._tables import (
+    below,
+    class_rows,
+    common_folder,
+    measured_files,
+    worst_rows,
+)
 from hermes.aeriel.report._words import (
     LEAST_REQUESTS,
     NOTHING,
+    between,
+    class_name,
     duration,
     fixed,
     is_set,
     label,
     latencies,
+    minus,
     number,
     text,
 )
@@ -50,14 +59,19 @@ def render_report(report: Mapping[str, Any]) -> str:
         "label": label,
         "link": _link,
         "latencies": latencies,
+        "between": between,
+        "minus": minus,
     }
     environment.tests["set"] = is_set
     template = environment.get_template("report.html")
     return template.render(
         report=report,
-        confusion=_confusion_rows(report.get("confusion_matrix")),
+        confusion=_confusion_rows(report),
         plots=draw_plots(report),
         files=_file_rows(report.get("throughput") or {}),
+        measured=measured_files(report),
+        classes=class_rows(report),
+        worst=worst_rows(report),
     )
 
 
@@ -82,12 +96,21 @@ def _link(path: str) -> str | None:
     return None if Path(path).is_absolute() else f"./{quote(path, errors='surrogateescape')}"
 
 
-def _confusion_rows(matrix: Sequence[Sequence[int]] | None) -> list[list[dict[str, Any]]] | None:
-    """Return each count with its share of its row, for a matrix that fits on a page."""
+def _confusion_rows(report: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return name and cells of each class, for a matrix that fits on a page.
+
+    A cell is a count with its share of its row.
+    """
+    matrix = report.get("confusion_matrix")
     if not matrix or len(matrix) > MAX_TABLE_CLASSES:
         return None
+    names = report.get("class_names") or []
     return [
-        [{"count": count, "share": count / max(1, sum(row))} for count in row] for row in matrix
+        {
+            "name": class_name(names, index),
+            "cells": [{"count": count, "share": count / max(1, sum(row))} for count in row],
+        }
+        for index, row in enumerate(matrix)
     ]
 
 
@@ -109,14 +132,13 @@ def _file_rows(throughput: Mapping[str, Any]) -> dict[str, Any]:
     there = [column for column in columns if any(column[0] in file for file in files)]
     fastest = max((file.get("rows_per_s") or 0 for file in files), default=0)
     paths = [str(file.get("file", "")) for file in files]
-    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 (a string may be any path)
-    folder = folders.pop() if len(folders) == 1 else ""
+    folder = common_folder(paths)
     return {
         "folder": folder,
         "heads": [head for _, head, _ in there],
         "rows": [
             {
-                "file": path[len(folder) :].lstrip("/") if folder else path,
+                "file": below(folder, path),
                 "cells": [show(file[key]) if key in file else NOTHING for key, _, show in there],
                 "share": (file.get("rows_per_s") or 0) / fastest if fastest else 0,
             }

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hermes.aeriel.report import _monitor_plot
-from hermes.aeriel.report._words import latencies, number
+from hermes.aeriel.report._curve_plots import draw_calibration, draw_precision_recall, draw_roc
+from hermes.aeriel.report._words import class_title, latencies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
 MINUS = "\N{MINUS SIGN}"
 # A confusion matrix of more classes is drawn, one of fewer is a table.
 MAX_TABLE_CLASSES = 20
-MAX_LEGEND = 8
 
 # Drawn in these, then exchanged for variables of the page, which has a light and a dark scheme.
-TEXT, LINE = "#010203", "#040506"
+TEXT, LINE, MUTED = "#010203", "#040506", "#070809"
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
     "axes.grid": True,
     "axes.labelcolor": TEXT,
-    "axes.prop_cycle": f"cycler('color', {list(SERIES)})",
+    # The last is that of what is there to compare with.
+    "axes.prop_cycle": f"cycler('color', {[*SERIES, MUTED]})",
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.axisbelow": True,
@@ -58,8 +59,22 @@ def draw_plots(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     matrix = report.get("confusion_matrix") or []
     files = (report.get("throughput") or {}).get("files") or []
     monitor = report.get("monitor")
+    names = report.get("class_names") or []
+
+    def named(key: str) -> list[dict[str, Any]]:
+        return [
+            {"name": class_title(names, curve["class"]), **curve} for curve in curves.get(key) or []
+        ]
+
     candidates: list[tuple[str, str, Any, Callable[[Figure, Any], None]]] = [
-        ("roc", "ROC", curves.get("roc"), _draw_roc),
+        ("roc", "ROC", named("roc"), draw_roc),
+        (
+            "precision_recall",
+            "Precision and recall",
+            named("precision_recall"),
+            draw_precision_recall,
+        ),
+        ("calibration", "Calibration", curves.get("calibration"), draw_calibration),
         ("scores", "Scores", curves.get("score_histogram"), _draw_scores),
         ("predicted", "Predicted against true", curves.get("predicted_vs_true"), _draw_predicted),
         ("residuals", "Residuals", curves.get("residual_histogram"), _draw_residuals),
@@ -107,33 +122,15 @@ def _svg(name: str, title: str, draw: Callable[[Figure, Any], None], data: Any) 
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
     body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
-    body = body.replace(TEXT, "var(--text)").replace(LINE, "var(--line)")
+    body = (
+        body.replace(TEXT, "var(--text)")
+        .replace(LINE, "var(--line)")
+        .replace(MUTED, "var(--muted)")
+    )
     for index, colour in enumerate(SERIES):
         body = body.replace(colour, f"var(--series-{index})")
     opening = f'<svg role="img" aria-label="{escape(title)}" {box[0] if box else ""}>'
     return Markup(opening + body)  # noqa: S704 (matplotlib escaped it, and the data are numbers)
-
-
-def _draw_roc(figure: Figure, curves: Sequence[Mapping[str, Any]]) -> None:
-    axes = figure.add_subplot()
-    few = len(curves) <= MAX_LEGEND
-    for index, curve in enumerate(curves):
-        axes.plot(
-            curve["false_positive_rate"],
-            curve["true_positive_rate"],
-            label=f"class {curve['class']}: AUC {number(curve['auc'])}",
-            color=SERIES[index % len(SERIES)] if few else SERIES[0],
-            alpha=1 if few else 0.4,
-        )
-    axes.plot([0, 1], [0, 1], color=TEXT, linewidth=0.7, linestyle=":")
-    axes.set(
-        xlabel="false positive rate",
-        ylabel="true positive rate",
-        xlim=(-0.01, 1.01),
-        ylim=(-0.01, 1.01),
-    )
-    if few:
-        axes.legend(loc="lower right")
 
 
 def _draw_scores(figure: Figure, histogram: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ def build_report(
     model: Mapping[str, Any] | None = None,
     server: Mapping[str, Any] | None = None,
     inputs: Sequence[Mapping[str, Any]] = (),
+    class_names: Sequence[str] = (),
     metrics: MetricsResult | None = None,
     requirements: Sequence[RequirementResult] = (),
     throughput: Mapping[str, Any] | None = None,
@@ -54,7 +55,9 @@ def build_report(
         ``version``, ``address``, ``runtime``, ``image``, ``gpus``.
     inputs
         For each file ``file``, ``rows``, and ``not_finite_inputs`` and ``not_finite_outputs``, how
-        many values are NaN or infinite.
+        many values are NaN or infinite, and ``predictions``, the file with its predictions.
+    class_names
+        What the classes are called, in order.
     metrics
         What `compute_metrics` gave.
     requirements
@@ -84,14 +87,21 @@ def build_report(
         ``model``, ``server``, ``inputs``, ``rows``, ``metrics`` (scalars by name), ``requirements``
         (``metric``, ``operator``, ``threshold``, ``value``, ``passed``, ``margin``, ``text``),
         ``reference``, ``throughput``, ``monitor``, ``parameters``, ``versions``, ``outputs``,
-        ``notes``, ``confusion_matrix``, ``curves``.
+        ``notes``, ``class_names``, ``confusion_matrix``, ``intervals``, ``classes``,
+        ``file_metrics`` and ``worst_rows`` (those of `MetricsResult`, each with its ``file``; the
+        worst rows with ``row``, the index in the file, and ``merged_row``), ``curves``.
     """
     verdict = "no requirements"
     if requirements:
         verdict = "passed" if all(requirement.passed for requirement in requirements) else "failed"
-    paths = {name: os.fspath(path) for name, path in (outputs or {}).items()}
-    if directory is not None:
-        paths = {name: os.path.relpath(path, directory) for name, path in paths.items()}
+
+    def relative(path: str | Path) -> str:
+        return os.fspath(path) if directory is None else os.path.relpath(path, directory)
+
+    inputs = [
+        {**file, "predictions": relative(file["predictions"])} if "predictions" in file else file
+        for file in inputs
+    ]
     rows = [int(file["rows"]) for file in inputs if "rows" in file]
     sections = {
         "warnings": warnings,
@@ -106,9 +116,13 @@ def build_report(
         "monitor": monitor,
         "parameters": parameters,
         "versions": versions,
-        "outputs": paths,
+        "outputs": {name: relative(path) for name, path in (outputs or {}).items()},
         "notes": [*notes, *(metrics.notes if metrics else ())],
+        "class_names": class_names,
         "confusion_matrix": metrics and metrics.confusion_matrix,
+        "intervals": metrics and metrics.intervals,
+        "classes": metrics and metrics.classes,
+        **(_of_files(metrics, inputs) if metrics else {}),
         "curves": metrics and metrics.curves,
     }
     when = (created or datetime.now(UTC)).astimezone(UTC)
@@ -143,6 +157,32 @@ def write_report_html(path: Path, report: Mapping[str, Any]) -> None:
         When it cannot be written; what was there before stays.
     """
     write_whole(path, render_report(report))
+
+
+def _of_files(
+    metrics: MetricsResult, inputs: Sequence[Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the metrics of files and the worst rows, with the files that they are of."""
+    if metrics.groups is None or len(metrics.groups.offsets) != len(inputs) + 1:
+        return {}
+    offsets = metrics.groups.offsets
+    worst = []
+    for facts in metrics.worst_rows:
+        number = int(np.searchsorted(offsets, facts["row"], "right")) - 1
+        where = {"file": inputs[number]["file"], "row": facts["row"] - int(offsets[number])}
+        worst.append({**where, "merged_row": facts["row"], **_without(facts, "row")})
+    return {
+        "file_metrics": [
+            {"file": file["file"], **found}
+            for file, found in zip(inputs, metrics.files, strict=True)
+            if len(found) > 1
+        ],
+        "worst_rows": worst,
+    }
+
+
+def _without(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key != name}
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Of fewer requests a percentile is just the slowest of them.
@@ -53,6 +53,29 @@ def fixed(value: Any, unlike: float | None = None) -> str:
         return repr(value) if value != unlike and shown == number(unlike) else shown
     texts = (f"{value:.{digits}f}" for digits in range(4, 18))
     return next((shown for shown in texts if float(shown) not in {1.0, -1.0, unlike}), repr(value))
+
+
+def minus(text: str) -> str:
+    """Return the text of a number with a minus sign where it begins with a hyphen."""
+    return re.sub(r"^-(?=[\d.])", "\N{MINUS SIGN}", text)
+
+
+def between(interval: Any) -> str:
+    """Return an interval; nothing where there is none, or its ends are no numbers."""
+    low, high = (float(end) for end in interval or (math.nan, math.nan))
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f"{minus(fixed(low))} \N{EN DASH} {minus(fixed(high))}"
+
+
+def class_name(names: Sequence[str], number: int) -> str:
+    """Return what a class is called; its number where it has no name."""
+    return names[number] if number < len(names) else str(number)
+
+
+def class_title(names: Sequence[str], number: int) -> str:
+    """Return what a class is called where nothing else says that it is one."""
+    return names[number] if number < len(names) else f"class {number}"
 
 
 def is_set(value: Any) -> bool:

@@ -46,6 +46,7 @@ class FilePredictions:
     """
 
     file: str
+    path: Path
     attributes: dict[str, Any]
     statistics: ClientStatistics
     rows: int
@@ -62,6 +63,7 @@ class FilePredictions:
         latencies = {int(number): count for number, count in facts.pop("latencies").items()}
         return cls(
             file=attributes["input_file"],
+            path=file,
             attributes=attributes,
             statistics=ClientStatistics(**facts, latencies=latencies),
             rows=int(attributes["rows"]),
@@ -185,15 +187,24 @@ def measure(
             of_labels = [METRICS[name] for name in optional if METRICS[name].needs == "labels"]
             pair = Pair.checked(of_labels, predictions, targets, None)
             metrics = rest if has_labels(pair, check_scores(scores)) else metrics
-        return compute_metrics(metrics, predictions, targets, scores=scores, rtol=rtol, atol=atol)
+        return compute_metrics(
+            metrics,
+            predictions,
+            targets,
+            scores=scores,
+            rtol=rtol,
+            atol=atol,
+            offsets=merged[f"{INDEX}/offsets"][:].tolist(),
+        )
 
 
 def describe_inputs(done: Sequence[FilePredictions]) -> list[dict[str, Any]]:
-    """Return file, rows, and how many values are NaN or infinite, for the report."""
+    """Return file, rows, predictions, and how many values are not finite, for the report."""
     return [
         {
             "file": part.file,
             "rows": part.rows,
+            "predictions": part.path,
             **{
                 f"not_finite_{side}": sum(part.not_finite[side].values())
                 for side in part.not_finite
