@@ -104,7 +104,7 @@ from hermes.aeriel.client import Endpoint, InferenceClient
 from hermes.aeriel.files import InferenceOptions, Request, infer_file
 grpc, http, model, file, output = sys.argv[1:]
 with InferenceClient(Endpoint(grpc=grpc, http=http), model) as client:
-    request = Request(input_file=Path(file), output_file=Path(output),
+    request = Request(input_files=(Path(file),), output_file=Path(output),
                       options=InferenceOptions(model_name=model), fingerprint="", provenance={})
     done = infer_file(client, request, lambda *_: None)
 print(json.dumps({"peak_memory_mb": peak_memory_mb(), "rows": done.rows, "seconds": done.seconds}))

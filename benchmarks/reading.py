@@ -166,7 +166,7 @@ def ours(file, how):
     with h5py.File(file) as opened:
         names = {name: name for name in opened}
         shapes = {
-            name: (cut.shape_of(dataset) if cut else dataset.shape)[1:]
+            name: (cut.shape_of(cut.stack([dataset])) if cut else dataset.shape)[1:]
             for name, dataset in opened.items()
         }
     with measured() as numbers:

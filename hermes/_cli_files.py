@@ -141,7 +141,7 @@ def _served(spec: ServerSpec | None, name: str, first: FileJob, wait_s: float) -
         yield files.NamedServer(name, wait_s=wait_s, return_s=first.options.retry_for_s)
         return
     wishes = supervise.Wishes(linger_s=LINGER_S)
-    what = f"infer {first.options.model_name} {first.input_file}"
+    what = f"infer {first.options.model_name} {first.input_files[0]}"
     with supervise.shared_server(spec, what=what, wishes=wishes) as server:
         yield server
 
@@ -163,7 +163,7 @@ def _check(pending: Sequence[FileJob], model: ModelSpecification | None) -> None
     from hermes.aeriel import files  # noqa: PLC0415 (as above)
 
     for job in pending:
-        facts = files.examine(job.input_file, job.options, model)
+        facts = files.examine(job.input_files, job.options, model)
         if model is not None:
             files.plan(facts, job.options, model)
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from hermes.aeriel._options import join_maps, read_map
+from hermes.aeriel._options import InputMap, as_input_map, join_maps, read_map
 from hermes.errors import HermesError, ParameterError
 
 Options = TypeVar("Options")
@@ -23,10 +23,9 @@ Options = TypeVar("Options")
 LINGER_S = 10.0
 
 TEXTS = tuple[str, ...]
-MAP = Mapping[str, str]
 _HOW = {
     TEXTS: " As a,b; repeatable.",
-    MAP: " As x=/path or as a JSON object; repeatable.",
+    InputMap: " As x=/path or as a JSON object; repeatable.",
 }
 
 Image = Annotated[
@@ -128,7 +127,7 @@ def read_options(options: type[Options], given: Mapping[str, Any], **others: Any
         An option cannot be understood.
     """
     kinds = get_type_hints(options)
-    read = {TEXTS: _texts, MAP: _map}
+    read = {TEXTS: _texts, InputMap: _map}
     values: dict[str, Any] = {
         name: read[kinds[name]](name, value) if kinds[name] in read else value
         for name, value in given.items()
@@ -164,16 +163,13 @@ def _texts(_: str, texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
-def _map(name: str, texts: Sequence[str] | None) -> dict[str, str]:
+def _map(name: str, texts: Sequence[str] | None) -> InputMap:
     return join_maps(name, [_read_map(name, text) for text in texts or ()])
 
 
-def _read_map(name: str, text: str) -> dict[str, str]:
-    problem = f"{text!r} is not like x=/path, nor a JSON object of texts"
+def _read_map(name: str, text: str) -> InputMap:
     try:
-        found = read_map(text)
+        return as_input_map(read_map(text))
     except ValueError as error:
+        problem = f"{text!r} is not like x=/path, nor a JSON object of paths, or of lists of them"
         raise ParameterError(name, problem) from error
-    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
-        raise ParameterError(name, problem)
-    return found

@@ -15,6 +15,7 @@ from hermes.aeriel.files import (
     Request,
     infer_with_reconnects,
     is_complete,
+    named,
     result_fingerprint,
 )
 from hermes.errors import ParameterError
@@ -49,10 +50,11 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     A subclass says where things are: ``requires`` returns a `TritonServerTask`, or another task
     whose output is an `EndpointTarget`, as ``"server"``, and the task that makes the file as
-    ``"input"``; ``output`` returns a `luigi.LocalTarget`. The output has a dataset for each of the
-    model's outputs, rows as in the input, and its
-    provenance as attributes. It appears whole or not at all; a run that was killed goes on from
-    its last checkpoint, and one with another input, model or parameter starts afresh.
+    ``"input"``; or several, or one with several targets, where each file has one channel of every
+    series (a file for each detector, in the order that the model wants). ``output`` returns a
+    `luigi.LocalTarget`. The output has a dataset for each of the model's outputs, rows as in the
+    input, and its provenance as attributes. It appears whole or not at all; a run that was killed
+    goes on from its last checkpoint, and one with another input, model or parameter starts afresh.
 
     Parameters
     ----------
@@ -60,7 +62,9 @@ class InferenceTask(InferenceParameters, luigi.Task):
         The model; by default the version that the server chooses.
     input_map : dict
         The path of the dataset for each model input. By default the dataset of the same name;
-        for a model with one input, the only dataset.
+        for a model with one input, the only dataset. A list of paths is that of the channels of a
+        series: datasets of shape ``(time,)``, which are read side by side. With a file for each
+        channel, one path is that of the dataset in every file.
     outputs : list of str
         The outputs to keep; all by default.
     batch_size : int
@@ -91,6 +95,9 @@ class InferenceTask(InferenceParameters, luigi.Task):
     sample_rate : float
         Samples per second; by default what attributes of the dataset or its groups say
         (``sample_rate``, ``Xspacing``, ``dx``, ``dt``, ``delta_t``).
+    overlap : bool
+        Whether channels that begin at other times, or have other lengths, are cut to the time that
+        they have in common; by default they are refused.
     max_in_flight : int
         Requests under way at once.
     transport : str
@@ -104,9 +111,9 @@ class InferenceTask(InferenceParameters, luigi.Task):
     """
 
     @property
-    def input_file(self) -> Path:
-        """The HDF5 file to read: the target of the requirement ``"input"``."""
-        return Path(self.input()["input"].path)
+    def input_files(self) -> tuple[Path, ...]:
+        """The HDF5 files to read: the target, or the targets, of the requirement ``"input"``."""
+        return tuple(Path(target.path) for target in flatten(self.input()["input"]))
 
     @property
     def output_file(self) -> Path:
@@ -131,13 +138,13 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def complete(self) -> bool:
         """Tell whether the output is there, and is that of this input, model and parameters."""
-        return is_complete(self.output_file, self.input_file, lambda: self.fingerprint)
+        return is_complete(self.output_file, self.input_files, lambda: self.fingerprint)
 
     @property
     def fingerprint(self) -> str:
         """What stands for everything that the output depends on, as it is now."""
         model_stamp = self.server.model_stamp(self.model_name, self.model_version)
-        return result_fingerprint(self.input_file, self.options, model_stamp)
+        return result_fingerprint(self.input_files, self.options, model_stamp)
 
     def run(self) -> None:
         """Stream the file, and go on where it stopped when the server is lost on the way."""
@@ -146,7 +153,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             return self.server.endpoint, self.request()
 
         with Progress(
-            self.input_file.name, self.set_status_message, self.set_progress_percentage
+            self.input_files[0].name, self.set_status_message, self.set_progress_percentage
         ) as progress:
             infer_with_reconnects(find, self.server.current, progress, retry_for_s=self.retry_for_s)
 
@@ -162,12 +169,12 @@ class InferenceTask(InferenceParameters, luigi.Task):
         stands_for = self.fingerprint
         server.check_models()  # after it: the server has loaded the model that it stands for
         return Request(
-            input_file=self.input_file,
+            input_files=self.input_files,
             output_file=self.output_file,
             options=self.options,
             fingerprint=stands_for,
             provenance={
-                "input_file": str(self.input_file),
+                **named(self.input_files),
                 **server.provenance(),
                 "task": self.task_id,
                 "parameters": self.to_str_params(),

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import luigi
 from luigi.freezing import FrozenOrderedDict
 
-from hermes.aeriel._options import join_maps, read_map
+from hermes.aeriel._options import InputMap, as_input_map, join_maps, read_map
 from hermes.errors import ParameterError
 
 T = TypeVar("T")
@@ -207,10 +207,13 @@ class GPUs(_Checked["tuple[int | str, ...] | None"]):
         return tuple(_only(gpu, isinstance(gpu, int | str)) for gpu in gpus)
 
 
-class TextMap(_Checked[Mapping[str, str]]):
-    """A JSON object of texts, or one pair as ``x=/path``; those of a repeated option are added."""
+class DatasetMap(_Checked[InputMap]):
+    """A JSON object of paths or lists of them, or one pair; those of a repeated option add up."""
 
-    takes = 'a JSON object of texts, such as \'{"x": "/path/in/file"}\', or like x=/path'
+    takes = (
+        'a JSON object of paths, such as \'{"x": "/path"}\' or \'{"x": ["/a", "/b"]}\', '
+        "or like x=/path"
+    )
 
     def serialize(self, x: Any) -> str:
         """Return the text that `parse` reads."""
@@ -219,14 +222,10 @@ class TextMap(_Checked[Mapping[str, str]]):
     def _read(self, text: str) -> Any:
         return read_map(text)
 
-    def _checked(self, value: Any) -> Mapping[str, str]:
-        items = _only(value, isinstance(value, Mapping)).items()
-        return FrozenOrderedDict(
-            (name, _only(text, isinstance(name, str) and isinstance(text, str)))
-            for name, text in items
-        )
+    def _checked(self, value: Any) -> InputMap:
+        return FrozenOrderedDict(as_input_map(value))
 
-    def _joined(self, values: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    def _joined(self, values: Sequence[InputMap]) -> InputMap:
         return FrozenOrderedDict(join_maps(self._attribute_name or "parameter", values))
 
 
@@ -272,9 +271,9 @@ _KINDS: dict[Any, Any] = {
     float: Number,
     bool: Flag,
     tuple[str, ...]: TextList,
-    Mapping[str, str]: TextMap,
+    InputMap: DatasetMap,
 }
-_HOW = {TextList: ", as a JSON list", TextMap: ", as x=/path or as a JSON object"}
+_HOW = {TextList: ", as a JSON list", DatasetMap: ", as x=/path or as a JSON object"}
 
 
 def option_parameters(options: type, **defaults: Any) -> dict[str, luigi.Parameter[Any]]:

@@ -68,18 +68,20 @@ class Predict(ServerParameters, InferenceTask):
 
     Parameters
     ----------
-    file, predictions : str
-        The HDF5 files to read and to write. The others are those of `InferenceTask` and
+    files : list of str
+        The HDF5 file to read; or several, each with one channel of every series.
+    predictions : str
+        The HDF5 file to write. The other parameters are those of `InferenceTask` and
         `TritonServerTask`.
     """
 
-    file = AbsolutePath(description="HDF5 file to read")
+    files = TextList(description="HDF5 file to read, or a JSON list of those of the channels")
     predictions = AbsolutePath(description="HDF5 file to write")
 
     @property
-    def input_file(self) -> Path:
-        """The file to read."""
-        return Path(self.file)
+    def input_files(self) -> tuple[Path, ...]:
+        """The files to read."""
+        return tuple(Path(file).absolute() for file in self.files)
 
     def requires(self) -> dict[str, luigi.Task]:
         """Return the server."""
@@ -116,9 +118,9 @@ class Merge(ValidationParameters, luigi.Task):
         return [
             self.clone(
                 Predict,
-                file=str(facts.file),
+                files=facts.files,
                 # As found beside the target, of which the task knows nothing.
-                input_map={name: dataset.path for name, dataset in facts.datasets.items()},
+                input_map={name: dataset.paths for name, dataset in facts.datasets.items()},
                 predictions=str(directory / "predictions" / name),
                 server_log=self.server_log or str(directory / "logs" / "triton.log"),
                 server_monitor=self.monitor_table,
@@ -164,7 +166,7 @@ class Merge(ValidationParameters, luigi.Task):
     def run(self) -> None:
         """Merge the files."""
         parts = [
-            Part(input_file=task.input_file, predictions=task.output_file, rows=facts.rows)
+            Part(input_files=task.input_files, predictions=task.output_file, rows=facts.rows)
             for task, facts in zip(self.requires(), self.inputs_facts, strict=True)
         ]
         with Progress("merge", self.set_status_message, self.set_progress_percentage) as progress:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from hermes.errors import ParameterError
 
+# Where the data of each model input are: a dataset, or those of the channels of a series.
+InputMap = Mapping[str, str | tuple[str, ...]]
 TransportName = Literal["auto", "grpc", "http", "shm"]
 
 
@@ -25,7 +27,26 @@ def read_map(text: str) -> Any:
     return {name: value} if name and value and not is_json else json.loads(text)
 
 
-def join_maps(parameter: str, maps: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def as_input_map(value: Any) -> dict[str, str | tuple[str, ...]]:
+    """Return a map of paths, or of lists of them, with tuples for lists.
+
+    Raises
+    ------
+    ValueError
+        The value is something else.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(value)  # noqa: TRY004 (text is read into it)
+    found: dict[str, str | tuple[str, ...]] = {}
+    for name, paths in value.items():
+        several = paths if isinstance(paths, list | tuple) else [paths]
+        if not several or not all(isinstance(text, str) for text in (name, *several)):
+            raise ValueError(value)
+        found[name] = paths if isinstance(paths, str) else tuple(paths)
+    return found
+
+
+def join_maps(parameter: str, maps: Sequence[InputMap]) -> dict[str, str | tuple[str, ...]]:
     """Return several maps as one.
 
     Raises
@@ -33,7 +54,7 @@ def join_maps(parameter: str, maps: Sequence[Mapping[str, str]]) -> dict[str, st
     ParameterError
         Two of them disagree.
     """
-    joined: dict[str, str] = {}
+    joined: dict[str, str | tuple[str, ...]] = {}
     for name, text in (item for each in maps for item in each.items()):
         if joined.setdefault(name, text) != text:
             raise ParameterError(parameter, f"{name!r} is given as {joined[name]} and as {text}")
@@ -58,7 +79,9 @@ class InferenceOptions:
 
     model_name: str = option("Name of the model in the repository.")
     model_version: str = option("Its version; none: the server's choice.", "")
-    input_map: Mapping[str, str] = option("The dataset for each model input.", {})
+    input_map: InputMap = option(  # noqa: RUF009 (a field)
+        "The dataset for each model input; a list of them: the channels of a series.", {}
+    )
     outputs: tuple[str, ...] = option("Outputs to keep; none: all.", ())
     batch_size: int = option(
         "Rows of a request; 0: what suits the model, which is 1 where it keeps a state.", 0
@@ -80,6 +103,9 @@ class InferenceOptions:
         "How much later each channel's windows begin, likewise; negative for earlier.", ()
     )
     sample_rate: float = option("Samples per second; 0: what the file says.", 0.0)
+    overlap: bool = option(
+        "Take the time that channels have in common, where it is not the same.", False
+    )
     max_in_flight: int = option(
         "Requests under way at once; 0: what suits.", 0, changes_result=False
     )

@@ -137,6 +137,20 @@ def test_a_series_is_cut(server: TritonInstance, data: Path) -> None:
         assert file["y"].attrs["start_time"] == 100.25
 
 
+def test_datasets_are_channels(server: TritonInstance, data: Path) -> None:
+    with h5py.File(data / "channels.h5", "w") as file:
+        for number, name in enumerate(("H1:STRAIN", "L1:STRAIN")):
+            file[name] = np.arange(40, dtype=np.float32) + 100 * number
+    options = ["--output-dir=out", "--window=8", "--stride=4", "--outputs=y"]
+    channels = '--input-map={"x": ["H1:STRAIN", "L1:STRAIN"]}'
+    done = infer(server.endpoint.grpc, "windows", "channels.h5", *options, channels, cwd=data)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data / "out" / "channels.h5") as file:
+        assert file["y"].shape == (9, 2, 8)
+        assert file["y"][1, :, 0].tolist() == [8.0, 208.0]
+        assert json.loads(file.attrs["input_map"]) == {"x": ["H1:STRAIN", "L1:STRAIN"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem", "code"),
     [

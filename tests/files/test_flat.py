@@ -127,7 +127,7 @@ def test_items_may_have_a_length_of_0(output: Path) -> None:
         for row in range(3):
             writer.write({"y": np.zeros((1, row, 0), np.float32)}, row)
         writer.finish({})
-    part = Part(input_file=output, predictions=output, rows=3)
+    part = Part(input_files=(output,), predictions=output, rows=3)
     run([part, part], output.with_name("merged.h5"))
     with h5py.File(output.with_name("merged.h5")) as file:
         assert file["y/values"].shape == (6, 0)
@@ -284,7 +284,7 @@ def test_rows_of_other_lengths_are_refused_with_a_word_on_how_to_have_them(outpu
 
 def part(directory: Path, name: str, **options: Any) -> Part:
     write(directory / name, **options)
-    return Part(input_file=directory / name, predictions=directory / name, rows=ROWS)
+    return Part(input_files=(directory / name,), predictions=directory / name, rows=ROWS)
 
 
 def run(parts: list[Part], output: Path) -> None:
@@ -316,7 +316,7 @@ def empty_rows(file: Path, words: list[bytes]) -> Part:
             array = np.array([words], object).reshape(1, -1)
             writer.write({"boxes": np.zeros((1, 0, 4), np.float32), "w": array}, row)
         writer.finish({})
-    return Part(input_file=file, predictions=file, rows=2)
+    return Part(input_files=(file,), predictions=file, rows=2)
 
 
 def test_files_without_anything_are_merged(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_an_output_is_of_varying_length_in_all_parts_or_none(tmp_path: Path, fir
         writer.finish({})
     parts = {
         "varying": part(tmp_path, "varying"),
-        "rows": Part(input_file=tmp_path, predictions=tmp_path / "rows", rows=ROWS),
+        "rows": Part(input_files=(tmp_path,), predictions=tmp_path / "rows", rows=ROWS),
     }
     both = [parts[first], *(one for name, one in parts.items() if name != first)]
     with pytest.raises(DataError, match="of varying length"):
@@ -376,7 +376,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             for row in range(24):
                 writer.write({"boxes": block}, row)
             writer.finish({})
-        parts.append(Part(input_file=tmp_path, predictions=tmp_path / name, rows=24))
+        parts.append(Part(input_files=(tmp_path,), predictions=tmp_path / name, rows=24))
     run(parts, tmp_path / "merged.h5")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -12,6 +12,7 @@ import pytest
 from hermes.aeriel.files import (
     DatasetFacts,
     InputFacts,
+    Location,
     check_against_model,
     check_agreement,
     inspect,
@@ -20,8 +21,10 @@ from hermes.errors import DataError
 
 
 def check(given: str, wanted: str, *, cast: bool) -> None:
-    dataset = DatasetFacts(path="x", shape=(5, 3), dtype=np.dtype(given))
-    facts = InputFacts(file=Path("a.h5"), rows=5, datasets={"x": dataset})
+    dataset = DatasetFacts(
+        locations=(Location(file=Path("a.h5"), path="x"),), shape=(5, 3), dtype=np.dtype(given)
+    )
+    facts = InputFacts(files=(Path("a.h5"),), rows=5, datasets={"x": dataset})
     check_against_model(facts, {"x": ((3,), np.dtype(wanted))}, cast=cast)
 
 

@@ -99,7 +99,7 @@ def infer(
     **fields: Any,
 ) -> ClientStatistics:
     request = Request(
-        input_file=directory / "a.h5",
+        input_files=(directory / "a.h5",),
         output_file=directory / "out.h5",
         options=InferenceOptions(model_name=model, **fields),
         fingerprint="the same",

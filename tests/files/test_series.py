@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from hermes.aeriel.client import Windows
 from hermes.aeriel.files import InferenceOptions, inspect
 from hermes.aeriel.files._series import read_windows
-from hermes.aeriel.files._window_options import WindowOptions, sample_rate_of, start_time_of
+from hermes.aeriel.files._stack import Stack
+from hermes.aeriel.files._times import sample_rate_of, start_time_of
+from hermes.aeriel.files._window_options import WindowOptions
 from hermes.errors import DataError, ParameterError
 
 
@@ -223,17 +225,20 @@ class TestCut:
     def test_takes_rate_and_start_from_the_file(self, file: h5py.File) -> None:
         dataset = file.create_dataset("series", (2, 4096), "f4")
         dataset.attrs.update({"dx": 1 / 1024, "x0": 7.0})
-        windows = WindowOptions(window="1s", stride="0.5s", shifts=("0", "0.25s")).windows(dataset)
+        windows = WindowOptions(window="1s", stride="0.5s", shifts=("0", "0.25s")).windows(
+            Stack.of(dataset)
+        )
         assert windows == Windows(
             n_samples=4096, window=1024, stride=512, shifts=(0, 256), sample_rate=1024.0,
             start_time=7.0,
         )  # fmt: skip
-        assert WindowOptions(window="1s", sample_rate=512.0).windows(dataset).window == 512
+        cut = WindowOptions(window="1s", sample_rate=512.0)
+        assert cut.windows(cut.stack([dataset])).window == 512
 
     def test_has_the_shape_of_rows(self, file: h5py.File) -> None:
         cut = WindowOptions(window="10", stride="5")
-        assert cut.shape_of(file.create_dataset("two", (3, 100), "f4")) == (19, 3, 10)
-        assert cut.shape_of(file.create_dataset("one", (100,), "f4")) == (19, 10)
+        assert cut.shape_of(Stack.of(file.create_dataset("two", (3, 100), "f4"))) == (19, 3, 10)
+        assert cut.shape_of(Stack.of(file.create_dataset("one", (100,), "f4"))) == (19, 10)
 
     @pytest.mark.parametrize(
         ("shape", "cut", "problem"),
@@ -254,7 +259,7 @@ class TestCut:
         self, file: h5py.File, shape: tuple[int, ...], cut: WindowOptions, problem: str
     ) -> None:
         with pytest.raises(DataError, match=problem):
-            cut.windows(file.create_dataset("series", shape, "f4"))
+            cut.windows(Stack.of(file.create_dataset("series", shape, "f4")))
 
 
 @pytest.mark.parametrize(
@@ -263,8 +268,8 @@ class TestCut:
         ({}, None),
         ({"dx": 1 / 16, "x0": 7.0}, None),
         ({"dx": 1 / 16, "x0": 7.02}, None),
-        ({"dx": 1 / 16, "x0": 9.0}, "has its first window at 9 s, but /a at 7 s"),
-        ({"dx": 1 / 8, "x0": 7.0}, "has 2 windows in a second, but /a has 4"),
+        ({"dx": 1 / 16, "x0": 9.0}, "has its first window at 9 s, but .*a.h5:a at 7 s"),
+        ({"dx": 1 / 8, "x0": 7.0}, "has 2 windows in a second, but .*a.h5:a has 4"),
     ],
 )
 def test_windows_of_two_inputs_are_of_the_same_times(

@@ -146,7 +146,7 @@ def read(file: Path, dtype: str, *, cast: bool = False, finite: bool = False) ->
     wanted = {"x": np.dtype(dtype)}
     with open_data(facts, wanted, cast=cast, finite=finite) as data:
         data.read_rows("x", 0, facts.rows, np.empty(facts.datasets["x"].shape, dtype))
-        return data.values["x"]
+        return data.readers["x"][0].values
 
 
 def test_netcdf_s_unsigned_integers_are_refused(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def infer(
 ) -> Path:
     output = file.with_name(f"{model}-{transport}.h5")
     request = Request(
-        input_file=file,
+        input_files=(file,),
         output_file=output,
         options=InferenceOptions(
             model_name=model, input_map={"x": "x"}, **{"varying": VARYING, **options}
@@ -256,7 +256,7 @@ def show(done, total):
 
 
 request = Request(
-    input_file=directory / "x.h5", output_file=directory / "image-auto.h5",
+    input_files=(directory / "x.h5",), output_file=directory / "image-auto.h5",
     options=InferenceOptions(
         model_name="image", input_map={"x": "x"}, varying=("boxes", "ids")
     ),

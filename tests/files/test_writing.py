@@ -40,7 +40,7 @@ def predict(file: Path, extra: str = "rows") -> None:
 
 def merge_one(predictions: Path, output: Path, *, killed: bool = False) -> None:
     merge(
-        [Part(input_file=predictions, predictions=predictions, rows=len(ROWS))],
+        [Part(input_files=(predictions,), predictions=predictions, rows=len(ROWS))],
         output,
         target="y",
         fingerprint="a",
@@ -100,7 +100,7 @@ def test_what_a_killed_merge_leaves_is_gone_after_the_next(tmp_path: Path) -> No
 
 def test_two_merges_at_once_do_not_destroy_each_other(tmp_path: Path) -> None:
     predict(tmp_path / "p.h5")
-    part = Part(input_file=tmp_path / "p.h5", predictions=tmp_path / "p.h5", rows=len(ROWS))
+    part = Part(input_files=(tmp_path / "p.h5",), predictions=tmp_path / "p.h5", rows=len(ROWS))
     seen = []
 
     def second(done: int, total: int) -> None:

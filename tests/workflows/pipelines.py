@@ -185,8 +185,8 @@ class Infer(ServerParameters, InferenceTask):
     file = luigi.Parameter()
 
     @property
-    def input_file(self) -> Path:
-        return Path(self.file)
+    def input_files(self) -> tuple[Path, ...]:
+        return (Path(self.file),)
 
     def requires(self) -> dict[str, luigi.Task]:
         return {"server": self.clone(TritonServerTask)}

@@ -21,7 +21,7 @@ def make_part(directory: Path, name: str, rows: np.ndarray, **extra: object) -> 
         for key, value in extra.items():
             file[key] = value
     return Part(
-        input_file=directory / f"{name}-input.h5",
+        input_files=(directory / f"{name}-input.h5",),
         predictions=directory / f"{name}.h5",
         rows=len(rows),
     )
@@ -58,7 +58,7 @@ def test_rows_are_in_order_with_an_index(
         assert list(file["index/offsets"]) == [0, 3, 4, 74]
         assert list(file["target"]) == [*range(3), 0, *range(70)]
         assert [Path(name.decode()) for name in file["index/files"]] == [
-            part.input_file for part in parts
+            part.input_files[0] for part in parts
         ]
         assert file.attrs["model"] == "m"
 

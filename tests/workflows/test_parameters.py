@@ -16,6 +16,7 @@ from hermes.errors import ParameterError
 from workflows.parameters import (
     AbsolutePath,
     Choice,
+    DatasetMap,
     Flag,
     GPUs,
     ImagePath,
@@ -23,7 +24,6 @@ from workflows.parameters import (
     OptionalWholeNumber,
     Text,
     TextList,
-    TextMap,
     WholeNumber,
 )
 
@@ -37,7 +37,7 @@ class Everything(luigi.Task):
     number = Number(default=1.5)
     texts = TextList(default=())
     gpus = GPUs(default=None)
-    mapping = TextMap(default={})
+    mapping = DatasetMap(default={})
     path = AbsolutePath(default="")
     image = ImagePath(default="")
 
@@ -61,6 +61,8 @@ class Everything(luigi.Task):
         ("gpus", "null", None),
         ("gpus", '["GPU-1"]', ("GPU-1",)),
         ("mapping", '{"x": "/y"}', {"x": "/y"}),
+        ("mapping", "x=/y", {"x": "/y"}),
+        ("mapping", '{"x": ["/y", "/z"]}', {"x": ("/y", "/z")}),
         ("path", "/a/b", "/a/b"),
         ("path", "s3://bucket/models", "s3://bucket/models"),
         ("path", "", ""),
@@ -101,7 +103,9 @@ def test_a_text_becomes_a_value_and_back(parameter: str, text: str, value: Any) 
         ("gpus", "all"),
         ("mapping", "[]"),
         ("mapping", '{"x": 1}'),
-        ("mapping", "x=y"),
+        ("mapping", '{"x": []}'),
+        ("mapping", '{"x": ["/y", 1]}'),
+        ("mapping", "x="),
     ],
 )
 def test_another_text_is_refused_by_name(parameter: str, text: str) -> None:

@@ -104,7 +104,7 @@ def infer(
 ) -> h5py.File:
     output = directory / "out.h5"
     request = Request(
-        input_file=directory / "a.h5",
+        input_files=(directory / "a.h5",),
         output_file=output,
         options=InferenceOptions(model_name=model, cast=cast, **asdict(cut)),
         fingerprint="the same",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hermes.aeriel.client import ModelSpecification, TensorSpecification
-from hermes.aeriel.files import DatasetFacts, InputFacts
+from hermes.aeriel.files import DatasetFacts, InputFacts, Location
 from hermes.aeriel.metrics._target import check_target
 from hermes.errors import DataError, HermesError, ParameterError
 
@@ -36,10 +36,12 @@ def model(*, rows: int = 8, **outputs: tuple[int, ...]) -> ModelSpecification:
 def check(target: tuple[int, ...], described: ModelSpecification | None, **options: Any) -> None:
     dtype = np.dtype(options.pop("dtype", "f4"))
     facts = InputFacts(
-        file=Path("a.h5"),
+        files=(Path("a.h5"),),
         rows=10,
         datasets={},
-        target=DatasetFacts(path="t", shape=(10, *target), dtype=dtype),
+        target=DatasetFacts(
+            locations=(Location(file=Path("a.h5"), path="t"),), shape=(10, *target), dtype=dtype
+        ),
     )
     metrics = options.pop("metrics", ["mse"])
     chosen = {"kept": (), "output_name": "", "varying": (), "is_cut": False, **options}

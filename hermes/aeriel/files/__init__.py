@@ -2,22 +2,18 @@
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.files._agreement import check_against_model, check_agreement
+from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
+from hermes.aeriel.files._finding import find_files, output_names
 from hermes.aeriel.files._flat import create_rows, flat_paths
 from hermes.aeriel.files._infer import (
     Request,
     check_unchanged,
     fingerprint,
     infer_file,
+    named,
     versions,
 )
-from hermes.aeriel.files._inputs import (
-    DatasetFacts,
-    InputFacts,
-    find_files,
-    inspect,
-    open_input,
-    output_names,
-)
+from hermes.aeriel.files._inputs import inspect, open_input
 from hermes.aeriel.files._job import (
     FileJob,
     chunk_of,
@@ -50,6 +46,7 @@ __all__ = [
     "InferenceOptions",
     "InferencePlan",
     "InputFacts",
+    "Location",
     "NamedServer",
     "OutputFile",
     "PredictionWriter",
@@ -75,6 +72,7 @@ __all__ = [
     "infer_with_reconnects",
     "inspect",
     "is_complete",
+    "named",
     "open_input",
     "output_name",
     "output_names",

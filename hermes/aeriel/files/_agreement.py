@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hermes.aeriel.files._inputs import InputFacts, describe_dtype
+from hermes.aeriel.files._facts import InputFacts, describe_dtype
 from hermes.aeriel.files._varying import describe_shape
 from hermes.errors import DataError, ParameterError
 
@@ -36,12 +36,12 @@ def check_agreement(files: Sequence[InputFacts], *, with_rates: bool = True) -> 
                 problem = f"has a sample rate of {rate}, but {first.file} has {wanted_rate}"
                 advice = "resample the data, or give sample_rate where the files are wrong"
                 raise DataError(
-                    file=str(other.file), dataset=given.path, problem=f"{problem}; {advice}"
+                    file=str(given.file), dataset=given.path, problem=f"{problem}; {advice}"
                 )
             if given.units and expected.units and given.units != expected.units:
                 problem = f"has units {given.units!r}, but {first.file} has {expected.units!r}"
                 raise DataError(
-                    file=str(other.file),
+                    file=str(given.file),
                     dataset=given.path,
                     problem=f"{problem}; all inputs have to agree",
                 )
@@ -51,7 +51,7 @@ def check_agreement(files: Sequence[InputFacts], *, with_rates: bool = True) -> 
                     f"has rows of {describe_dtype(given.dtype)} {given.shape[1:]}, "
                     f"but {first.file} has {wanted}; all inputs have to agree"
                 )
-                raise DataError(file=str(other.file), dataset=given.path, problem=problem)
+                raise DataError(file=str(given.file), dataset=given.path, problem=problem)
 
 
 def check_against_model(
@@ -93,7 +93,7 @@ def check_against_model(
             if is_readable_as(dataset.dtype, dtype, cast=True):
                 problem += f"; or give cast, to round it to {describe_dtype(dtype)} as it is read"
         if problem:
-            raise DataError(file=str(facts.file), dataset=dataset.path, problem=problem)
+            raise DataError(file=str(dataset.file), dataset=dataset.path, problem=problem)
 
 
 def is_readable_as(given: np.dtype[Any], wanted: np.dtype[Any], *, cast: bool) -> bool:

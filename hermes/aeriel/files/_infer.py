@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -34,8 +34,10 @@ class Request:
 
     Parameters
     ----------
-    input_file, output_file
-        HDF5 files.
+    input_files
+        The HDF5 file to read; or several, each of which has one channel of every series.
+    output_file
+        The HDF5 file to write.
     options
         How to read it, and what to ask of the model.
     fingerprint
@@ -44,7 +46,7 @@ class Request:
         Attributes to write into the output file, besides those that `infer_file` knows itself.
     """
 
-    input_file: Path
+    input_files: tuple[Path, ...]
     output_file: Path
     options: InferenceOptions
     fingerprint: str
@@ -90,12 +92,12 @@ def infer_file(
     # It is the client that asks for the outputs, and it was told which.
     options = replace(request.options, outputs=tuple(client.outputs))
     model = client.specification
-    facts = examine(request.input_file, options, model)
+    facts = examine(request.input_files, options, model)
     todo = plan(facts, options, model)
     finite = parse_finite(options.finite)
     requests, order = todo.requests, todo.order
     # The checkpoint is of this very input, also where the task's fingerprint is older than it.
-    stamp = file_stamp(request.input_file)
+    stamp = file_stamp(*request.input_files)
     writer = PredictionWriter(
         request.output_file,
         rows=facts.rows,
@@ -121,7 +123,7 @@ def infer_file(
         for which, outputs in order.stream(client, data, writer.rows_done):
             writer.write(requests.rows_of(outputs, len(which), client), which.start)
             on_progress(writer.rows_done, facts.rows)
-        check_unchanged(request.input_file, stamp)
+        check_unchanged(request.input_files, stamp)
         statistics = replace(client.statistics, rows=n_rows)
         writer.finish(
             {
@@ -135,14 +137,12 @@ def infer_file(
                 "model_name": model.name,
                 "model_version": model.version,
                 "model_platform": model.platform,
-                "input_map": {name: facts.datasets[name].path for name in facts.datasets},
+                "input_map": {name: dataset.paths for name, dataset in facts.datasets.items()},
                 "rows": facts.rows,
                 "batch_size": requests.rows_per_request,
                 "versions": versions(),
                 "statistics": asdict(statistics),
-                "not_finite_inputs": {
-                    name: values.n_not_finite for name, values in data.values.items()
-                },
+                "not_finite_inputs": data.n_not_finite,
             },
             requests.output_attributes(data) if isinstance(requests, SeriesPlan) else {},
         )
@@ -154,16 +154,24 @@ def fingerprint(**facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def named(files: Sequence[Path]) -> dict[str, Any]:
+    """Return attributes that name the files that were read: ``input_file``, or ``input_files``."""
+    if len(files) == 1:
+        return {"input_file": str(files[0])}
+    return {"input_files": list(map(str, files))}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the packages that a result may depend on."""
     return {package: version(package) for package in PACKAGES}
 
 
-def check_unchanged(file: Path, stamp: str) -> None:
+def check_unchanged(files: Sequence[Path], stamp: str) -> None:
     """Raise DataError where a file, or one that it points at, is not what it was."""
-    if file_stamp(file) != stamp:
+    if file_stamp(*files) != stamp:
+        file = " or ".join(map(str, files))
         problem = "was changed while it was read; run it again when nobody writes it any more"
-        raise DataError(file=str(file), problem=problem)
+        raise DataError(file=file, problem=problem)
 
 
 def _user() -> str:

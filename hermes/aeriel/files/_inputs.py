@@ -3,107 +3,23 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
+from hermes.aeriel._options import InputMap
+from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
-from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._sources import check_readable
-from hermes.aeriel.files._values import text_of
-from hermes.aeriel.files._window_options import WindowOptions, check_times, sample_rate_of
+from hermes.aeriel.files._stack import Stack
+from hermes.aeriel.files._times import sample_rate_of
+from hermes.aeriel.files._values import units_of
+from hermes.aeriel.files._window_options import WindowOptions, check_times
 from hermes.errors import DataError, ParameterError
-
-_MAGIC_CHARACTERS = set("*?[")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetFacts:
-    """What is known of a dataset without reading it."""
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    sample_rate: float | None = None
-    units: str = ""
-
-    def __str__(self) -> str:
-        return f"{describe_dtype(self.dtype)} of shape {self.shape}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputFacts:
-    """What is known of an input file without reading its data.
-
-    Parameters
-    ----------
-    file
-        The file.
-    rows
-        The length of the leading axis, which its datasets share.
-    datasets
-        Each dataset by the name of the model input that it is for.
-    target
-        The dataset with the targets, where there is one.
-    """
-
-    file: Path
-    rows: int
-    datasets: Mapping[str, DatasetFacts]
-    target: DatasetFacts | None = None
-
-
-def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
-    """Return the files that paths and glob patterns name, sorted, each once.
-
-    Raises
-    ------
-    ParameterError
-        There is no pattern, or one matches no file, or results of an earlier run; or two paths lead
-        to one file.
-    """
-    if not patterns:
-        raise ParameterError("inputs", "no file was given; give paths or globs of HDF5 files")
-    found: set[Path] = set()
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_file():  # also where its name happens to hold a magic character
-            found.add(path.absolute())
-            continue
-        files = [Path(match).absolute() for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (absolute patterns too)
-        files = [match for match in files if match.is_file()]
-        if not files:
-            is_glob = bool(_MAGIC_CHARACTERS & set(pattern))
-            problem = "matches no file" if is_glob else "is not a file"
-            raise ParameterError("inputs", f"{pattern!r} {problem} (in {Path.cwd()})")
-        ours = [str(file) for file in sorted(files) if fingerprint_of(file) is not None]
-        if ours:
-            problem = f"{pattern!r} also matches results of earlier runs: {ours[:5]}"
-            raise ParameterError("inputs", f"{problem}; give a pattern that leaves them out")
-        found.update(files)
-    known: dict[tuple[int, int], Path] = {}
-    for file in sorted(found):
-        status = file.stat()
-        same = known.setdefault((status.st_dev, status.st_ino), file)
-        if same != file:
-            problem = f"{same} and {file} are one file, whose rows would count twice"
-            raise ParameterError("inputs", f"{problem}; name it once")
-    return tuple(sorted(found))
-
-
-def output_names(files: Sequence[Path]) -> list[str]:
-    """Return a name for the predictions of each file: its path below what all have in common."""
-    if len(files) == 1:
-        return [files[0].with_suffix(".h5").name]
-    common = Path(*_common([file.parent.parts for file in files]))
-    return [str(file.relative_to(common)) for file in files]
 
 
 @contextmanager
@@ -125,9 +41,16 @@ def open_input(file: Path, **options: Any) -> Iterator[h5py.File]:
         yield opened
 
 
+@contextmanager
+def open_inputs(files: Sequence[Path]) -> Iterator[dict[Path, h5py.File]]:
+    """Open HDF5 files to read them side by side; raises as `open_input` does."""
+    with ExitStack() as stack:
+        yield {file: stack.enter_context(open_input(file)) for file in files}
+
+
 def inspect(
-    file: Path,
-    input_map: Mapping[str, str],
+    files: Path | Sequence[Path],
+    input_map: InputMap,
     *,
     model_inputs: Sequence[str] | None = None,
     optional: Collection[str] = (),
@@ -135,14 +58,16 @@ def inspect(
     cut: WindowOptions | None = None,
     allow_external_data: bool = False,
 ) -> InputFacts:
-    """Return the facts of an input file, after checking that it can be used.
+    """Return the facts of an input, after checking that it can be used.
 
     Parameters
     ----------
-    file
-        An HDF5 file.
+    files
+        An HDF5 file; or several, each of which has one channel of every series.
     input_map
-        The path of a dataset in the file by the name of the model input that it is for.
+        The path of a dataset by the name of the model input that it is for. Several paths are
+        those of the channels, in their order. With several files, one path is that of the dataset
+        in each of them, and several are one for each file.
     model_inputs
         The names of the model's inputs, where they are known. An input that `input_map` does not
         name takes the dataset of its own name; the only input of a model takes the only dataset
@@ -150,7 +75,7 @@ def inspect(
     optional
         Those of them that the model can do without: one whose dataset is not there is left out.
     target
-        The path of the dataset with the targets, if any.
+        The path of the dataset with the targets, if any, in the first file.
     cut
         How the inputs are cut into windows, which are rows then; None where they have rows.
     allow_external_data
@@ -158,49 +83,54 @@ def inspect(
 
     Raises
     ------
+    ParameterError
+        Several datasets are given for an input that is not cut into windows, or not one for each
+        file.
     DataError
-        It is no HDF5 file, or damaged, lacks a dataset, has none or too many to choose from, has
-        no rows, or its datasets have different numbers of rows; a dataset cannot be read, because
-        a source of it or a filter is missing, or is something else than numbers or strings; or
-        windows of its datasets are of different times.
+        A file is no HDF5 file, or damaged, lacks a dataset, has none or too many to choose from,
+        has no rows, or its datasets have different numbers of rows; a dataset cannot be read,
+        because a source of it or a filter is missing, or is something else than numbers or strings;
+        channels do not agree; or windows of datasets are of different times.
     """
-    with open_input(file) as opened, as_data_errors(file):
-        names = _complete_map(
-            opened, file, input_map, model_inputs, optional=optional, target=target
+    files = (files,) if isinstance(files, Path) else tuple(files)
+    allowed = allow_external_data
+    with open_inputs(files) as opened, as_data_errors(files[0]):
+        paths = _complete_map(
+            opened[files[0]], files[0], input_map, model_inputs, optional=optional, target=target
         )
-        allowed = allow_external_data
-        datasets = {name: _facts(opened, file, path, allowed, cut) for name, path in names.items()}
+        target_facts = None
+        if target is not None:
+            at = Location(file=files[0], path=target)
+            target_facts = _facts([at], Stack.of_rows(_found(opened, at, allowed)))
+        stacks, datasets = [], {}
+        for name, given in paths.items():
+            locations = _locations(name, given, files, cut)
+            found = [_found(opened, location, allowed) for location in locations]
+            stack = Stack.of_rows(found[0]) if cut is None else cut.stack(found)
+            stacks.append(stack)
+            datasets[name] = _facts(locations, stack, cut)
         if cut is not None:
-            check_times(cut, [find(opened["/"], path) for path in names.values()])
-        target_facts = None if target is None else _facts(opened, file, target, allowed)
-    first = next(iter(datasets.values()))
-    rows = first.shape[0]
-    if rows == 0:
-        raise DataError(file=str(file), dataset=first.path, problem="has no rows")
+            check_times(cut, stacks)
+    first_facts = next(iter(datasets.values()))
+    rows = first_facts.shape[0]
     for other in [*datasets.values(), *([target_facts] if target_facts else [])]:
+        if other.shape[0] == 0:
+            raise DataError(file=str(other.file), dataset=other.path, problem="has no rows")
         if other.shape[0] != rows:
-            problem = f"has {other.shape[0]} rows, but {first.path!r} has {rows}"
-            raise DataError(file=str(file), dataset=other.path, problem=problem)
-    return InputFacts(file=file, rows=rows, datasets=datasets, target=target_facts)
-
-
-def describe_dtype(dtype: np.dtype[Any]) -> str:
-    """Return a dtype's name in a message."""
-    if h5py.check_string_dtype(dtype) is not None:
-        return "string"
-    elements = h5py.check_vlen_dtype(dtype)
-    return str(dtype) if elements is None else f"varying numbers of {elements}"
+            problem = f"has {other.shape[0]} rows, but {first_facts.path!r} has {rows}"
+            raise DataError(file=str(other.file), dataset=other.path, problem=problem)
+    return InputFacts(files=files, rows=rows, datasets=datasets, target=target_facts)
 
 
 def _complete_map(
     opened: h5py.File,
     file: Path,
-    input_map: Mapping[str, str],
+    input_map: InputMap,
     model_inputs: Sequence[str] | None,
     *,
     optional: Collection[str],
     target: str | None,
-) -> dict[str, str]:
+) -> dict[str, str | tuple[str, ...]]:
     if model_inputs is not None and len(model_inputs) == 1 and set(input_map) == {""}:
         # Settled by a caller who had not met the model yet, but had seen the target.
         return {model_inputs[0]: input_map[""]}
@@ -249,27 +179,51 @@ def _only_dataset(opened: h5py.File, file: Path, target: str | None) -> str:
     raise DataError(file=str(file), problem=f"{problem}; {advice}. {_there(opened)}")
 
 
-def _facts(
-    opened: h5py.File,
-    file: Path,
-    path: str,
-    allow_external_data: bool,
-    cut: WindowOptions | None = None,
-) -> DatasetFacts:
+def _locations(
+    name: str, given: str | tuple[str, ...], files: Sequence[Path], cut: WindowOptions | None
+) -> tuple[Location, ...]:
+    """Return where an input, or each of its channels, is."""
+    paths = (given,) * len(files) if isinstance(given, str) else given
+    of_each = [*files] * len(paths) if len(files) == 1 else files
+    if len(paths) != len(of_each):
+        problem = f"{name!r} has {len(paths)} datasets for {len(files)} files"
+        raise ParameterError("input_map", f"{problem}; give one path, or one for each file")
+    if len(paths) > 1 and cut is None:
+        problem = f"{name!r} has several datasets, which can only be the channels of time series"
+        raise ParameterError("input_map", f"{problem}; give the length of a window as window")
+    pairs = zip(of_each, paths, strict=True)
+    return tuple(Location(file=file, path=path) for file, path in pairs)
+
+
+def _found(
+    opened: Mapping[Path, h5py.File], location: Location, allow_external_data: bool
+) -> h5py.Dataset:
+    """Return a dataset that can be read."""
+    file, path = str(location.file), location.path
     with as_data_errors(file, path):
-        entry = find(opened["/"], path)
+        entry = find(opened[location.file]["/"], path)
         if entry is None:
-            raise DataError(file=str(file), dataset=path, problem=f"not found. {_there(opened)}")
+            problem = f"not found. {_there(opened[location.file])}"
+            raise DataError(file=file, dataset=path, problem=problem)
         if not isinstance(entry, h5py.Dataset):
-            raise DataError(file=str(file), dataset=path, problem="is a group, not a dataset")
+            raise DataError(file=file, dataset=path, problem="is a group, not a dataset")
         if not entry.shape:
-            raise DataError(file=str(file), dataset=path, problem="is a scalar; rows are wanted")
+            raise DataError(file=file, dataset=path, problem="is a scalar; rows are wanted")
         check_readable(entry, allow_external_data=allow_external_data)
-        shape = entry.shape if cut is None else cut.shape_of(entry)
-        rate = _rate(entry)
-        units = str(text_of(entry.attrs.get("units", entry.attrs.get("unit", ""))))
+        return entry
+
+
+def _facts(
+    locations: Sequence[Location], stack: Stack, cut: WindowOptions | None = None
+) -> DatasetFacts:
+    dataset = stack.datasets[0]
+    with as_data_errors(locations[0].file, locations[0].path):
         return DatasetFacts(
-            path=path, shape=shape, dtype=entry.dtype, sample_rate=rate, units=units
+            locations=tuple(locations),
+            shape=stack.shape if cut is None else cut.shape_of(stack),
+            dtype=stack.dtype,
+            sample_rate=_rate(dataset),
+            units=units_of(dataset),
         )
 
 
@@ -297,12 +251,3 @@ def _why_not_opened(file: Path, error: Exception) -> str:
     if "truncated" in str(error):
         return f"is truncated: {error}"
     return f"cannot be opened; it may be damaged: {error}"
-
-
-def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    common = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return common

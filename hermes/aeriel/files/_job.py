@@ -12,8 +12,8 @@ from tqdm import tqdm
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.files._infer import Request, fingerprint
-from hermes.aeriel.files._inputs import output_names
+from hermes.aeriel.files._finding import output_names
+from hermes.aeriel.files._infer import Request, fingerprint, named
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._reconnect import infer_with_reconnects
 from hermes.aeriel.files._servers import Server
@@ -25,19 +25,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class FileJob:
-    """One file that is to go through a model.
+    """One input that is to go through a model.
 
     Parameters
     ----------
-    input_file, output_file
-        HDF5 files.
+    input_files
+        The HDF5 file to read; or several, each of which has one channel of every series.
+    output_file
+        The HDF5 file to write.
     options
-        The model, and how to read the file.
+        The model, and how to read the input.
     model_stamp
         Stands for the model: a text that changes when the model does.
     """
 
-    input_file: Path
+    input_files: tuple[Path, ...]
     output_file: Path
     options: InferenceOptions
     model_stamp: str
@@ -45,11 +47,11 @@ class FileJob:
     @property
     def fingerprint(self) -> str:
         """What stands for everything that the output depends on, as it is now."""
-        return result_fingerprint(self.input_file, self.options, self.model_stamp)
+        return result_fingerprint(self.input_files, self.options, self.model_stamp)
 
     def is_complete(self) -> bool:
         """Tell whether the output is there, and is that of this input, model and options."""
-        return is_complete(self.output_file, self.input_file, lambda: self.fingerprint)
+        return is_complete(self.output_file, self.input_files, lambda: self.fingerprint)
 
 
 def plan_files(
@@ -80,7 +82,7 @@ def plan_files(
             problem = f"{output} is an input too; give another directory"
             raise ParameterError("output_dir", problem)
     return [
-        FileJob(input_file=file, output_file=output, options=options, model_stamp=model_stamp)
+        FileJob(input_files=(file,), output_file=output, options=options, model_stamp=model_stamp)
         for file, output in zip(files, outputs, strict=True)
     ]
 
@@ -103,28 +105,32 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
     return [_infer(server, job) for job in jobs]
 
 
-def result_fingerprint(input_file: Path, options: InferenceOptions, model_stamp: str) -> str:
-    """Return what stands for everything that the predictions for a file depend on.
+def result_fingerprint(
+    input_files: Sequence[Path], options: InferenceOptions, model_stamp: str
+) -> str:
+    """Return what stands for everything that the predictions for an input depend on.
 
     Parameters
     ----------
-    input_file
-        The file, as it is now.
+    input_files
+        Its files, as they are now.
     options
-        The model, and how the file is read.
+        The model, and how the input is read.
     model_stamp
         Stands for the model.
     """
-    return fingerprint(input=file_stamp(input_file), model=model_stamp, **options.facts())
+    return fingerprint(input=file_stamp(*input_files), model=model_stamp, **options.facts())
 
 
-def is_complete(output_file: Path, input_file: Path, fingerprint: Callable[[], str]) -> bool:
+def is_complete(
+    output_file: Path, input_files: Sequence[Path], fingerprint: Callable[[], str]
+) -> bool:
     """Tell whether an output is there, and is what its fingerprint stands for.
 
-    Where the input file is gone, its output counts: it cannot be made again.
+    Where an input file is gone, its output counts: it cannot be made again.
     """
     found = fingerprint_of(output_file)
-    if found is None or not input_file.exists():
+    if found is None or not all(file.exists() for file in input_files):
         return found is not None
     return found == fingerprint()
 
@@ -159,19 +165,19 @@ def _infer(server: Server, job: FileJob) -> ClientStatistics:
         endpoint, fingerprint = server.endpoint, job.fingerprint
         server.check_models()  # after it: the server has loaded the model that it stands for
         return endpoint, Request(
-            input_file=job.input_file,
+            input_files=job.input_files,
             output_file=job.output_file,
             options=job.options,
             fingerprint=fingerprint,
             provenance={
-                "input_file": str(job.input_file),
+                **named(job.input_files),
                 **server.provenance(),
                 "parameters": job.options.facts(),
             },
         )
 
     # None: no bar where nobody looks at one.
-    with tqdm(desc=job.input_file.name, unit=" rows", leave=False, disable=None) as bar:
+    with tqdm(desc=job.input_files[0].name, unit=" rows", leave=False, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             if bar.total != total:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.files._agreement import check_against_model
-from hermes.aeriel.files._inputs import InputFacts, inspect
+from hermes.aeriel.files._facts import InputFacts
+from hermes.aeriel.files._inputs import inspect
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
@@ -39,20 +41,20 @@ class InferencePlan:
 
 
 def examine(
-    file: Path,
+    files: Path | Sequence[Path],
     options: InferenceOptions,
     model: ModelSpecification | None,
     *,
     target: str | None = None,
 ) -> InputFacts:
-    """Return what is known of an input file, after checking what can be checked of it alone.
+    """Return what is known of an input, after checking what can be checked of it alone.
 
     Parameters
     ----------
-    file
-        An HDF5 file.
+    files
+        An HDF5 file; or several, each of which has one channel of every series.
     options
-        How it is to be read.
+        How they are to be read.
     model
         The model, if it is known already.
     target
@@ -63,11 +65,11 @@ def examine(
     ParameterError
         An option cannot be right.
     DataError
-        The file cannot be used.
+        The input cannot be used.
     """
     parse_finite(options.finite)
     return inspect(
-        file,
+        files,
         options.input_map,
         model_inputs=None if model is None else list(model.inputs),
         optional=() if model is None else model.optional_inputs,

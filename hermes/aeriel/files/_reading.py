@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,37 +14,98 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.files._blocks import BLOCKS_BYTES, BlockPlan, Blocks, within_bounds
-from hermes.aeriel.files._inputs import InputFacts, open_input
+from hermes.aeriel.files._facts import InputFacts, Location
+from hermes.aeriel.files._inputs import open_inputs
 from hermes.aeriel.files._links import as_data_errors, find
+from hermes.aeriel.files._stack import Selection, Stack
 from hermes.aeriel.files._values import InputValues
 from hermes.aeriel.files._window_options import WindowOptions
 
 logger = logging.getLogger(__name__)
 
-# Which channel of a series, or all of them, and which samples.
-Selection = tuple[Any, Any]
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetReader:
+    """Reads a dataset of a file that is open.
+
+    Parameters
+    ----------
+    location
+        Where it is.
+    dataset
+        The dataset.
+    values
+        What looks at its values.
+    blocks
+        What reads it, where it has chunks.
+    """
+
+    location: Location
+    dataset: h5py.Dataset
+    values: InputValues
+    blocks: Blocks | None
+
+    def read_rows(self, begin: int, end: int, array: NDArray[Any]) -> None:
+        """Read rows; see `InputData.read_rows`."""
+        values = self.values
+        with self._as_data_errors(f"rows {begin} to {end - 1}"):
+            given = np.empty(array.shape, self.dataset.dtype) if values.is_converted else array
+            if self.blocks is not None:
+                self.blocks.read(given, begin, end)
+            else:
+                read_rows(self.dataset, begin, end, given)
+            if given is not array:
+                values.convert(begin, given, array)
+            values.check(begin, begin, array, given)
+
+    def read_samples(
+        self, array: NDArray[Any], there: Selection, here: Selection, *, window: int, n_known: int
+    ) -> None:
+        """Read samples; see `InputData.read_samples`."""
+        values = self.values
+        target = array[here]
+        with self._as_data_errors(f"samples from window {window} on"):
+            given = np.empty(target.shape, self.dataset.dtype) if values.is_converted else target
+            if self.blocks is not None:
+                self._read_blocks(self.blocks, given, there)
+            elif given is target:
+                self.dataset.read_direct(array, there, here)
+            else:
+                self.dataset.read_direct(given, there)
+            if given is not target:
+                values.convert(window, given, target)
+            values.check((window, here[0]), window, target, given, n_known)
+
+    def _read_blocks(self, blocks: Blocks, array: NDArray[Any], there: Selection) -> None:
+        channel = None if there[0] is ... else there[0]
+        if isinstance(there[1], slice):
+            blocks.read(array, there[1].start, there[1].stop, channel)
+        else:
+            blocks.read_windows(array, there[1], channel)
+
+    @contextmanager
+    def _as_data_errors(self, what: str) -> Iterator[None]:
+        with as_data_errors(self.location.file, self.location.path, what):
+            yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputData:
-    """An input file that is open.
+    """An input whose files are open.
 
     Parameters
     ----------
     facts
         What is known of it.
-    datasets
-        Its datasets by the name of the model input.
-    values
-        What looks at the values of each.
-    blocks
-        What reads those that have chunks.
+    stacks
+        What each model input reads, by its name.
+    readers
+        What reads each dataset of it.
     """
 
     facts: InputFacts
-    datasets: Mapping[str, h5py.Dataset]
-    values: Mapping[str, InputValues]
-    blocks: Mapping[str, Blocks]
+    stacks: Mapping[str, Stack]
+    readers: Mapping[str, Sequence[DatasetReader]]
 
     def read_rows(self, name: str, begin: int, end: int, array: NDArray[Any]) -> None:
         """Read rows of an input into an array of shape ``(end - begin, *shape)``.
@@ -54,16 +115,7 @@ class InputData:
         DataError
             They cannot be read, or hold a value that cannot be right.
         """
-        dataset, values = self.datasets[name], self.values[name]
-        with self._reading(name, f"rows {begin} to {end - 1}"):
-            given = np.empty(array.shape, dataset.dtype) if values.is_converted else array
-            if name in self.blocks:
-                self.blocks[name].read(given, begin, end)
-            else:
-                read_rows(dataset, begin, end, given)
-            if given is not array:
-                values.convert(begin, given, array)
-            values.check(begin, begin, array, given)
+        self.readers[name][0].read_rows(begin, end, array)
 
     def read_samples(
         self,
@@ -93,33 +145,17 @@ class InputData:
         DataError
             They cannot be read, or hold a value that cannot be right.
         """
-        dataset, values = self.datasets[name], self.values[name]
-        target = array[here]
-        with self._reading(name, f"samples from window {window} on"):
-            given = np.empty(target.shape, dataset.dtype) if values.is_converted else target
-            if name in self.blocks:
-                self._read_blocks(name, given, there)
-            elif given is target:
-                dataset.read_direct(array, there, here)
-            else:
-                dataset.read_direct(given, there)
-            if given is not target:
-                values.convert(window, given, target)
-            values.check((window, here[0]), window, target, given, n_known)
+        for number, source, destination in self.stacks[name].parts(there, here):
+            reader = self.readers[name][number]
+            reader.read_samples(array, source, destination, window=window, n_known=n_known)
 
-    def _read_blocks(self, name: str, array: NDArray[Any], there: Selection) -> None:
-        blocks = self.blocks[name]
-        channel = None if there[0] is ... else there[0]
-        if isinstance(there[1], slice):
-            blocks.read(array, there[1].start, there[1].stop, channel)
-        else:
-            blocks.read_windows(array, there[1], channel)
-
-    @contextmanager
-    def _reading(self, name: str, what: str) -> Iterator[None]:
-        """Turn what h5py raises while it reads an input into DataError."""
-        with as_data_errors(self.facts.file, self.facts.datasets[name].path, what):
-            yield
+    @property
+    def n_not_finite(self) -> dict[str, int]:
+        """How many values of each input were not finite."""
+        return {
+            name: sum(reader.values.n_not_finite for reader in readers)
+            for name, readers in self.readers.items()
+        }
 
 
 @contextmanager
@@ -132,7 +168,7 @@ def open_data(
     finite: bool = False,
     n_readers: int = 1,
 ) -> Iterator[InputData]:
-    """Open an input file to read its datasets.
+    """Open the files of an input to read its datasets.
 
     Parameters
     ----------
@@ -152,32 +188,39 @@ def open_data(
     Raises
     ------
     DataError
-        It cannot be opened.
+        One cannot be opened.
     """
     axis = -1 if cut else 0
-    with open_input(facts.file) as opened:
+    locations = {name: facts.datasets[name].locations for name in dtypes}
+    with open_inputs(facts.files) as opened:
         with as_data_errors(facts.file):
-            datasets = {name: find(opened["/"], facts.datasets[name].path) for name in dtypes}
-            plans = [
-                BlockPlan.of(
-                    dataset,
-                    axis=axis,
-                    n_readers=n_readers,
-                    shifts=cut.windows(dataset).shifts if cut else (0,),
-                )
-                for dataset in datasets.values()
-            ]
-            values = {
-                name: InputValues(dataset=datasets[name], dtype=dtype, cast=cast, finite=finite)
+            stacks = {}
+            plans: list[BlockPlan] = []
+            for name, places in locations.items():
+                datasets = [find(opened[at.file]["/"], at.path) for at in places]
+                stacks[name] = cut.stack(datasets) if cut else Stack.of_rows(datasets[0])
+                # Of several datasets each is a channel, which is read by itself.
+                shifts = cut.windows(stacks[name]).shifts if cut and len(datasets) == 1 else (0,)
+                plans += [
+                    BlockPlan.of(dataset, axis=axis, n_readers=n_readers, shifts=shifts)
+                    for dataset in datasets
+                ]
+            shares = iter(within_bounds(plans))
+            readers = {
+                name: [
+                    DatasetReader(
+                        location=location,
+                        dataset=dataset,
+                        values=InputValues(dataset=dataset, dtype=dtype, cast=cast, finite=finite),
+                        blocks=_blocks(location, dataset, axis, next(shares)),
+                    )
+                    for location, dataset in zip(
+                        locations[name], stacks[name].datasets, strict=True
+                    )
+                ]
                 for name, dtype in dtypes.items()
             }
-        blocks = {}
-        for (name, dataset), plan in zip(datasets.items(), within_bounds(plans), strict=True):
-            if plan.n_passes > 1:
-                _warn(facts, name, plan)
-            if plan.length:
-                blocks[name] = Blocks(dataset, axis, plan)
-        yield InputData(facts=facts, datasets=datasets, values=values, blocks=blocks)
+        yield InputData(facts=facts, stacks=stacks, readers=readers)
 
 
 def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
@@ -221,14 +264,16 @@ def parts_of(dataset: h5py.Dataset, n_bytes: int) -> Iterator[tuple[int, NDArray
         yield begin, array
 
 
-def _warn(facts: InputFacts, name: str, plan: BlockPlan) -> None:
-    logger.warning(
-        "%s, dataset %r: reading is slow: its chunks are read about %d times over, because what "
-        "they hold together, for %d rows or samples, is more than the %d MiB that are kept; repack "
-        "it with chunks that are shorter along that axis (h5repack -l CHUNK=…)",
-        facts.file,
-        facts.datasets[name].path,
-        plan.n_passes,
-        plan.chunk_length,
-        BLOCKS_BYTES >> 20,
-    )
+def _blocks(location: Location, dataset: h5py.Dataset, axis: int, plan: BlockPlan) -> Blocks | None:
+    if plan.n_passes > 1:
+        logger.warning(
+            "%s, dataset %r: reading is slow: its chunks are read about %d times over, because "
+            "what they hold together, for %d rows or samples, is more than the %d MiB that are "
+            "kept; repack it with chunks that are shorter along that axis (h5repack -l CHUNK=…)",
+            location.file,
+            location.path,
+            plan.n_passes,
+            plan.chunk_length,
+            BLOCKS_BYTES >> 20,
+        )
+    return Blocks(dataset, axis, plan) if plan.length else None

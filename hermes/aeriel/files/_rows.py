@@ -121,7 +121,7 @@ class RowPlan:
                 data.read_rows(name, begin, end, array)
 
         layout = RowLayout(
-            shapes={name: dataset.shape[1:] for name, dataset in data.datasets.items()},
+            shapes={name: stack.shape[1:] for name, stack in data.stacks.items()},
             rows_per_request=self.rows_per_request,
             with_row_axis=self.with_row_axis,
         )
@@ -131,16 +131,16 @@ class RowPlan:
 
     def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that rows make; they are read many at a time."""
-        datasets = data.datasets
+        stacks = data.stacks
         row_bytes = sum(
-            self.inputs[name][1].itemsize * int(np.prod(dataset.shape[1:]))
-            for name, dataset in datasets.items()
+            self.inputs[name][1].itemsize * int(np.prod(stack.shape[1:]))
+            for name, stack in stacks.items()
         )
         n_requests = max(1, READ_BYTES // max(1, row_bytes * self.rows_per_request))
         for block in split(rows, n_requests * self.rows_per_request):
             arrays = {
-                name: np.empty((len(block), *dataset.shape[1:]), self.inputs[name][1])
-                for name, dataset in datasets.items()
+                name: np.empty((len(block), *stack.shape[1:]), self.inputs[name][1])
+                for name, stack in stacks.items()
             }
             for name, array in arrays.items():
                 data.read_rows(name, block.start, block.stop, array)

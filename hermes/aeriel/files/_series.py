@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
-from hermes.aeriel.files._inputs import InputFacts
-from hermes.aeriel.files._reading import InputData, Selection
+from hermes.aeriel.files._facts import InputFacts
+from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, rows_of_outputs, split
+from hermes.aeriel.files._stack import Selection, Stack
 from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
 from hermes.errors import ParameterError
@@ -131,10 +132,10 @@ class SeriesPlan:
         """Return the windows of each request, as they are sent, of each input."""
         size = self.rows_per_request
 
-        def batches(name: str, dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
+        def batches(name: str, series: Stack) -> Iterator[NDArray[Any]]:
             for batch in read_windows(
-                dataset,
-                self.cut.windows(dataset),
+                series,
+                self.cut.windows(series),
                 batch_size=size,
                 dtype=self.inputs[name][1],
                 start=rows.start,
@@ -143,7 +144,7 @@ class SeriesPlan:
             ):
                 yield pad(batch, size) if self.is_padded else batch
 
-        return {name: batches(name, dataset) for name, dataset in data.datasets.items()}
+        return {name: batches(name, series) for name, series in data.stacks.items()}
 
     def output_attributes(self, data: InputData) -> dict[str, Any]:
         """Return what is to be said of the outputs, which have a row for each window.
@@ -152,7 +153,7 @@ class SeriesPlan:
         sample rate there are ``sample_rate`` and ``start_time`` of the rows: the time of a row is
         that of its window's first sample.
         """
-        windows = self.cut.windows(next(iter(data.datasets.values())))
+        windows = self.cut.windows(next(iter(data.stacks.values())))
         attributes: dict[str, Any] = {"window": windows.window, "stride": windows.stride}
         if any(windows.shifts):
             attributes["shifts"] = windows.shifts
@@ -204,7 +205,7 @@ def window_inputs(rows: RowPlan, facts: InputFacts) -> tuple[RowInputs, int]:
 
 
 def read_windows(
-    dataset: h5py.Dataset,
+    dataset: Any,
     windows: Windows,
     *,
     batch_size: int,
@@ -219,7 +220,8 @@ def read_windows(
     Parameters
     ----------
     dataset
-        A series of shape ``(channels, time)`` or ``(time,)``.
+        An `h5py.Dataset` of shape ``(channels, time)`` or ``(time,)``; or, with `read`, whatever
+        has a ``shape`` and a ``dtype``.
     windows
         How it is cut.
     batch_size

@@ -124,7 +124,7 @@ def check_readable(
         )
 
 
-def file_stamp(file: Path) -> str:
+def file_stamp(*files: Path) -> str:
     """Return a string that changes when a file does, or one of those that its datasets reach.
 
     By size or modification time; a file that is missing counts as well.
@@ -136,6 +136,10 @@ def file_stamp(file: Path) -> str:
     DataError
         It is damaged.
     """
+    return "\n".join(map(_file_stamp, files))
+
+
+def _file_stamp(file: Path) -> str:
     own = _stamp(file)
     if not h5py.is_hdf5(file):
         return own

@@ -288,6 +288,11 @@ def limits(dataset: h5py.Dataset) -> tuple[float, float]:
     return low, high
 
 
+def units_of(dataset: h5py.Dataset) -> str:
+    """Return the units that a dataset says its values have; nothing where it does not say."""
+    return str(text_of(dataset.attrs.get("units", dataset.attrs.get("unit", ""))))
+
+
 def text_of(value: Any) -> Any:
     """Return an attribute that may be a text, or bytes, as it is read."""
     value = np.ravel(value)[0] if np.size(value) == 1 else value

@@ -39,15 +39,15 @@ class Part:
 
     Parameters
     ----------
-    input_file
-        Where the rows came from.
+    input_files
+        Where the rows came from: a file, or several, each with one channel of every series.
     predictions
         The file with its predictions.
     rows
         How many rows it has.
     """
 
-    input_file: Path
+    input_files: tuple[Path, ...]
     predictions: Path
     rows: int
 
@@ -65,12 +65,13 @@ def merge(
 
     It has a dataset per output with the rows of all parts, one after the other, and the attributes
     in which the parts agree; an output of varying length has a group with its values and their
-    offsets, as in the parts; the group ``index`` with ``files`` (the input files), ``offsets``
-    (the first row of each, and the number of rows), and for each row ``file`` (its place in
-    ``files``) and ``row`` (its row there); and ``target``, if one is named. Where the rows are
-    windows at known times, ``index/start_time`` has the time of the first row of each file, NaN
-    where it is not known, in seconds. ``not_finite_inputs`` and ``not_finite_outputs`` at its root
-    say, as JSON, how many values of each were NaN or infinite.
+    offsets, as in the parts; the group ``index`` with ``files`` (the input files; with an axis of
+    channels, where each channel has a file), ``offsets`` (the first row of each, and the number of
+    rows), and for each row ``file`` (its place in ``files``) and ``row`` (its row there); and
+    ``target``, if one is named. Where the rows are windows at known times, ``index/start_time`` has
+    the time of the first row of each file, NaN where it is not known, in seconds.
+    ``not_finite_inputs`` and ``not_finite_outputs`` at its root say, as JSON, how many values of
+    each were NaN or infinite.
 
     Parameters
     ----------
@@ -138,12 +139,12 @@ def _merge_into(
                 start_times[number] = attributes.pop(START_TIME, np.nan)
                 agreed[name] = _in_both(agreed.get(name, attributes), attributes)
         if target is not None:
-            damaged = as_data_errors(part.input_file, target)
-            with open_input(part.input_file) as opened, damaged:
+            damaged = as_data_errors(part.input_files[0], target)
+            with open_input(part.input_files[0]) as opened, damaged:
                 _copy(merged, TARGET, opened[target], part.rows, start=start, total=total)
         # Targets of another input than the predictions' would be compared with them.
         if stamp:
-            check_unchanged(part.input_file, stamp)
+            check_unchanged(part.input_files, stamp)
         on_progress(start + part.rows, total)
     merged.write_attributes(
         merged.hdf5, {name: json.dumps(counts) for name, counts in not_finite.items()}
@@ -160,7 +161,9 @@ def _write_index(
     start_times: NDArray[np.float64],
 ) -> None:
     total = int(offsets[-1])
-    files = np.array([str(part.input_file) for part in parts], dtype=object)
+    files = np.array([[str(file) for file in part.input_files] for part in parts], dtype=object)
+    if files.shape[1] == 1:
+        files = files[:, 0]
     merged.reserve(0, INDEX)
     merged.hdf5.create_group(INDEX)
     merged.create_dataset(f"{INDEX}/files", files.shape, h5py.string_dtype())

@@ -62,7 +62,7 @@ class FilePredictions:
         facts = json.loads(attributes["statistics"])
         latencies = {int(number): count for number, count in facts.pop("latencies").items()}
         return cls(
-            file=attributes["input_file"],
+            file=attributes.get("input_file") or ", ".join(json.loads(attributes["input_files"])),
             path=file,
             attributes=attributes,
             statistics=ClientStatistics(**facts, latencies=latencies),

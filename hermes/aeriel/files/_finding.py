@@ -1,0 +1,67 @@
+"""The files that go in: found by paths and patterns, each once."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from hermes.aeriel.files._output import fingerprint_of
+from hermes.errors import ParameterError
+
+_MAGIC_CHARACTERS = set("*?[")
+
+
+def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
+    """Return the files that paths and glob patterns name, sorted, each once.
+
+    Raises
+    ------
+    ParameterError
+        There is no pattern, or one matches no file, or results of an earlier run; or two paths lead
+        to one file.
+    """
+    if not patterns:
+        raise ParameterError("inputs", "no file was given; give paths or globs of HDF5 files")
+    found: set[Path] = set()
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_file():  # also where its name happens to hold a magic character
+            found.add(path.absolute())
+            continue
+        files = [Path(match).absolute() for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (absolute patterns too)
+        files = [match for match in files if match.is_file()]
+        if not files:
+            is_glob = bool(_MAGIC_CHARACTERS & set(pattern))
+            problem = "matches no file" if is_glob else "is not a file"
+            raise ParameterError("inputs", f"{pattern!r} {problem} (in {Path.cwd()})")
+        ours = [str(file) for file in sorted(files) if fingerprint_of(file) is not None]
+        if ours:
+            problem = f"{pattern!r} also matches results of earlier runs: {ours[:5]}"
+            raise ParameterError("inputs", f"{problem}; give a pattern that leaves them out")
+        found.update(files)
+    known: dict[tuple[int, int], Path] = {}
+    for file in sorted(found):
+        status = file.stat()
+        same = known.setdefault((status.st_dev, status.st_ino), file)
+        if same != file:
+            problem = f"{same} and {file} are one file, whose rows would count twice"
+            raise ParameterError("inputs", f"{problem}; name it once")
+    return tuple(sorted(found))
+
+
+def output_names(files: Sequence[Path]) -> list[str]:
+    """Return a name for the predictions of each file: its path below what all have in common."""
+    if len(files) == 1:
+        return [files[0].with_suffix(".h5").name]
+    common = Path(*_common([file.parent.parts for file in files]))
+    return [str(file.relative_to(common)) for file in files]
+
+
+def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return common

@@ -1,0 +1,111 @@
+"""What the attributes of a series say of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hermes.errors import DataError
+
+# Attributes of a dataset, or of a group that it lies in, by who writes them:
+#   Xspacing, Xstart, Xunits   GWOSC, https://gwosc.org/archive
+#   dx, x0, xunit              gwpy.timeseries.TimeSeries.write(format="hdf5")
+#   delta_t, start_time        pycbc.types.TimeSeries.save
+#   sample_rate, start_time    this package
+_RATES = ("sample_rate", "sampling_rate")
+_SPACINGS = ("Xspacing", "dx", "dt", "delta_t")
+_STARTS = ("Xstart", "x0", "t0", "start_time")
+_UNITS = ("Xunits", "xunit")
+_SECONDS = ("s", "sec", "second", "seconds")
+
+
+def sample_rate_of(dataset: h5py.Dataset) -> float | None:
+    """Return the samples per second that a file says a series has; None where it says nothing.
+
+    The attributes of the dataset count first, then those of the groups that it lies in.
+
+    Raises
+    ------
+    DataError
+        An attribute makes no sense.
+    """
+    for holder in _holders(dataset):
+        unit = next((holder.attrs[name] for name in _UNITS if name in holder.attrs), "s")
+        for name in (*_RATES, *_SPACINGS):
+            if name not in holder.attrs:
+                continue
+            value = _number(dataset, name, holder.attrs[name])
+            if not 0 < value < math.inf:
+                raise _problem(dataset, f"its attribute {name} is {value}; it is above 0")
+            if name in _RATES:
+                return value
+            if _text(unit) not in _SECONDS:
+                problem = f"its attribute {name} is in {_text(unit)!r}, not in seconds"
+                raise _problem(dataset, f"{problem}; give sample_rate")
+            # 1/(1/3) is no 3: what is a whole number but for that is one.
+            rate = 1 / value
+            return float(round(rate)) if math.isclose(rate, round(rate), rel_tol=1e-9) else rate
+    return None
+
+
+def start_time_of(dataset: h5py.Dataset) -> float:
+    """Return the time of a series' first sample in seconds; 0 where the file says nothing.
+
+    A text is a number, or a time of ISO 8601 (of UTC, where it does not say), which becomes seconds
+    since 1970.
+
+    Raises
+    ------
+    DataError
+        An attribute makes no sense.
+    """
+    for holder in _holders(dataset):
+        for name in _STARTS:
+            if name in holder.attrs:
+                return _time(dataset, name, holder.attrs[name])
+    return 0.0
+
+
+def says_start(dataset: h5py.Dataset) -> bool:
+    """Tell whether a file says at what time a series begins."""
+    return any(name in holder.attrs for holder in _holders(dataset) for name in _STARTS)
+
+
+def _holders(dataset: h5py.Dataset) -> Iterator[Any]:
+    holder: Any = dataset
+    yield holder
+    while holder.name != "/":
+        holder = holder.parent
+        yield holder
+
+
+def _number(dataset: h5py.Dataset, name: str, value: Any) -> float:
+    try:
+        return float(np.asarray(value).item() if np.ndim(value) else value)
+    except (TypeError, ValueError) as error:
+        raise _problem(dataset, f"its attribute {name} is {value!r}, no number") from error
+
+
+def _time(dataset: h5py.Dataset, name: str, value: Any) -> float:
+    text = np.asarray(value).ravel()[0] if np.size(value) == 1 else value
+    try:
+        time = datetime.fromisoformat(_text(text))
+    except ValueError:
+        return _number(dataset, name, value)
+    # "20240501" is a number of seconds, whatever else it might be.
+    if isinstance(text, str | bytes) and not _text(text).isdigit():
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    return _number(dataset, name, value)
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _problem(dataset: h5py.Dataset, problem: str) -> DataError:
+    return DataError(file=dataset.file.filename, dataset=dataset.name.lstrip("/"), problem=problem)
