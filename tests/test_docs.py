@@ -19,7 +19,10 @@ TUTORIALS = [
 ]
 RUN = ("python", "sh")
 # The blocks of these pages need data of a test's own.
-RUN_ELSEWHERE = {"streaming.md": "tests/files/test_varying.py"}
+RUN_ELSEWHERE = {
+    "streaming.md": "tests/files/test_varying.py",
+    "extending.md": "tests/test_extending.py",
+}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

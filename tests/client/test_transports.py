@@ -652,7 +652,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_has_is_not() 
         assert left.name not in sweep_regions()
         process.kill()
         process.wait()
-        assert left.name in sweep_regions()
+        sweep_regions()  # or another process of this user has done it by now
         assert not left.exists()
     odd = SHARED_MEMORY / f"{PREFIX}of-somebody"
     odd.touch()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from hermes.aeriel.serve import LocalInstance, SingularityInstance
 from tests.serve.instances import remains
 from tests.serve.runtimes import RuntimeConformance
 
@@ -15,7 +14,7 @@ from tests.serve.runtimes import RuntimeConformance
 class TestLocal(RuntimeConformance):
     """The Triton of this machine."""
 
-    kind = LocalInstance
+    kind = "LocalInstance"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -27,7 +26,7 @@ class TestLocal(RuntimeConformance):
 class TestSingularity(RuntimeConformance):
     """A Singularity or Apptainer image."""
 
-    kind = SingularityInstance
+    kind = "SingularityInstance"
 
     @pytest.fixture(scope="class")
     @classmethod

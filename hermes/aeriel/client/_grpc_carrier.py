@@ -36,12 +36,19 @@ class GrpcCarrier:
         The channel, which belongs to the caller.
     error
         Makes an error of a gRPC status and a reason.
+
+    Attributes
+    ----------
+    infer
+        Sends a serialized request and returns the answer.
     """
 
     def __init__(self, channel: grpc.Channel, error: Errors) -> None:
         self.error = error
         self.closing = threading.Event()
-        self._infer = channel.unary_unary(_INFER, response_deserializer=_ANSWER)
+        self.infer: Callable[[bytes], Any] = channel.unary_unary(
+            _INFER, response_deserializer=_ANSWER
+        )
         self._handed_over: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._under_way: set[GrpcCall] = set()
@@ -54,7 +61,7 @@ class GrpcCarrier:
         """Send a request."""
         call = GrpcCall(self, timeout_s)
         self._under_way.add(call)
-        self._handed_over.put(functools.partial(call.carry, self._infer, encoded))
+        self._handed_over.put(functools.partial(call.carry, self.infer, encoded))
         if not self._idle.acquire(blocking=False):
             # A daemon: a server that does not answer is no reason for the process to stay.
             threading.Thread(target=self._work, name="hermes-grpc", daemon=True).start()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from hermes.aeriel._options import TransportName
-from hermes.aeriel.client._choice import open_transport
+from hermes.aeriel.client._choice import ServerAccess, open_transport
 from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._dispatcher import Dispatcher
 from hermes.aeriel.client._rate_limiter import RateLimiter
@@ -59,12 +59,14 @@ class Session:
             server = self.connection.server()
             self.transport = open_transport(
                 settings.transport,
-                settings.endpoint,
-                self.connection,
-                self.specification,
-                model_version=settings.model_version,
-                outputs=settings.outputs,
-                server=server,
+                ServerAccess(
+                    endpoint=settings.endpoint,
+                    connection=self.connection,
+                    specification=self.specification,
+                    model_version=settings.model_version,
+                    outputs=settings.outputs,
+                    server=server,
+                ),
             )
         except BaseException:
             self.connection.close()

@@ -141,6 +141,8 @@ class InlineTransport:
         The server, and the gRPC channel to it.
     specification, model_version, outputs
         What is asked of it; no outputs are all.
+    grpc
+        Carries the requests over that channel.
     http
         The same server's HTTP service, for requests up to `HTTP_BYTES`; None to do without.
     """
@@ -152,6 +154,7 @@ class InlineTransport:
         *,
         model_version: str,
         outputs: Sequence[str],
+        grpc: GrpcCarrier,
         http: HttpCarrier | None = None,
     ) -> None:
         self.name = "grpc" if http is None else "http"
@@ -159,7 +162,7 @@ class InlineTransport:
         self.specification = specification
         self.model_version = model_version
         self.outputs = outputs
-        self._grpc = GrpcCarrier(connection.channel, connection.error)
+        self._grpc = grpc
         self._http = http
 
     def pack(
