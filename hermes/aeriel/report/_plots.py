@@ -21,6 +21,8 @@ MINUS = "\N{MINUS SIGN}"
 # A confusion matrix of more classes is drawn, one of fewer is a table.
 MAX_TABLE_CLASSES = 20
 
+MAX_OUTPUTS = 12
+
 # Drawn in these, then exchanged for variables of the page, which has a light and a dark scheme.
 TEXT, LINE, MUTED = "#010203", "#040506", "#070809"
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
@@ -78,6 +80,11 @@ def draw_plots(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         ("scores", "Scores", curves.get("score_histogram"), _draw_scores),
         ("predicted", "Predicted against true", curves.get("predicted_vs_true"), _draw_predicted),
         ("residuals", "Residuals", curves.get("residual_histogram"), _draw_residuals),
+        *(
+            (f"output_{index}", f"Values of {each['output']}", each["histogram"], _draw_values)
+            for index, each in enumerate(report.get("predictions") or [])
+            if "histogram" in each and index < MAX_OUTPUTS
+        ),
         (
             "confusion",
             "Confusion matrix",
@@ -158,6 +165,14 @@ def _draw_residuals(figure: Figure, histogram: Mapping[str, Any]) -> None:
     _count_axis(axes, np.asarray(histogram["counts"]))
 
 
+def _draw_values(figure: Figure, histogram: Mapping[str, Any]) -> None:
+    axes = figure.add_subplot()
+    _draw_bars(axes, histogram["counts"], histogram["edges"])
+    axes.set(xlabel="value")
+    axes.locator_params(axis="x", nbins=6)
+    _count_axis(axes, np.asarray(histogram["counts"]), of="values")
+
+
 def _draw_predicted(figure: Figure, histogram: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     low, high = histogram["edges"][0], histogram["edges"][-1]
@@ -225,12 +240,12 @@ def _file_axis(axes: Axes, n_files: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
 
 
-def _count_axis(axes: Axes, counts: Any) -> None:
+def _count_axis(axes: Axes, counts: Any, of: str = "rows") -> None:
     """Label an axis of counts; in the log where the rare would not be seen."""
     there = counts[counts > 0]
     if len(there) and there.max() > 100 * there.min():
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7)
-        axes.set(ylabel="rows (log scale)")
+        axes.set(ylabel=f"{of} (log scale)")
     else:
-        axes.set(ylabel="rows")
+        axes.set(ylabel=of)

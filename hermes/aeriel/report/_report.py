@@ -26,6 +26,7 @@ def build_report(
     model: Mapping[str, Any] | None = None,
     server: Mapping[str, Any] | None = None,
     inputs: Sequence[Mapping[str, Any]] = (),
+    predictions: Sequence[Mapping[str, Any]] = (),
     class_names: Sequence[str] = (),
     metrics: MetricsResult | None = None,
     requirements: Sequence[RequirementResult] = (),
@@ -56,6 +57,8 @@ def build_report(
     inputs
         For each file ``file``, ``rows``, and ``not_finite_inputs`` and ``not_finite_outputs``, how
         many values are NaN or infinite, and ``predictions``, the file with its predictions.
+    predictions
+        What `describe_outputs` gave, of a run without targets.
     class_names
         What the classes are called, in order.
     metrics
@@ -84,8 +87,9 @@ def build_report(
     dict
         ``schema`` (1), ``title``, ``verdict`` (``"passed"``, ``"failed"`` or ``"no
         requirements"``), ``created`` (ISO 8601, UTC), and, where there are any, ``warnings``,
-        ``model``, ``server``, ``inputs``, ``rows``, ``metrics`` (scalars by name), ``requirements``
-        (``metric``, ``operator``, ``threshold``, ``value``, ``passed``, ``margin``, ``text``),
+        ``model``, ``server``, ``inputs``, ``rows``, ``predictions``, ``metrics`` (scalars by name),
+        ``requirements`` (``metric``, ``operator``, ``threshold``, ``value``, ``passed``,
+        ``margin``, ``text``),
         ``reference``, ``throughput``, ``monitor``, ``parameters``, ``versions``, ``outputs``,
         ``notes``, ``class_names``, ``confusion_matrix``, ``intervals``, ``classes``,
         ``file_metrics`` and ``worst_rows`` (those of `MetricsResult`, each with its ``file``; the
@@ -109,6 +113,7 @@ def build_report(
         "server": server,
         "inputs": inputs,
         "rows": sum(rows) if rows else metrics and metrics.n_rows,
+        "predictions": predictions,
         "metrics": metrics and metrics.scalars,
         "requirements": [requirement.to_json() for requirement in requirements],
         "reference": metrics and metrics.reference,

@@ -1,6 +1,7 @@
 """Files of predictions as one file, and what a validation finds in them."""
 
 from hermes.aeriel.validation._merge import INDEX, TARGET, Part, merge
+from hermes.aeriel.validation._outputs import describe_outputs
 from hermes.aeriel.validation._validation import (
     FilePredictions,
     check_writable,
@@ -19,6 +20,7 @@ __all__ = [
     "check_writable",
     "choose_metrics",
     "describe_inputs",
+    "describe_outputs",
     "finite_warnings",
     "measure",
     "merge",
