@@ -27,6 +27,8 @@ HermesError
 │   ├── RequestError                      the server refused or failed a request
 │   └── RequestTimeoutError (TimeoutError)
 ├── DataError (ValueError)                an HDF5 file that cannot be used
+├── EngineError                           a batch system that does not do what was asked of it
+├── JobsError                             files that batch jobs could not do
 ├── OutputError (OSError)                 results that cannot be written
 └── RequirementError                             a metric missed its requirement
 """
@@ -41,6 +43,8 @@ from typing import Any
 
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 1 << 16
+# Of the files that batch jobs failed at, in one message.
+SHOWN_PROBLEMS = 10
 _ERROR_LINE = re.compile(r"E\d{4} |error: |.*: unrecognized option ")
 
 
@@ -374,6 +378,29 @@ class DataError(HermesError, ValueError):
     def __str__(self) -> str:
         dataset = f", dataset {self.dataset!r}" if self.dataset is not None else ""
         return f"{self.file}{dataset}: {self.problem}"
+
+
+@dataclass(eq=False)
+class EngineError(HermesError):
+    """A batch system that does not do what was asked of it."""
+
+    command: tuple[str, ...]
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{shlex.join(self.command)}: {self.problem}"
+
+
+@dataclass(eq=False)
+class JobsError(HermesError):
+    """Batch jobs that could not do what they were submitted for."""
+
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        first, others = self.problems[:SHOWN_PROBLEMS], self.problems[SHOWN_PROBLEMS:]
+        more = (f"and {len(others)} more",) if others else ()
+        return "batch jobs failed:\n" + _indented("\n".join((*first, *more)))
 
 
 @dataclass(eq=False)

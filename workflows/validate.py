@@ -54,11 +54,14 @@ from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
 from workflows._settings import apply_settings
 from workflows.inference import InferenceParameters, InferenceTask
+from workflows.jobs import InferenceJobs, JobParameters
 from workflows.parameters import AbsolutePath, Number, Text, TextList
 from workflows.server import ServerParameters, TritonServerTask
 
 # The one whose messages Luigi shows.
 logger = logging.getLogger("luigi-interface")
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 (with a certificate)
 
 apply_settings()
 install_plain_errors()
@@ -93,8 +96,8 @@ class Predict(ServerParameters, InferenceTask):
         return luigi.LocalTarget(self.predictions)
 
 
-class ValidationParameters(ServerParameters, InferenceParameters):
-    """What is to be validated."""
+class ValidationParameters(ServerParameters, InferenceParameters, JobParameters):
+    """What is to be validated, and whether batch jobs do the inference."""
 
     inputs = TextList(description="HDF5 files: a path or glob, or a JSON list of them")
     target = Text(default="", description="dataset with the targets in each input file")
@@ -112,9 +115,12 @@ class Merge(ValidationParameters, luigi.Task):
     The inputs are checked first, before a server is started.
     """
 
-    def requires(self) -> list[Predict]:
-        """Return a task for each input file."""
+    @property
+    def predictions(self) -> list[Predict]:
+        """The predictions for each input file."""
         directory = Path(self.output_dir)
+        # Jobs on other hosts cannot reach sockets.
+        is_wide = self.engine != "local" and self.listen == "unix"
         names = output_names([facts.file for facts in self.inputs_facts])
         return [
             self.clone(
@@ -125,9 +131,17 @@ class Merge(ValidationParameters, luigi.Task):
                 predictions=str(directory / "predictions" / name),
                 server_log=self.server_log or str(directory / "logs" / "triton.log"),
                 server_monitor=self.monitor_table,
+                listen=EVERYWHERE if is_wide else self.listen,
             )
             for facts, name in zip(self.inputs_facts, names, strict=True)
         ]
+
+    def requires(self) -> list[Predict] | PredictInJobs:
+        """Return what makes the predictions: a task for each file, or one for batch jobs."""
+        if self.engine == "local":
+            return self.predictions
+        jobs: PredictInJobs = self.clone(PredictInJobs)
+        return jobs
 
     def output(self) -> luigi.LocalTarget:
         """Return the merged file."""
@@ -161,14 +175,14 @@ class Merge(ValidationParameters, luigi.Task):
     @once_per_build
     def fingerprint(self) -> str:
         """What stands for everything that the merged file depends on."""
-        parts = [task.fingerprint for task in self.requires()]
+        parts = [task.fingerprint for task in self.predictions]
         return fingerprint(parts=parts, target=self.target)
 
     def run(self) -> None:
         """Merge the files."""
         parts = [
             Part(input_files=task.input_files, predictions=task.output_file, rows=facts.rows)
-            for task, facts in zip(self.requires(), self.inputs_facts, strict=True)
+            for task, facts in zip(self.predictions, self.inputs_facts, strict=True)
         ]
         with Progress("merge", self.set_status_message, self.set_progress_percentage) as progress:
             merge(
@@ -179,6 +193,20 @@ class Merge(ValidationParameters, luigi.Task):
                 attributes={"model_name": self.model_name, "hermes": version("hermes-aeriel")},
                 on_progress=progress,
             )
+
+
+class PredictInJobs(ValidationParameters, InferenceJobs):
+    """The predictions for all files, made by batch jobs."""
+
+    def inferences(self) -> list[Predict]:
+        """Return a task for each file."""
+        merge_task: Merge = self.clone(Merge)
+        return merge_task.predictions
+
+    @property
+    def job_directory(self) -> Path:
+        """A directory beside the results, which the hosts share."""
+        return Path(self.output_dir) / "jobs"
 
 
 class Validate(ValidationParameters, luigi.Task):
@@ -330,7 +358,7 @@ class Validate(ValidationParameters, luigi.Task):
         result: MetricsResult | None,
         outcomes: Sequence[RequirementResult],
     ) -> dict[str, Any]:
-        done = [FilePredictions.read(task.output_file) for task in merge_task.requires()]
+        done = [FilePredictions.read(task.output_file) for task in merge_task.predictions]
         attributes = done[0].attributes
         directory = Path(self.output_dir)
         return build_report(

@@ -1,0 +1,13 @@
+"""The batch systems that there are, by name."""
+
+from __future__ import annotations
+
+from hermes.aeriel.jobs._engine import Engine
+from hermes.aeriel.jobs._slurm import Slurm
+
+ENGINES: dict[str, type[Engine]] = {"slurm": Slurm}
+
+
+def find_engine(name: str) -> Engine:
+    """Return the batch system of a name."""
+    return ENGINES[name]()

@@ -1,0 +1,153 @@
+"""The directory of a run of batch jobs, on the shared file system: it has every file of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from hermes._files import write_whole
+from hermes.aeriel._options import InferenceOptions
+from hermes.aeriel.files import Request
+from hermes.errors import ParameterError
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """What a job has done so far.
+
+    Parameters
+    ----------
+    rows
+        Rows that it has written.
+    failures
+        Why it could not do a file, by the path of the output; to do it again would not help.
+    """
+
+    rows: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Parameters
+    ----------
+    path
+        Its name is that of the run, by which its jobs are found.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.beacon = path / "beacon"
+        # Left by the first job that finds the beacon standing still, for those in the queue.
+        self.tombstone = path / "tombstone"
+        self.endpoint = path / "endpoint.json"
+        self.server = path / "server.json"
+        self.reaper_log = path / "reaper.log"
+
+    @classmethod
+    def create(cls, parent: Path) -> Self:
+        """Make the directory of a new run, for this user's eyes only.
+
+        Raises
+        ------
+        ParameterError
+            It cannot be made.
+        """
+        run = cls(parent / f"hermes-{secrets.token_hex(6)}")
+        try:
+            run.path.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            problem = f"{run.path} cannot be made: {error.strerror}"
+            raise ParameterError("job_directory", problem) from error
+        return run
+
+    @property
+    def name(self) -> str:
+        """The unique name of the run."""
+        return self.path.name
+
+    def submission(self, number: int) -> SubmissionDirectory:
+        """Return the directory of one submission."""
+        return SubmissionDirectory(self.path / str(number))
+
+    def remove(self, *, keep_logs: bool) -> None:
+        """Remove what the run has written: all of it, or all but the logs of its jobs."""
+        if not keep_logs:
+            shutil.rmtree(self.path, ignore_errors=True)
+        for path in self.path.rglob("*"):
+            if path.suffix != ".log" and not path.is_dir():
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # other runs are in it
+            self.path.parent.rmdir()
+
+
+class SubmissionDirectory:
+    """The files of the jobs that are submitted together.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, number: int) -> Path:
+        """Return the file that takes the output of a job."""
+        return self.path / f"{number}.log"
+
+    def _requests(self, number: int) -> Path:
+        return self.path / f"{number}.requests.json"
+
+    def _status(self, number: int) -> Path:
+        return self.path / f"{number}.status.json"
+
+    def write_requests(self, number: int, requests: list[Request]) -> None:
+        """Say what a job is to do."""
+        text = json.dumps([asdict(request) for request in requests], default=_as_json)
+        write_whole(self._requests(number), text, mode=0o600, durable=False)
+
+    def read_requests(self, number: int) -> list[Request]:
+        """Return what a job is to do."""
+        return [_request(**facts) for facts in json.loads(self._requests(number).read_text())]
+
+    def write_status(self, number: int, status: JobStatus) -> None:
+        """Say what a job has done."""
+        write_whole(self._status(number), json.dumps(asdict(status)), mode=0o600, durable=False)
+
+    def read_status(self, number: int) -> JobStatus:
+        """Return what a job has said last that it has done."""
+        try:
+            return JobStatus(**json.loads(self._status(number).read_text()))
+        except FileNotFoundError:
+            return JobStatus()
+
+
+def refresh(directory: Path) -> None:
+    """Have NFS look at a directory anew: it remembers for a while which files were not there."""
+    with suppress(OSError):
+        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
+
+
+def _as_json(value: Any) -> Any:
+    return dict(value) if hasattr(value, "keys") else str(value)
+
+
+def _request(input_file: str, output_file: str, options: dict[str, Any], **facts: Any) -> Request:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }
+    return Request(
+        input_file=Path(input_file),
+        output_file=Path(output_file),
+        options=InferenceOptions(**values),
+        **facts,
+    )

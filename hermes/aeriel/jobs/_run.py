@@ -1,0 +1,234 @@
+"""The driver of a run: submits jobs, watches them, and submits again what was lost."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.files import Request, fingerprint_of
+from hermes.aeriel.jobs._beacon import Beacon
+from hermes.aeriel.jobs._chunks import Chunk, Progress, chunks
+from hermes.aeriel.jobs._engine import Engine, JobId, JobState, Submission
+from hermes.aeriel.jobs._engines import find_engine
+from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, refresh
+from hermes.aeriel.jobs._options import JobOptions
+from hermes.aeriel.jobs._reaper import Reaper
+from hermes.errors import EngineError, JobsError, log_tail
+
+logger = logging.getLogger(__name__)
+
+# Slurm's MaxArraySize, by default; also as many as are submitted at a time.
+MOST_JOBS = 1001
+FIRST_POLL_S, LONGEST_POLL_S = 0.5, 10.0
+# A batch system that does not answer for so long is given up.
+PATIENCE_S = 600.0
+LOG_LINES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    chunk: Chunk
+    files: SubmissionDirectory
+    number: int
+
+    @property
+    def log(self) -> Path:
+        return self.files.log(self.number)
+
+
+def infer_in_jobs(
+    requests: Sequence[Request],
+    options: JobOptions,
+    directory: Path,
+    *,
+    server: Callable[[], Endpoint | None],
+    on_progress: Callable[[Progress], object],
+) -> None:
+    """Stream files through a model in batch jobs, and return when all of them are done.
+
+    The jobs end when this process does, however it ends: a reaper cancels them, and where that
+    is gone too, they find that the driver's beacon stands still.
+
+    Parameters
+    ----------
+    requests
+        The files that are to be done.
+    options
+        The batch system, and what to ask of it.
+    directory
+        On a file system that the hosts of the jobs share; gets a directory for the run.
+    server
+        Returns where the server listens just now; None while it does not.
+    on_progress
+        Called once in a while.
+
+    Raises
+    ------
+    JobsError
+        Files could not be done. Those of other jobs are.
+    EngineError
+        The batch system cannot be used.
+    """
+    engine = find_engine(options.engine)
+    run = RunDirectory.create(directory)
+    with ExitStack() as stack:
+        stack.enter_context(Reaper(run, options.engine, engine))
+        with Beacon(run.beacon):
+            driver = _Driver(run, engine, options, server, on_progress)
+            driver.drive(chunks(requests, options.files_per_job))
+        run.remove(keep_logs=False)
+
+
+class _Driver:
+    """Keeps jobs in the queue until their files are done."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        engine: Engine,
+        options: JobOptions,
+        server: Callable[[], Endpoint | None],
+        on_progress: Callable[[Progress], object],
+    ) -> None:
+        self._run = run
+        self._engine = engine
+        self._options = options
+        self._server = server
+        self._on_progress = on_progress
+        self._jobs: dict[JobId, _Job] = {}
+        self._n_submissions = 0
+        self._n_done = 0
+        self._rows = 0
+        self._problems: list[str] = []
+        self._published: Endpoint | None = None
+
+    def drive(self, waiting: list[Chunk]) -> None:
+        """Return when all files are done, or raise JobsError."""
+        began = answered_at = time.monotonic()
+        n_files = sum(len(chunk.requests) for chunk in waiting)
+        states: dict[JobId, JobState] = {}
+        while waiting or self._jobs:
+            self._publish()
+            try:
+                if waiting and len(self._jobs) < MOST_JOBS:
+                    n = MOST_JOBS - len(self._jobs)
+                    self._submit(waiting[:n])
+                    del waiting[:n]
+                submitted = list(self._jobs)
+                states = dict(self._engine.states(self._run.name))
+                answered_at = time.monotonic()
+            except EngineError as error:
+                if not self._n_submissions or time.monotonic() > answered_at + PATIENCE_S:
+                    raise
+                logger.warning("%s", error)
+            else:
+                for job_id in submitted:
+                    if job_id not in states:
+                        waiting += self._conclude(self._jobs.pop(job_id))
+            self._report(states, waiting, n_files, time.monotonic() - began)
+            time.sleep(min(LONGEST_POLL_S, FIRST_POLL_S + (time.monotonic() - began) / 60))
+        if self._problems:
+            raise JobsError(tuple(self._problems))
+
+    def _publish(self) -> None:
+        """Have the jobs see where the server listens."""
+        endpoint = self._server()
+        if endpoint is not None and endpoint != self._published:
+            endpoint.write(self._run.endpoint)
+            self._published = endpoint
+
+    def _submit(self, waiting: Sequence[Chunk]) -> None:
+        number = self._n_submissions
+        files = self._run.submission(number)
+        files.path.mkdir(exist_ok=True)
+        for index, chunk in enumerate(waiting):
+            files.write_requests(index, list(chunk.requests))
+        submission = Submission(
+            run=self._run.name,
+            command=(
+                *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
+                *("infer", str(self._run.path), str(number)),
+            ),
+            n_jobs=len(waiting),
+            directory=files.path,
+            partition=self._options.partition,
+            walltime=self._options.walltime,
+            arguments=self._options.job_args,
+        )
+        job_id = self._engine.submit(submission)
+        self._n_submissions += 1
+        logger.info("submitted %d jobs of %s as %s", len(waiting), self._run.name, job_id)
+        self._jobs |= {
+            JobId(job_id, index): _Job(chunk=chunk, files=files, number=index)
+            for index, chunk in enumerate(waiting)
+        }
+
+    def _conclude(self, job: _Job) -> list[Chunk]:
+        """Return what is left to do of a job that has ended."""
+        refresh(job.files.path)
+        status = job.files.read_status(job.number)
+        self._rows += status.rows
+        left = []
+        for request in job.chunk.requests:
+            failure = status.failures.get(str(request.output_file))
+            if failure is not None:
+                self._problems.append(f"{request.input_file}: {failure} (log: {job.log})")
+            elif not _is_done(request):
+                left.append(request)
+        if not left:
+            self._n_done += 1
+            return []
+        again = Chunk(requests=tuple(left), attempts=job.chunk.attempts + 1)
+        tail = log_tail(job.log, LOG_LINES)
+        if again.attempts > self._options.job_retries:
+            self._n_done += 1
+            files = f"{len(left)} file{'s' * (len(left) != 1)} from {left[0].input_file} on"
+            ended = f"jobs ended before they were done, {again.attempts} times"
+            self._problems.append(f"{files}: {ended}; the last log, {job.log}, ends with:\n{tail}")
+            return []
+        logger.warning(
+            "a job ended early and is submitted again (%d of %d); its log, %s, ends with:\n%s",
+            again.attempts,
+            self._options.job_retries,
+            job.log,
+            tail,
+        )
+        return [again]
+
+    def _report(
+        self,
+        states: dict[JobId, JobState],
+        waiting: Sequence[Chunk],
+        n_files: int,
+        seconds: float,
+    ) -> None:
+        running = [job for job in self._jobs if job in states and states[job].phase == "running"]
+        rows = self._rows + sum(
+            self._jobs[job].files.read_status(self._jobs[job].number).rows for job in running
+        )
+        left = sum(len(job.chunk.requests) for job in self._jobs.values())
+        left += sum(len(chunk.requests) for chunk in waiting)
+        reasons = (state.reason for state in states.values() if state.phase == "queued")
+        self._on_progress(
+            Progress(
+                queued=len(self._jobs) - len(running) + len(waiting),
+                running=len(running),
+                done=self._n_done,
+                files_done=n_files - left,
+                files=n_files,
+                rows=rows,
+                rows_per_s=rows / seconds if seconds else 0.0,
+                reason=next(reasons, ""),
+            )
+        )
+
+
+def _is_done(request: Request) -> bool:
+    refresh(request.output_file.parent)
+    return fingerprint_of(request.output_file) == request.fingerprint

@@ -1,0 +1,206 @@
+"""What runs in a batch job: a client for some files, or the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from hermes.aeriel.client import ClientStatistics
+from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.files import Request, infer_with_reconnects
+from hermes.aeriel.jobs._beacon import BeaconWatch
+from hermes.aeriel.jobs._files import JobStatus, RunDirectory
+from hermes.aeriel.serve import GPURequest, run_with_restarts, serve, stop_signal
+from hermes.aeriel.supervise import ServerSpec
+from hermes.errors import HermesError, ParameterError, ServerTimeoutError
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+STATUS_S = 2.0
+# How long a job that has been told to end may take for it.
+END_WITHIN_S = 5.0
+SERVER_RESTARTS = 5
+
+
+def infer(run: RunDirectory, submission: int, number: int) -> int:
+    """Do the files of a job, and return its exit code.
+
+    A file that cannot be done does not keep the others from it.
+
+    Parameters
+    ----------
+    run
+        The run.
+    submission, number
+        Which of its jobs this one is.
+    """
+    if _is_over(run):
+        return 0
+    files = run.submission(submission)
+    failures: dict[str, str] = {}
+    count = _RowCount(
+        lambda rows: files.write_status(number, JobStatus(rows=rows, failures=failures))
+    )
+    with _ends_with(run):
+        for request in files.read_requests(number):
+            logger.info("%s -> %s", request.input_file, request.output_file)
+            count.begin()
+            try:
+                _infer(run, request, count)
+            except HermesError as error:
+                logger.error("%s: %s", request.input_file, error)  # noqa: TRY400 (the sentence says it)
+                failures[str(request.output_file)] = str(error)
+            count.write()
+    return 1 if failures else 0
+
+
+class _RowCount:
+    """Counts the rows that this job has written, over all of its files.
+
+    Parameters
+    ----------
+    write
+        Called with the count, once in a while.
+    """
+
+    def __init__(self, write: Callable[[int], None]) -> None:
+        self._write = write
+        self._written_at = time.monotonic()
+        self._rows = 0
+        self._seen: int | None = None
+
+    def begin(self) -> None:
+        """Begin with another file."""
+        self._seen = None
+
+    def __call__(self, done: int, _: int) -> None:
+        """Note how many rows of the file are there; at first, those of an earlier run."""
+        self._rows += done - (done if self._seen is None else self._seen)
+        self._seen = done
+        if time.monotonic() > self._written_at + STATUS_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write the count."""
+        self._write(self._rows)
+        self._written_at = time.monotonic()
+
+
+def _infer(
+    run: RunDirectory, request: Request, on_progress: Callable[[int, int], None]
+) -> ClientStatistics:
+    def find() -> tuple[Endpoint, Request]:
+        return _wait_for_endpoint(run, request.options.retry_for_s), request
+
+    return infer_with_reconnects(
+        find,
+        lambda: _endpoint(run),
+        on_progress,
+        retry_for_s=request.options.retry_for_s,
+    )
+
+
+def run_server(run: RunDirectory) -> int:
+    """Serve, while the driver lives, and return the exit code."""
+    if _is_over(run):
+        return 0
+    spec = ServerSpec.from_json(run.server.read_text())
+    watch = BeaconWatch(run.beacon)
+    published = None
+
+    def publish(endpoint: Endpoint) -> None:
+        nonlocal published
+        published = endpoint
+        endpoint.write(run.endpoint)
+
+    def unpublish() -> None:
+        if _endpoint(run) == published:  # else another server has taken over
+            run.endpoint.unlink(missing_ok=True)
+
+    request = GPURequest(gpus=spec.gpus, n_gpus=spec.n_gpus, cpu=spec.cpu)
+    with stop_signal() as stopped:
+        run_with_restarts(
+            serve(
+                spec.model_repository,
+                spec.image or None,
+                gpus=request.gpus,
+                n_gpus=request.n_gpus,
+                cpu=request.cpu,
+                gpu_timeout_s=spec.timeout_s,
+                server_args=spec.server_args,
+                ports="auto",
+                listen=spec.listen,
+                insecure=spec.insecure,
+                stop_timeout_s=spec.stop_timeout_s,
+                endpoint_file=run.endpoint,
+                started_by="supervisor",
+            ),
+            timeout_s=spec.timeout_s,
+            is_wanted=lambda: not stopped.is_set() and watch.is_moving(),
+            publish=publish,
+            unpublish=unpublish,
+            most_restarts=SERVER_RESTARTS,
+        )
+    return 0
+
+
+def _endpoint(run: RunDirectory) -> Endpoint | None:
+    try:
+        return Endpoint.read(run.endpoint)
+    except (FileNotFoundError, ParameterError):
+        return None
+
+
+def _wait_for_endpoint(run: RunDirectory, timeout_s: float) -> Endpoint:
+    deadline = time.monotonic() + timeout_s
+    while (endpoint := _endpoint(run)) is None:
+        if time.monotonic() > deadline:
+            raise ServerTimeoutError(
+                address=str(run.endpoint), timeout_s=timeout_s, waiting_for="its endpoint file"
+            )
+        time.sleep(POLL_S)
+    return endpoint
+
+
+def _is_over(run: RunDirectory) -> bool:
+    """Tell whether the run has ended while this job was in the queue."""
+    if run.tombstone.exists() or not run.beacon.exists():
+        logger.warning("the run %s is over; there is nothing to do", run.name)
+        return True
+    return False
+
+
+@contextmanager
+def _ends_with(run: RunDirectory) -> Iterator[None]:
+    """End this process when the driver's beacon stands still, and at SIGTERM in an orderly way."""
+
+    def leave(number: int, _: object) -> None:
+        threading.Timer(END_WITHIN_S, os._exit, [128 + number]).start()
+        sys.exit(128 + number)
+
+    def follow() -> None:
+        watch = BeaconWatch(run.beacon)
+        while not over.wait(POLL_S):
+            if not watch.is_moving():
+                logger.error("the beacon of the driver, %s, stands still: the job ends", run.beacon)
+                with suppress(OSError):  # the run may be gone
+                    run.tombstone.touch()
+                    run.endpoint.unlink(missing_ok=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    over = threading.Event()
+    before = signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=follow, name="hermes-beacon", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,96 @@
+"""`InferenceJobs`: several `InferenceTask`s as the jobs of a batch system."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import luigi
+from luigi.task import flatten
+
+from hermes.aeriel.jobs import JobOptions, Progress, infer_in_jobs
+from workflows._endpoints import EndpointTarget
+from workflows.inference import InferenceTask
+from workflows.parameters import option_parameters
+
+logger = logging.getLogger("luigi-interface")
+
+
+class JobParameters:
+    """Whether and how batch jobs are used: a parameter for each field of `JobOptions`."""
+
+    if TYPE_CHECKING:  # they are made below
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @property
+    def job_options(self) -> JobOptions:
+        """The parameters as options."""
+        return JobOptions(**{each.name: getattr(self, each.name) for each in fields(JobOptions)})
+
+
+for _name, _parameter in option_parameters(JobOptions).items():
+    setattr(JobParameters, _name, _parameter)
+    _parameter.__set_name__(JobParameters, _name)  # as a class statement does
+
+
+class InferenceJobs(JobParameters, luigi.Task):
+    """The outputs of several `InferenceTask`s, made in the jobs of a batch system.
+
+    A subclass says which tasks in `inferences`; they are equal but for their files. What
+    they require is required here: the server runs where the driver does. Their outputs are the
+    same as if each task had run, so that tasks whose outputs are there are left out.
+    """
+
+    _shown_counts: tuple[int, ...] = ()
+
+    def inferences(self) -> Iterable[InferenceTask]:
+        """Return the tasks."""
+        raise NotImplementedError
+
+    @property
+    def job_directory(self) -> Path:
+        """A directory on the file system that the hosts share, for what jobs have to know."""
+        return next(iter(self.inferences())).output_file.parent / "jobs"
+
+    def requires(self) -> list[luigi.Task]:
+        """Return what the tasks require, each once."""
+        return list(dict.fromkeys(self._requirements()))
+
+    def _requirements(self) -> Iterator[luigi.Task]:
+        for task in self.inferences():
+            yield from flatten(task.requires())
+
+    def output(self) -> list[luigi.Target]:
+        """Return the outputs of the tasks."""
+        return [target for task in self.inferences() for target in flatten(task.output())]
+
+    def complete(self) -> bool:
+        """Tell whether all of the tasks are complete."""
+        return all(task.complete() for task in self.inferences())
+
+    def run(self) -> None:
+        """Have jobs do the tasks that are not complete."""
+        todo = [task for task in self.inferences() if not task.complete()]
+        targets = flatten([task.output() for task in self.requires()])
+        [server] = [target for target in targets if isinstance(target, EndpointTarget)]
+        server.endpoint  # noqa: B018 (waits for it)
+        infer_in_jobs(
+            [task.request() for task in todo],
+            self.job_options,
+            self.job_directory,
+            server=server.current,
+            on_progress=self._show,
+        )
+
+    def _show(self, progress: Progress) -> None:
+        counts = progress.queued, progress.running, progress.done
+        if counts != self._shown_counts:
+            self._shown_counts = counts
+            logger.info("%s", progress)
+        if self.set_status_message is not None and self.set_progress_percentage is not None:
+            self.set_status_message(str(progress))
+            self.set_progress_percentage(100.0 * progress.files_done / progress.files)
