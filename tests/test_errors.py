@@ -11,6 +11,7 @@ import hermes.errors
 from hermes.errors import (
     LOG_TAIL_LINES,
     DataError,
+    EngineError,
     GPUBusyError,
     HermesError,
     ImageError,
@@ -19,6 +20,7 @@ from hermes.errors import (
     InstallError,
     InstanceExistsError,
     InstanceStartError,
+    JobsError,
     LockTimeoutError,
     MissingExtraError,
     ModelError,
@@ -109,6 +111,12 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
     (RequestTimeoutError("a", "b:1", 0.5), ["model 'a' at b:1 did not answer within 0.5 s"]),
     (DataError("a.h5", "is truncated"), ["a.h5: is truncated"]),
     (DataError("a.h5", "has no rows", "x"), ["a.h5, dataset 'x': has no rows"]),
+    (
+        EngineError(("squeue", "--name=a b"), "ended with exit code 1: no"),
+        ["squeue '--name=a b': ended with exit code 1: no"],
+    ),
+    (JobsError(("a.h5: bad",)), ["batch jobs failed:", "  | a.h5: bad"]),
+    (JobsError(tuple("abcdefghijkl")), ["  | j", "  | and 2 more"]),
     (OutputError("/results", "no space left"), ["/results: no space left"]),
     (
         RequirementError(("accuracy 0.9 < 0.95",), "r.html"),
