@@ -1,114 +1,62 @@
-"""`Validate` on a real batch system: its results, its faults, and what is left after them."""
+"""`Validate` on real batch systems: its results, its faults, and what is left after them."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 
-from hermes._processes import marked_processes
-from hermes.aeriel.jobs._engine import Engine
 from hermes.aeriel.jobs._engines import find_engine
-from tests.helpers import wait_until, write_model
+from tests.clusters.pipeline import FAULTS, REPOSITORY, Pipeline, seconds_until_clean
+from tests.helpers import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-ROWS = (40, 1, 23, 64)
-SLOW = """
-    def answer(self, request):
-        time.sleep(0.2)
-        return response(y=2 * array(request, "x"))
-"""
-
-
-class Cluster:
-    """A batch system, and a pipeline whose jobs it runs."""
-
-    def __init__(self, engine: str, environment: dict[str, str], directory: Path) -> None:
-        self.name = engine
-        self.engine: Engine = find_engine(engine)
-        self.directory = directory
-        self.mark = f"HERMES_TEST={directory}"
-        self.environment = {
-            **os.environ,
-            **environment,
-            "HERMES_TEST": str(directory),
-            "HERMES_STATE_HOME": str(directory / "state"),
-        }
-        (directory / "data").mkdir()
-        for index, rows in enumerate(ROWS):
-            with h5py.File(directory / "data" / f"{index}.h5", "w") as file:
-                file["x"] = np.random.default_rng(index).standard_normal((rows, 4), np.float32)
-                file["expected"] = 2 * file["x"][:]
-        models = {"double": SLOW.replace("0.2", "0"), "slow": SLOW}
-        for name, source in models.items():
-            tensors = {"x": ("FP32", [4])}
-            write_model(directory / "models", name, source, inputs=tensors)
-
-    def command(self, *options: str, model: str = "double", results: str = "results") -> list[str]:
-        return [
-            *(sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"),
-            *("--model-repository", str(self.directory / "models"), "--model-name", model),
-            *("--inputs", str(self.directory / "data" / "*.h5"), "--target", "expected"),
-            *("--metrics", "reference", "--require", "reference >= 1", "--batch-size", "4"),
-            *("--output-dir", str(self.directory / results), "--workers", "2"),
-            *("--local-scheduler", *options),
-        ]
-
-    def run(self, *options: str, model: str = "double", results: str = "results") -> str:
-        """Run the pipeline to its end, and return what it writes."""
-        done = subprocess.run(
-            self.command(*options, model=model, results=results),
-            env=self.environment,
-            cwd=self.directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    def merged(self, results: str = "results") -> dict[str, bytes]:
-        """Return the datasets of the merged file."""
-        with h5py.File(self.directory / results / "merged.h5") as file:
-            return {name: file[name][:].tobytes() for name in ("y", "target")}
-
-    def processes(self) -> set[int]:
-        return marked_processes(self.mark)
-
 
 @pytest.fixture
-def cluster(
+def pipeline(
     slurm: Path, tmp_path: Path, triton_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Cluster]:
-    variables = {"SLURM_CONF": str(slurm / "slurm.conf"), "PYTHONPATH": str(REPOSITORY)}
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    cluster = Cluster("slurm", variables, tmp_path)
-    yield cluster
-    wait_until(lambda: not cluster.processes(), 30)
+) -> Iterator[Pipeline]:
+    monkeypatch.setenv("SLURM_CONF", str(slurm / "slurm.conf"))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    pipeline = Pipeline(name="slurm", engine=find_engine("slurm"), directory=tmp_path)
+    yield pipeline
+    seconds_until_clean(pipeline, 30)
 
 
-def test_jobs_make_what_this_process_makes(cluster: Cluster) -> None:
-    """Also bit by bit; and each leaves nothing to do for the other."""
-    cluster.run("--engine", cluster.name)
-    first = (cluster.directory / "results" / "report.json").stat().st_mtime_ns
-    cluster.run(results="local")
-    assert cluster.merged() == cluster.merged("local")
-    assert not (cluster.directory / "results" / "jobs").exists()
-    for options in ((), ("--engine", cluster.name)):
-        assert "* 1 complete ones were encountered" in cluster.run(*options)
-    assert (cluster.directory / "results" / "report.json").stat().st_mtime_ns == first
+def test_jobs_make_what_this_process_makes(pipeline: Pipeline) -> None:
+    """Bit by bit; and each leaves nothing to do for the other."""
+    pipeline.run()
+    assert not (pipeline.directory / "results" / "jobs").exists()
+    assert "* 1 complete ones were encountered" in pipeline.run(local=True)
+    pipeline.run(local=True, results="local")
+    assert pipeline.merged() == pipeline.merged("local")
     for made in ("merged.h5", "report.json"):
-        (cluster.directory / "local" / made).unlink()
-    assert "jobs: " not in cluster.run("--engine", cluster.name, results="local")
-    assert cluster.merged() == cluster.merged("local")
+        (pipeline.directory / "local" / made).unlink()
+    assert "jobs: " not in pipeline.run(results="local")
+    assert pipeline.merged() == pipeline.merged("local")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_is_left_when_the_driver_ends(pipeline: Pipeline, fault: str) -> None:
+    end, limit_s = FAULTS[fault]
+    process = pipeline.start(model="slow")
+    wait_until(pipeline.is_under_way, 60)
+    end(pipeline, process.pid)
+    seconds_until_clean(pipeline, limit_s)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode != 0, output
+
+
+def test_what_is_lost_is_done_again(pipeline: Pipeline) -> None:
+    """A job that is killed is submitted again, and the others go on when the server is."""
+    process = pipeline.start(model="slow")
+    wait_until(pipeline.is_under_way, 60)
+    for role in ("tritonserver", "client"):
+        os.kill(next(iter(pipeline.processes(role))), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "a job ended early and is submitted again (1 of 3)" in output

@@ -11,7 +11,7 @@ import tenacity
 from hermes.aeriel.client import ClientStatistics, InferenceClient, is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files._infer import Request, infer_file
-from hermes.errors import HermesError
+from hermes.errors import InferenceError, ModelError, ServerError
 
 # How long one connection is tried before the server is looked for again.
 RECONNECT_S = 5.0
@@ -55,9 +55,10 @@ def infer_with_reconnects(
         return time.monotonic() - progressed > retry_for_s
 
     def may_pass(error: BaseException) -> bool:
+        if is_transient(error) or used is None:
+            return is_transient(error)
         # A server that is stopping drops its models first, and then says that it has none.
-        is_lost = used is not None and used != current()
-        return is_transient(error) or (isinstance(error, HermesError) and is_lost)
+        return isinstance(error, ServerError | ModelError | InferenceError) and used != current()
 
     def stream() -> ClientStatistics:
         nonlocal used

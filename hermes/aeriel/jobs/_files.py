@@ -55,11 +55,15 @@ class RunDirectory:
     def create(cls, parent: Path) -> Self:
         """Make the directory of a new run, for this user's eyes only.
 
+        What runs beside it have left whose drivers died is removed.
+
         Raises
         ------
         ParameterError
             It cannot be made.
         """
+        for tombstone in parent.glob("hermes-*/tombstone"):
+            cls(tombstone.parent).remove(keep_logs=False)
         run = cls(parent / f"hermes-{secrets.token_hex(6)}")
         try:
             run.path.mkdir(parents=True, mode=0o700)

@@ -139,9 +139,13 @@ class _Driver:
     def _publish(self) -> None:
         """Have the jobs see where the server listens."""
         endpoint = self._server()
-        if endpoint is not None and endpoint != self._published:
+        if endpoint == self._published:
+            return
+        if endpoint is None:
+            self._run.endpoint.unlink(missing_ok=True)
+        else:
             endpoint.write(self._run.endpoint)
-            self._published = endpoint
+        self._published = endpoint
 
     def _submit(self, waiting: Sequence[Chunk]) -> None:
         number = self._n_submissions

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hermes.aeriel.client import ClientStatistics
+from hermes.aeriel.client import ClientStatistics, is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import Request, infer_with_reconnects
 from hermes.aeriel.jobs._beacon import BeaconWatch
@@ -27,6 +27,8 @@ STATUS_S = 2.0
 # How long a job that has been told to end may take for it.
 END_WITHIN_S = 5.0
 SERVER_RESTARTS = 5
+# How long a server may still answer that has begun to stop.
+LASTING_S = 8.0
 
 
 def infer(run: RunDirectory, submission: int, number: int) -> int:
@@ -56,7 +58,8 @@ def infer(run: RunDirectory, submission: int, number: int) -> int:
                 _infer(run, request, count)
             except HermesError as error:
                 logger.error("%s: %s", request.input_file, error)  # noqa: TRY400 (the sentence says it)
-                failures[str(request.output_file)] = str(error)
+                if not is_transient(error):
+                    failures[str(request.output_file)] = str(error)
             count.write()
     return 1 if failures else 0
 
@@ -101,7 +104,7 @@ def _infer(
 
     return infer_with_reconnects(
         find,
-        lambda: _endpoint(run),
+        lambda: _lasting_endpoint(run),
         on_progress,
         retry_for_s=request.options.retry_for_s,
     )
@@ -156,6 +159,21 @@ def _endpoint(run: RunDirectory) -> Endpoint | None:
         return Endpoint.read(run.endpoint)
     except (FileNotFoundError, ParameterError):
         return None
+
+
+def _lasting_endpoint(run: RunDirectory) -> Endpoint | None:
+    """Return where the server listens, if it goes on doing so.
+
+    What it answers while it stops looks like an error that will not pass, and the driver learns
+    of its end later than this job.
+    """
+    endpoint = _endpoint(run)
+    deadline = time.monotonic() + LASTING_S
+    while time.monotonic() < deadline:
+        if endpoint is None or endpoint != _endpoint(run) or not endpoint.is_reachable():
+            return None
+        time.sleep(POLL_S)
+    return endpoint
 
 
 def _wait_for_endpoint(run: RunDirectory, timeout_s: float) -> Endpoint:

@@ -1,0 +1,176 @@
+"""`Validate` on a batch system, whose processes can be told from all others, and its faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hermes._processes import marked_processes
+from hermes.aeriel.jobs._engine import Engine
+from tests.helpers import write_model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROWS = (60, 1, 43, 64)
+MODELS = {
+    "double": """
+    def answer(self, request):
+        return response(y=2 * array(request, "x"))
+""",
+    "slow": """
+    def answer(self, request):
+        time.sleep(0.2)
+        return response(y=2 * array(request, "x"))
+""",
+}
+ROLES = {
+    "reaper": ("hermes.aeriel.jobs", "reap"),
+    "client": ("hermes.aeriel.jobs", "infer"),
+    "server job": ("hermes.aeriel.jobs", "serve"),
+    "supervisor": ("hermes.aeriel.supervise",),
+}
+
+
+@dataclass
+class Pipeline:
+    """A pipeline in a directory of its own, which the hosts of its jobs share.
+
+    Parameters
+    ----------
+    name, engine
+        The batch system.
+    directory
+        The directory.
+    options
+        Of all runs, such as where the server is.
+    """
+
+    name: str
+    engine: Engine
+    directory: Path
+    options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.environment = {
+            **os.environ,
+            "HERMES_TEST": str(self.directory),
+            "HERMES_STATE_HOME": str(self.directory / "state"),
+        }
+        (self.directory / "data").mkdir()
+        for index, rows in enumerate(ROWS):
+            with h5py.File(self.directory / "data" / f"{index}.h5", "w") as file:
+                file["x"] = np.random.default_rng(index).standard_normal((rows, 4), np.float32)
+                file["expected"] = 2 * file["x"][:]
+        for name, source in MODELS.items():
+            write_model(self.directory / "models", name, source, inputs={"x": ("FP32", [4])})
+
+    def start(
+        self, *options: str, model: str = "double", results: str = "results", local: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start the pipeline in a process group of its own, as a shell does."""
+        where = () if local else ("--engine", self.name, *self.options)
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"),
+                *("--model-repository", str(self.directory / "models"), "--model-name", model),
+                *("--inputs", str(self.directory / "data" / "*.h5"), "--target", "expected"),
+                *("--metrics", "reference", "--require", "reference >= 1", "--batch-size", "4"),
+                *("--output-dir", str(self.directory / results), "--workers", "2"),
+                *("--local-scheduler", *where, *options),
+            ],
+            env=self.environment,
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(
+        self, *options: str, model: str = "double", results: str = "results", local: bool = False
+    ) -> str:
+        """Run the pipeline to its end, and return what it writes."""
+        process = self.start(*options, model=model, results=results, local=local)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        return output
+
+    def merged(self, results: str = "results") -> dict[str, bytes]:
+        """Return the datasets of the merged file."""
+        with h5py.File(self.directory / results / "merged.h5") as file:
+            return {name: file[name][:].tobytes() for name in ("y", "target")}
+
+    def run_directory(self) -> Path | None:
+        """Return the directory of the run that is under way."""
+        found = [each.parent for each in (self.directory / "results" / "jobs").glob("*/beacon")]
+        return next((each for each in found if not (each / "tombstone").exists()), None)
+
+    def is_under_way(self) -> bool:
+        """Tell whether a job has written rows."""
+        run = self.run_directory()
+        return run is not None and any(run.glob("*/*.status.json"))
+
+    def processes(self, role: str = "") -> dict[int, list[str]]:
+        """Return the command lines of all processes of the pipeline, or of those of a role."""
+        found = {}
+        for pid in marked_processes(f"HERMES_TEST={self.directory}"):
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            except OSError:  # it ended
+                continue
+            is_server = role == "tritonserver" and Path(command[0]).name == role
+            if not role or is_server or (role in ROLES and set(ROLES[role]) <= set(command)):
+                found[pid] = command
+        return found
+
+    def left(self) -> list[str]:
+        """Return what is left of the runs so far, besides results and logs."""
+        run = self.run_directory()
+        files = (
+            [] if run is None else [str(each) for each in run.rglob("*") if each.suffix != ".log"]
+        )
+        jobs = [] if run is None else [str(each) for each in self.engine.states(run.name)]
+        processes = [" ".join(command) for command in self.processes().values()]
+        return [*files, *jobs, *processes, *map(str, (self.directory / "state").glob("*/*"))]
+
+
+def kill(pipeline: Pipeline, driver: int, *roles: str) -> None:
+    """Kill the driver, with its worker, and processes of some roles, in one moment."""
+    victims = [pid for role in roles for pid in pipeline.processes(role)]
+    if "worker" in roles:
+        victims += [
+            int(pid) for pid in Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+        ]
+    for pid in [driver, *victims]:
+        os.kill(pid, signal.SIGKILL)
+
+
+FAULTS: Mapping[str, tuple[Callable[[Pipeline, int], None], float]] = {
+    "driver SIGINT": (lambda _, driver: os.killpg(driver, signal.SIGINT), 10.0),
+    "driver SIGTERM": (lambda _, driver: os.kill(driver, signal.SIGTERM), 10.0),
+    "driver SIGKILL": (kill, 10.0),
+    "driver and worker SIGKILL": (lambda pipeline, driver: kill(pipeline, driver, "worker"), 10.0),
+    "driver, worker and reaper SIGKILL": (
+        lambda pipeline, driver: kill(pipeline, driver, "worker", "reaper"),
+        40.0,
+    ),
+}
+"""What may happen to a driver, and within how many seconds all of its run has to be gone."""
+
+
+def seconds_until_clean(pipeline: Pipeline, limit_s: float) -> float:
+    """Return after how many seconds nothing is left; fail where something is after the limit."""
+    began = time.monotonic()
+    while left := pipeline.left():
+        assert time.monotonic() < began + limit_s, f"left after {limit_s:.0f} s: {left}"
+        time.sleep(0.2)
+    return time.monotonic() - began
