@@ -73,7 +73,7 @@ def chunks(requests: Sequence[Request], files_per_job: int) -> list[Chunk]:
     files_per_job
         How many a job gets; 0: as many as make a few minutes, going by their sizes.
     """
-    n_bytes = 0 if files_per_job else sum(each.input_file.stat().st_size for each in requests)
+    n_bytes = 0 if files_per_job else sum(_size(each) for each in requests)
     n_jobs = max(
         -(-n_bytes // BYTES_PER_JOB),
         -(-len(requests) // MOST_FILES_PER_JOB),
@@ -89,3 +89,7 @@ def _parts(requests: Sequence[Request], size: int) -> Iterator[tuple[Request, ..
     rest = iter(requests)
     while part := tuple(islice(rest, size)):
         yield part
+
+
+def _size(request: Request) -> int:
+    return sum(file.stat().st_size for file in request.input_files)

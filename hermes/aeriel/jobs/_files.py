@@ -145,13 +145,20 @@ def _as_json(value: Any) -> Any:
     return dict(value) if hasattr(value, "keys") else str(value)
 
 
-def _request(input_file: str, output_file: str, options: dict[str, Any], **facts: Any) -> Request:
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
-    }
+def _request(
+    input_files: list[str], output_file: str, options: dict[str, Any], **facts: Any
+) -> Request:
+    values: dict[str, Any] = {name: _as_tuples(value) for name, value in options.items()}
     return Request(
-        input_file=Path(input_file),
+        input_files=tuple(map(Path, input_files)),
         output_file=Path(output_file),
         options=InferenceOptions(**values),
         **facts,
     )
+
+
+def _as_tuples(value: Any) -> Any:
+    """Return a value of JSON as an option has it."""
+    if isinstance(value, dict):
+        return {name: _as_tuples(each) for name, each in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -182,7 +182,7 @@ class _Driver:
         for request in job.chunk.requests:
             failure = status.failures.get(str(request.output_file))
             if failure is not None:
-                self._problems.append(f"{request.input_file}: {failure} (log: {job.log})")
+                self._problems.append(f"{request.output_file}: {failure} (log: {job.log})")
             elif not _is_done(request):
                 left.append(request)
         if not left:
@@ -192,7 +192,7 @@ class _Driver:
         tail = log_tail(job.log, LOG_LINES)
         if again.attempts > self._options.job_retries:
             self._n_done += 1
-            files = f"{len(left)} file{'s' * (len(left) != 1)} from {left[0].input_file} on"
+            files = f"{len(left)} file{'s' * (len(left) != 1)} from {left[0].input_files[0]} on"
             ended = f"jobs ended before they were done, {again.attempts} times"
             self._problems.append(f"{files}: {ended}; the last log, {job.log}, ends with:\n{tail}")
             return []

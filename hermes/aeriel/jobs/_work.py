@@ -52,12 +52,12 @@ def infer(run: RunDirectory, submission: int, number: int) -> int:
     )
     with _ends_with(run):
         for request in files.read_requests(number):
-            logger.info("%s -> %s", request.input_file, request.output_file)
+            logger.info("infers %s", request.output_file)
             count.begin()
             try:
                 _infer(run, request, count)
             except HermesError as error:
-                logger.error("%s: %s", request.input_file, error)  # noqa: TRY400 (the sentence says it)
+                logger.error("%s: %s", request.output_file, error)  # noqa: TRY400 (the sentence says it)
                 if not is_transient(error):
                     failures[str(request.output_file)] = str(error)
             count.write()
