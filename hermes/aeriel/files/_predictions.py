@@ -92,7 +92,7 @@ class PredictionWriter:
                 self._resume()
         except BaseException:
             with suppress(OSError):
-                self._flat.remove()
+                self._flat.values.remove()
             self._output.discard()
             raise
         self._resumed_at = self.rows_done
@@ -117,7 +117,7 @@ class PredictionWriter:
                 self._save()
             except (OSError, RuntimeError) as failure:  # the earlier checkpoint stands
                 logger.warning("%s: no last checkpoint: %s", self._output.path, failure)
-        self._flat.close()
+        self._flat.values.close()
         try:
             self._output.close()
         except (OSError, RuntimeError):
@@ -191,7 +191,7 @@ class PredictionWriter:
             )
             if self._varying:
                 self._output.flush()
-            self._flat.remove()
+            self._flat.values.remove()
             self._output.publish(self._fingerprint)
             self._checkpoint.unlink(missing_ok=True)
 
@@ -223,7 +223,7 @@ class PredictionWriter:
     def _look_again(self, rows_done: int) -> None:
         """Look at the rows that an earlier writer left, for the counts."""
         for name in self._varying:
-            for block in self._flat.blocks(name):
+            for block in self._flat.values.blocks(name):
                 self._values.check(name, 0, block)
         for name, dataset in self._datasets():
             row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
@@ -309,7 +309,7 @@ class PredictionWriter:
         if self.rows_done == 0 or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
             return  # strings live outside their dataset, and every one changes the structure
         self._output.flush()
-        self._flat.synchronise()
+        self._flat.values.synchronise()
         write_whole(
             self._checkpoint,
             json.dumps({"rows_done": self.rows_done, **self._key}),
