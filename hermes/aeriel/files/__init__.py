@@ -5,6 +5,7 @@ from hermes.aeriel.files._agreement import check_against_model, check_agreement
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._finding import find_files, output_names
 from hermes.aeriel.files._flat import create_rows, flat_paths
+from hermes.aeriel.files._hooks import Hooks, Rows
 from hermes.aeriel.files._infer import (
     Request,
     check_unchanged,
@@ -43,6 +44,7 @@ from hermes.aeriel.files._window_options import WindowOptions
 __all__ = [
     "DatasetFacts",
     "FileJob",
+    "Hooks",
     "InferenceOptions",
     "InferencePlan",
     "InputFacts",
@@ -52,6 +54,7 @@ __all__ = [
     "PredictionWriter",
     "Request",
     "RowPlan",
+    "Rows",
     "Server",
     "VaryingOutput",
     "WindowOptions",
