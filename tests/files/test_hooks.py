@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.files import Hooks, InferenceOptions, Request, Rows, infer_file
+from hermes.aeriel.jobs import JobOptions, infer_in_jobs
+from hermes.aeriel.jobs._files import SubmissionDirectory
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import HookError, ParameterError
 from tests.helpers import DOUBLE, write_model
@@ -240,6 +242,28 @@ def test_a_failure_in_a_sequence_is_not_tried_again(
     with pytest.raises(HookError, match="ConnectionError: no such service"):
         run(server, rows_file, Hooks(preprocess=preprocess), "sums")
     assert len(calls) == 1
+
+
+def test_batch_jobs_refuse_hooks(tmp_path: Path) -> None:
+    request = Request(
+        input_files=(tmp_path / "a.h5",),
+        output_file=tmp_path / "b.h5",
+        options=InferenceOptions(model_name="rows", keep="y > 8"),
+        fingerprint="a",
+        provenance={},
+    )
+    directory = SubmissionDirectory(tmp_path)
+    directory.write_requests(1, [request])
+    assert directory.read_requests(1) == [request]
+    hooked = replace(request, hooks=Hooks(preprocess=scale))
+    with pytest.raises(ParameterError, match="engine: batch jobs do not have the hooks"):
+        infer_in_jobs(
+            [hooked],
+            JobOptions(engine="slurm"),
+            tmp_path,
+            server=lambda: None,
+            on_progress=lambda _: None,
+        )
 
 
 class TestFacts:
