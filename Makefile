@@ -22,9 +22,6 @@ validate: install-demo $(if $(IMAGE),,triton)
 	    --require 'accuracy >= 0.95' \
 	    --output-dir "$$DEMO/results" $${IMAGE:+--image "$$IMAGE"} \
 	    --workers 3 --local-scheduler
-	@"$$VENV/bin/python" -c 'import json, sys; r = json.load(open(sys.argv[1] + "/report.json")); \
-	    print("accuracy %.4f; the report is %s/report.html" % (r["metrics"]["accuracy"], sys.argv[1]))' \
-	    "$$DEMO/results"
 
 # Every test, with real servers and real containers. Most of the time goes into waiting for servers,
 # so several files of tests are run at once.

@@ -29,7 +29,6 @@ HermesError
 ├── DataError (ValueError)                an HDF5 file that cannot be used
 ├── EngineError                           a batch system that does not do what was asked of it
 ├── JobsError                             files that batch jobs could not do
-├── HookError                             a hook that failed, or returned the wrong thing
 ├── OutputError (OSError)                 results that cannot be written
 └── RequirementError                             a metric missed its requirement
 """
@@ -402,19 +401,6 @@ class JobsError(HermesError):
         first, others = self.problems[:SHOWN_PROBLEMS], self.problems[SHOWN_PROBLEMS:]
         more = (f"and {len(others)} more",) if others else ()
         return "batch jobs failed:\n" + _indented("\n".join((*first, *more)))
-
-
-@dataclass(eq=False)
-class HookError(HermesError):
-    """A hook failed, or returned what cannot be used."""
-
-    hook: str
-    file: str
-    rows: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.hook}, {self.rows} of {self.file}: {self.problem}"
 
 
 @dataclass(eq=False)

@@ -8,14 +8,17 @@ runs in this process, or in a worker that it forks (`TaskProcess`).
 from __future__ import annotations
 
 import copy
+import logging
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
 
-from luigi.rpc import RemoteScheduler
+from luigi.retcodes import retcode
+from luigi.rpc import RemoteScheduler, RPCError
 from luigi.worker import KeepAliveThread, TaskProcess
 
 T = TypeVar("T")
@@ -39,6 +42,30 @@ def ping_once() -> None:
         # Luigi has no settings for pings alone.
         pinged.__dict__.update(_rpc_retry_attempts=1, _rpc_log_retries=False)
         thread.__dict__["_scheduler"] = pinged
+
+
+def check_scheduler() -> None:
+    """Ask the build's scheduler once whether it is there, before Luigi asks it for a minute.
+
+    Raises
+    ------
+    SystemExit
+        It is not; with Luigi's exit code for a scheduling that failed.
+    """
+    ping_once()
+    thread = _keep_alive_thread()
+    facts: dict[str, Any] = {} if thread is None else vars(thread)
+    scheduler: Any = facts.get("_scheduler")
+    if isinstance(scheduler, RemoteScheduler):
+        ping: Any = vars(RemoteScheduler)["ping"]  # made of a name: mypy does not see it
+        try:
+            ping(scheduler, worker=facts["_worker_id"])
+        except RPCError:
+            problem = f"no Luigi scheduler (luigid) answers at {vars(scheduler)['_url']}"
+            advice = "add --local-scheduler, or start luigid"
+            print(f"hermes: {problem}; {advice}", file=sys.stderr)  # noqa: T201
+            logging.getLogger("luigi-interface").setLevel(logging.ERROR)  # this was the last word
+            raise SystemExit(retcode().scheduling_error or 1) from None
 
 
 def driver_pid() -> int:

@@ -85,6 +85,9 @@ class Run:
             driver().pause()
         except OSError:
             logger.exception("the servers of %s cannot be told", self._task)
+        if error_type is KeyboardInterrupt and driver_pid() != os.getpid():
+            # The driver has said what there is to say; multiprocessing would add a traceback.
+            raise SystemExit(128 + signal.SIGINT)
 
 
 def _discovered(task: luigi.Task, dependency: luigi.Task) -> None:

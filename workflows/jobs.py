@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import luigi
 from luigi.task import flatten
 
+from hermes._reports import report
 from hermes.aeriel.jobs import JobOptions, Progress, infer_in_jobs
-from hermes.errors import ParameterError
 from workflows._endpoints import EndpointTarget
 from workflows.inference import InferenceTask
 from workflows.parameters import option_parameters
@@ -63,9 +63,6 @@ class InferenceJobs(JobParameters, luigi.Task):
 
     def _requirements(self) -> Iterator[luigi.Task]:
         for task in self.inferences():
-            if task.hooks.given:
-                problem = f"batch jobs do not have the hooks of {task.task_family}; use local"
-                raise ParameterError("engine", problem)
             yield from flatten(task.requires())
 
     def output(self) -> list[luigi.Target]:
@@ -95,6 +92,7 @@ class InferenceJobs(JobParameters, luigi.Task):
         if counts != self._shown_counts:
             self._shown_counts = counts
             logger.info("%s", progress)
+        report("step", text=str(progress))
         if self.set_status_message is not None and self.set_progress_percentage is not None:
             self.set_status_message(str(progress))
             self.set_progress_percentage(100.0 * progress.files_done / progress.files)

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import luigi
 
+from hermes._reports import report
 from hermes.aeriel.files import (
     InputFacts,
     check_agreement,
@@ -53,6 +54,7 @@ from workflows._builds import once_per_build
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
 from workflows._settings import apply_settings
+from workflows._terminal import begin_terminal, expect_files
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.jobs import InferenceJobs, JobParameters
 from workflows.parameters import AbsolutePath, Number, Text, TextList
@@ -108,6 +110,19 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
         """The CSV file that says what the server did."""
         return self.server_monitor or str(Path(self.output_dir) / "logs" / "triton.csv")
 
+    @property
+    def server_listens_on(self) -> str:
+        """The server's ``listen``: jobs on other hosts cannot reach sockets."""
+        is_wide = self.engine != "local" and self.listen == "unix"
+        return EVERYWHERE if is_wide else self.listen
+
+    def begin_terminal(self) -> None:
+        """Show the build in the terminal of its command, from Luigi's first question on."""
+        state = self.clone(TritonServerTask, listen=self.server_listens_on).state
+        begin_terminal(
+            f"{type(self).__name__} {self.model_name}", Path(self.output_dir), state.status
+        )
+
 
 class Merge(ValidationParameters, luigi.Task):
     """The predictions for all files in one file, with an index back to file and row.
@@ -119,8 +134,6 @@ class Merge(ValidationParameters, luigi.Task):
     def predictions(self) -> list[Predict]:
         """The predictions for each input file."""
         directory = Path(self.output_dir)
-        # Jobs on other hosts cannot reach sockets.
-        is_wide = self.engine != "local" and self.listen == "unix"
         names = output_names([facts.file for facts in self.inputs_facts])
         return [
             self.clone(
@@ -131,7 +144,7 @@ class Merge(ValidationParameters, luigi.Task):
                 predictions=str(directory / "predictions" / name),
                 server_log=self.server_log or str(directory / "logs" / "triton.log"),
                 server_monitor=self.monitor_table,
-                listen=EVERYWHERE if is_wide else self.listen,
+                listen=self.server_listens_on,
             )
             for facts, name in zip(self.inputs_facts, names, strict=True)
         ]
@@ -149,6 +162,7 @@ class Merge(ValidationParameters, luigi.Task):
 
     def complete(self) -> bool:
         """Tell whether the merged file is there, and is that of these predictions."""
+        self.begin_terminal()
         return fingerprint_of(Path(self.output().path)) == self.fingerprint
 
     @once_per_build
@@ -160,6 +174,7 @@ class Merge(ValidationParameters, luigi.Task):
         ParameterError, DataError, ModelError, OutputError
             Something cannot work.
         """
+        report("step", text="checking the inputs")
         repository = read_model(self.model_repository, self.model_name, self.model_version)
         model = repository.specification
         facts = [
@@ -170,6 +185,10 @@ class Merge(ValidationParameters, luigi.Task):
         if model is not None:
             plan(facts[0], self.options, model)
         check_writable(Path(self.output_dir))
+        labels = output_names([each.file for each in facts])
+        expect_files(
+            {str(each.file): (label, each.rows) for each, label in zip(facts, labels, strict=True)}
+        )
         return facts
 
     @once_per_build
@@ -184,15 +203,18 @@ class Merge(ValidationParameters, luigi.Task):
             Part(input_files=task.input_files, predictions=task.output_file, rows=facts.rows)
             for task, facts in zip(self.predictions, self.inputs_facts, strict=True)
         ]
-        with Progress("merge", self.set_status_message, self.set_progress_percentage) as progress:
-            merge(
-                parts,
-                Path(self.output().path),
-                target=self.target or None,
-                fingerprint=self.fingerprint,
-                attributes={"model_name": self.model_name, "hermes": version("hermes-aeriel")},
-                on_progress=progress,
-            )
+        merge(
+            parts,
+            Path(self.output().path),
+            target=self.target or None,
+            fingerprint=self.fingerprint,
+            attributes={"model_name": self.model_name, "hermes": version("hermes-aeriel")},
+            on_progress=Progress(
+                lambda done, total: report("step", text=f"merging: {done:,} of {total:,} rows"),
+                self.set_status_message,
+                self.set_progress_percentage,
+            ),
+        )
 
 
 class PredictInJobs(ValidationParameters, InferenceJobs):
@@ -263,6 +285,7 @@ class Validate(ValidationParameters, luigi.Task):
 
     def complete(self) -> bool:
         """Tell whether there is a report of just this, whose requirements were met."""
+        self.begin_terminal()
         try:
             report = json.loads(Path(self.output()["json"].path).read_text())
         except (OSError, json.JSONDecodeError):
@@ -315,6 +338,7 @@ class Validate(ValidationParameters, luigi.Task):
 
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
+        report("step", text="measuring, and writing the report")
         merged_file = Path(self.input().path)
         merge_task = self.requires()
         names, requirements = self.check_metrics(merge_task.inputs_facts[0])
@@ -333,10 +357,10 @@ class Validate(ValidationParameters, luigi.Task):
                 else set(names) - {requirement.metric for requirement in requirements},
             )
             outcomes = evaluate_requirements(requirements, result.scalars)
-        report = self._report(merge_task, merged_file, result, outcomes)
-        write_report_html(Path(self.output()["html"].path), report)
+        page = self._report(merge_task, merged_file, result, outcomes)
+        write_report_html(Path(self.output()["html"].path), page)
         write_report_json(
-            Path(self.output()["json"].path), {**report, "fingerprint": self.fingerprint}
+            Path(self.output()["json"].path), {**page, "fingerprint": self.fingerprint}
         )
         logger.info("the report is %s", self.output()["html"].path)
         misses = tuple(str(outcome) for outcome in outcomes if not outcome.passed)
@@ -397,3 +421,22 @@ class Validate(ValidationParameters, luigi.Task):
             },
             directory=directory,
         )
+
+
+def _predict_is_done(task: Predict) -> None:
+    report("done", name=str(task.input_files[0]))
+
+
+def _predict_failed(task: Predict, *_: object) -> None:
+    report("failed", name=str(task.input_files[0]))
+
+
+def _merge_is_done(task: Merge) -> None:
+    for facts in task.inputs_facts:
+        report("done", name=str(facts.file))
+
+
+Predict.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_predict_is_done)
+Predict.event_handler(luigi.Event.FAILURE)(_predict_failed)
+Predict.event_handler(luigi.Event.PROCESS_FAILURE)(_predict_failed)
+Merge.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_merge_is_done)

@@ -5,7 +5,6 @@ from hermes.aeriel.files._agreement import check_against_model, check_agreement
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._finding import find_files, output_names
 from hermes.aeriel.files._flat import create_rows, flat_paths
-from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, Rows
 from hermes.aeriel.files._infer import (
     Request,
     check_unchanged,
@@ -42,10 +41,8 @@ from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
 
 __all__ = [
-    "NO_HOOKS",
     "DatasetFacts",
     "FileJob",
-    "Hooks",
     "InferenceOptions",
     "InferencePlan",
     "InputFacts",
@@ -55,7 +52,6 @@ __all__ = [
     "PredictionWriter",
     "Request",
     "RowPlan",
-    "Rows",
     "Server",
     "VaryingOutput",
     "WindowOptions",

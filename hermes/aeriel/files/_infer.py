@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,13 +16,9 @@ from typing import Any
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics, InferenceClient
-from hermes.aeriel.files._hooks import NO_HOOKS, Hooks
-from hermes.aeriel.files._kept import KeptWriter
-from hermes.aeriel.files._plan import InferencePlan, examine, plan
+from hermes.aeriel.files._plan import examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
-from hermes.aeriel.files._preprocessed import windows_of
-from hermes.aeriel.files._reading import InputData, open_data
-from hermes.aeriel.files._rows import Arrays
+from hermes.aeriel.files._reading import open_data
 from hermes.aeriel.files._sequences import SequencePlan
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._sources import file_stamp
@@ -48,9 +44,6 @@ class Request:
         Stands for everything that the result depends on.
     provenance
         Attributes to write into the output file, besides those that `infer_file` knows itself.
-    hooks
-        What is done to the rows, and to the outputs. What they are, `Hooks.facts` says, has to be
-        in the fingerprint.
     """
 
     input_files: tuple[Path, ...]
@@ -58,15 +51,12 @@ class Request:
     options: InferenceOptions
     fingerprint: str
     provenance: Mapping[str, Any]
-    hooks: Hooks = NO_HOOKS
 
 
 def infer_file(
     client: InferenceClient, request: Request, on_progress: Callable[[int, int], None]
 ) -> ClientStatistics:
-    """Stream a file's rows through a model and write the predictions.
-
-    They are row by row the same as the input, unless a hook or the option `keep` leaves rows out.
+    """Stream a file's rows through a model and write the predictions, row by row the same.
 
     Goes on from the checkpoint of an earlier call with the same fingerprint. A model that keeps a
     state gets the rows as sequences of updates; the one in which a call stopped is sent again from
@@ -93,8 +83,6 @@ def infer_file(
         meanwhile.
     ParameterError
         An option does not suit the model: see `plan`.
-    HookError
-        A hook failed, or returned what cannot be sent or stored.
     InferenceError
         A request failed for good.
     OutputError
@@ -104,13 +92,20 @@ def infer_file(
     # It is the client that asks for the outputs, and it was told which.
     options = replace(request.options, outputs=tuple(client.outputs))
     model = client.specification
-    facts = examine(request.input_files, options, model, hooks=request.hooks)
-    todo = plan(facts, options, model, request.hooks)
+    facts = examine(request.input_files, options, model)
+    todo = plan(facts, options, model)
     finite = parse_finite(options.finite)
     requests, order = todo.requests, todo.order
     # The checkpoint is of this very input, also where the task's fingerprint is older than it.
     stamp = file_stamp(*request.input_files)
-    writer = _writer(request, todo, stamp, finite="outputs" in finite)
+    writer = PredictionWriter(
+        request.output_file,
+        rows=facts.rows,
+        fingerprint=request.fingerprint,
+        input_stamp=stamp,
+        finite="outputs" in finite,
+        varying=requests.varying,
+    )
     reading = open_data(
         facts,
         {name: requests.inputs[name][1] for name in facts.datasets},
@@ -125,16 +120,9 @@ def infer_file(
             pass  # what an earlier run has read is looked at again, for the counts
         # Neither what fills a request up, nor what is sent again, is a row of the file.
         n_rows = client.statistics.rows + facts.rows - writer.rows_done
-        answers = (
-            (which, requests.rows_of(outputs, len(which), client))
-            for which, outputs in order.stream(client, data, writer.rows_done)
-        )
-        if isinstance(writer, PredictionWriter):
-            for which, outputs in answers:
-                writer.write(outputs, which.start)
-                on_progress(writer.rows_done, facts.rows)
-        else:
-            _write_selected(writer, answers, todo, data, on_progress)
+        for which, outputs in order.stream(client, data, writer.rows_done):
+            writer.write(requests.rows_of(outputs, len(which), client), which.start)
+            on_progress(writer.rows_done, facts.rows)
         check_unchanged(request.input_files, stamp)
         statistics = replace(client.statistics, rows=n_rows)
         writer.finish(
@@ -159,47 +147,6 @@ def infer_file(
             requests.output_attributes(data) if isinstance(requests, SeriesPlan) else {},
         )
     return statistics
-
-
-def _writer(
-    request: Request, todo: InferencePlan, stamp: str, *, finite: bool
-) -> PredictionWriter | KeptWriter:
-    common: dict[str, Any] = {
-        "rows": todo.facts.rows,
-        "fingerprint": request.fingerprint,
-        "input_stamp": stamp,
-        "finite": finite,
-    }
-    if todo.selection is None:
-        return PredictionWriter(request.output_file, **common, varying=todo.requests.varying)
-    return KeptWriter(request.output_file, **common, keep=todo.selection.keep)
-
-
-def _write_selected(
-    writer: KeptWriter,
-    answers: Iterator[tuple[range, Arrays]],
-    todo: InferencePlan,
-    data: InputData,
-    on_progress: Callable[[int, int], None],
-) -> None:
-    assert todo.selection is not None  # noqa: S101 (for the type checker: the writer is for one)
-    start, n_rows = writer.rows_done, todo.facts.rows
-
-    def shown() -> Iterator[tuple[range, Arrays]]:
-        for which, outputs in answers:
-            # A block may take long: what was answered is progress, too.
-            on_progress(max(start, which.stop), n_rows)
-            yield which, outputs
-
-    blocks = todo.selection.stream(
-        shown(),
-        files=todo.facts.files,
-        windows=windows_of(todo.requests, data),
-        n_rows=n_rows,
-        start=start,
-    )
-    for block, outputs, rows in blocks:
-        writer.write(outputs, block, rows)
 
 
 def fingerprint(**facts: Any) -> str:

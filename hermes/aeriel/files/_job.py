@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -106,7 +106,7 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
 
 
 def result_fingerprint(
-    input_files: Sequence[Path], options: InferenceOptions, model_stamp: str, **further: Any
+    input_files: Sequence[Path], options: InferenceOptions, model_stamp: str
 ) -> str:
     """Return what stands for everything that the predictions for an input depend on.
 
@@ -118,11 +118,8 @@ def result_fingerprint(
         The model, and how the input is read.
     model_stamp
         Stands for the model.
-    further
-        What else they depend on: hooks.
     """
-    facts = {**options.facts(), **further}
-    return fingerprint(input=file_stamp(*input_files), model=model_stamp, **facts)
+    return fingerprint(input=file_stamp(*input_files), model=model_stamp, **options.facts())
 
 
 def is_complete(

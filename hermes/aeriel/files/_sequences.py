@@ -10,7 +10,6 @@ from itertools import islice
 from queue import SimpleQueue
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files._preprocessed import PreprocessedPlan
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays, RowPlan, split
 from hermes.aeriel.files._series import SeriesPlan
@@ -47,7 +46,7 @@ class SequencePlan:
         Whether the answers have to come in the order of the rows: one sequence after the other.
     """
 
-    requests: RowPlan | SeriesPlan | PreprocessedPlan
+    requests: RowPlan | SeriesPlan
     rows_per_sequence: int
     in_order: bool = False
 
