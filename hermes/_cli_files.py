@@ -23,6 +23,7 @@ from hermes._cli_options import (
     ServerArg,
     errors_as_text,
     read_gpus,
+    read_map_option,
     read_options,
     with_options,
 )
@@ -52,6 +53,14 @@ def infer(
     model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)] = "",
     inputs: Annotated[
         list[str] | None, typer.Argument(help="HDF5 files; paths and globs.", show_default=False)
+    ] = None,
+    channels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--inputs",
+            help="HDF5 files with one channel each, in the order of the channels, as "
+            "H1=data/H-*.h5 or as a JSON object; they are brought together by their times.",
+        ),
     ] = None,
     files_from: Annotated[
         str, typer.Option(help="A file with the path of an input in each line; -: standard input.")
@@ -99,7 +108,10 @@ def infer(
             raise ParameterError("model", "is missing; give the name of a model")
         model_name, *patterns = named
         asked = read_options(InferenceOptions, options, model_name=model_name)
-        found = files.find_files([*patterns, *_lines(files_from)])
+        patterns += _lines(files_from)
+        by_channel = read_map_option("inputs", channels)
+        if by_channel and patterns:
+            raise ParameterError("inputs", "is given with other files; give each file a channel")
         started = {
             "image": image,
             "gpus": read_gpus(gpus),
@@ -115,7 +127,10 @@ def infer(
             raise ParameterError("wait_s", "applies to an endpoint file, not with --models")
         else:
             known = read_model(models, model_name, asked.model_version)
-        planned = files.plan_files(asked, found, output_dir, model_stamp=known.stamp)
+        found = files.find_inputs(by_channel or patterns, asked, known.specification)
+        for warning in found.warnings:
+            typer.echo(f"hermes: warning: {warning}", err=True)
+        planned = files.plan_files(asked, found.inputs, output_dir, model_stamp=known.stamp)
         part = files.chunk_of(planned, *_chunk(chunk))
         pending = [job for job in part if not job.is_complete()]
         if spec is not None:

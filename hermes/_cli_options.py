@@ -127,7 +127,7 @@ def read_options(options: type[Options], given: Mapping[str, Any], **others: Any
         An option cannot be understood.
     """
     kinds = get_type_hints(options)
-    read = {TEXTS: _texts, InputMap: _map}
+    read = {TEXTS: _texts, InputMap: read_map_option}
     values: dict[str, Any] = {
         name: read[kinds[name]](name, value) if kinds[name] in read else value
         for name, value in given.items()
@@ -163,7 +163,8 @@ def _texts(_: str, texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
-def _map(name: str, texts: Sequence[str] | None) -> InputMap:
+def read_map_option(name: str, texts: Sequence[str] | None) -> InputMap:
+    """Return the map that the texts of an option are, or raise ParameterError."""
     return join_maps(name, [_read_map(name, text) for text in texts or ()])
 
 

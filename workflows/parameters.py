@@ -188,11 +188,41 @@ class TextList(_Checked[tuple[str, ...]]):
         return json.loads(text) if text.lstrip().startswith("[") else text
 
     def _checked(self, value: Any) -> tuple[str, ...]:
-        values = [value] if isinstance(value, str | Path) else _only(value, _is_list(value))
-        return tuple(str(_only(text, isinstance(text, str | Path))) for text in values)
+        return _texts(value)
 
     def _joined(self, values: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         return tuple(text for texts in values for text in texts)
+
+
+class FilePatterns(_Checked[tuple[str, ...] | InputMap]):
+    """Paths and globs: one as it is, or a JSON list of them, or an object of those of channels."""
+
+    takes = (
+        "a path or glob, a JSON list of them, or a JSON object of those of each channel, such as "
+        '\'{"H1": "H-*.h5", "L1": "L-*.h5"}\''
+    )
+
+    def serialize(self, x: Any) -> str:
+        """Return the text that `parse` reads."""
+        return json.dumps(dict(x) if isinstance(x, Mapping) else x)
+
+    def _read(self, text: str) -> Any:
+        return json.loads(text) if text.lstrip().startswith(("[", "{")) else text
+
+    def _checked(self, value: Any) -> tuple[str, ...] | InputMap:
+        if isinstance(value, Mapping):
+            return FrozenOrderedDict(as_input_map(value))
+        return _texts(value)
+
+    def _joined(self, values: Sequence[tuple[str, ...] | InputMap]) -> tuple[str, ...] | InputMap:
+        lists = [value for value in values if not isinstance(value, Mapping)]
+        if not lists:
+            maps = [value for value in values if isinstance(value, Mapping)]
+            return FrozenOrderedDict(join_maps(self._attribute_name or "parameter", maps))
+        if len(lists) < len(values):
+            problem = "is given with channels and without; give each file a channel"
+            raise ParameterError(self._attribute_name or "parameter", problem)
+        return tuple(text for texts in lists for text in texts)
 
 
 class GPUs(_Checked["tuple[int | str, ...] | None"]):
@@ -310,6 +340,12 @@ def _option_parameter(
         arguments["default"] = defaults.get(option.name, option.default)
     made: luigi.Parameter[Any] = parameter(**arguments)
     return made
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Return a text or path, or a list of them, as texts, or raise ValueError."""
+    values = [value] if isinstance(value, str | Path) else _only(value, _is_list(value))
+    return tuple(str(_only(text, isinstance(text, str | Path))) for text in values)
 
 
 def _only(value: Any, is_right: bool) -> Any:

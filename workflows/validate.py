@@ -17,10 +17,11 @@ import luigi
 
 from hermes._reports import report
 from hermes.aeriel.files import (
+    FoundInputs,
     InputFacts,
     check_agreement,
     examine,
-    find_files,
+    find_inputs,
     fingerprint,
     fingerprint_of,
     output_names,
@@ -57,7 +58,7 @@ from workflows._settings import apply_settings
 from workflows._terminal import begin_terminal, expect_files
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.jobs import InferenceJobs, JobParameters
-from workflows.parameters import AbsolutePath, Number, Text, TextList
+from workflows.parameters import AbsolutePath, FilePatterns, Number, Text, TextList
 from workflows.server import ServerParameters, TritonServerTask
 
 # The one whose messages Luigi shows.
@@ -101,7 +102,10 @@ class Predict(ServerParameters, InferenceTask):
 class ValidationParameters(ServerParameters, InferenceParameters, JobParameters):
     """What is to be validated, and whether batch jobs do the inference."""
 
-    inputs = TextList(description="HDF5 files: a path or glob, or a JSON list of them")
+    inputs = FilePatterns(
+        description="HDF5 files: a path or glob, a JSON list of them, or a JSON object of those "
+        "of each channel, which are brought together by their times"
+    )
     target = Text(default="", description="dataset with the targets in each input file")
     output_dir = AbsolutePath(description="directory for everything that is written")
 
@@ -134,7 +138,7 @@ class Merge(ValidationParameters, luigi.Task):
     def predictions(self) -> list[Predict]:
         """The predictions for each input file."""
         directory = Path(self.output_dir)
-        names = output_names([facts.file for facts in self.inputs_facts])
+        names = output_names([facts.files for facts in self.inputs_facts])
         return [
             self.clone(
                 Predict,
@@ -166,6 +170,18 @@ class Merge(ValidationParameters, luigi.Task):
         return fingerprint_of(Path(self.output().path)) == self.fingerprint
 
     @once_per_build
+    def found_inputs(self) -> FoundInputs:
+        """The files of each input.
+
+        Raises
+        ------
+        ParameterError, DataError, ModelError
+            There are none, or something is wrong with them.
+        """
+        repository = read_model(self.model_repository, self.model_name, self.model_version)
+        return find_inputs(self.inputs, self.options, repository.specification)
+
+    @once_per_build
     def inputs_facts(self) -> list[InputFacts]:
         """What is known of the input files, after checking all that can be checked now.
 
@@ -177,9 +193,12 @@ class Merge(ValidationParameters, luigi.Task):
         report("step", text="checking the inputs")
         repository = read_model(self.model_repository, self.model_name, self.model_version)
         model = repository.specification
+        found = self.found_inputs
+        for warning in found.warnings:
+            logger.warning(warning)
         facts = [
-            examine(file, self.options, model, target=self.target or None)
-            for file in find_files(self.inputs)
+            examine(files, self.options, model, target=self.target or None)
+            for files in found.inputs
         ]
         check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
@@ -239,8 +258,11 @@ class Validate(ValidationParameters, luigi.Task):
 
     Parameters
     ----------
-    inputs : list of str
-        HDF5 files: paths and globs.
+    inputs : list of str, or dict
+        HDF5 files: paths and globs. A dict has those of each channel by its name, in the order that
+        the model wants, such as ``{"H1": "H-*.hdf5", "L1": "L-*.hdf5"}``; files that begin at the
+        same time are read side by side. One without a partner is refused; with `overlap`, files
+        that have time in common are, and one without a partner is left out and named.
     output_dir : str
         A directory.
     target : str
@@ -390,6 +412,7 @@ class Validate(ValidationParameters, luigi.Task):
             warnings=[
                 *gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),
                 *finite_warnings(done),
+                *merge_task.found_inputs.warnings,
             ],
             model={
                 "name": self.model_name,

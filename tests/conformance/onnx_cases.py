@@ -162,7 +162,7 @@ def infer_rows(model: str, rows: Tensors, endpoint: Endpoint, directory: Path) -
         for name, values in rows.items():
             opened[name] = values
     options = InferenceOptions(model_name=model)
-    jobs = plan_files(options, [file], directory / "out", model_stamp="")
+    jobs = plan_files(options, [(file,)], directory / "out", model_stamp="")
     infer_files(NamedServer(endpoint), jobs)
     with h5py.File(directory / "out" / file.name) as opened:
         return {output_name(name): dataset[...] for name, dataset in opened.items()}

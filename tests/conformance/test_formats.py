@@ -82,7 +82,7 @@ def test_predictions_are_onnxruntimes_to_the_bit(
     step = 1 if SAMPLE == 1 else 4
     some = files(kind)[COMBINATIONS.index((transport, kind)) % step :: step]
 
-    jobs = plan_files(options, some, tmp_path, model_stamp="")
+    jobs = plan_files(options, [(file,) for file in some], tmp_path, model_stamp="")
     infer_files(NamedServer(server.endpoint), jobs)
 
     found = differences(repository / kind / "1" / "model.onnx", kind, some, tmp_path)

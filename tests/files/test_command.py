@@ -151,6 +151,25 @@ def test_datasets_are_channels(server: TritonInstance, data: Path) -> None:
         assert json.loads(file.attrs["input_map"]) == {"x": ["H1:STRAIN", "L1:STRAIN"]}
 
 
+def test_files_of_channels_are_brought_together(server: TritonInstance, data: Path) -> None:
+    for number, name in enumerate("HL"):
+        for start in (0, 10, 20)[: 3 - number]:
+            with h5py.File(data / f"{name}-{start}.h5", "w") as file:
+                file["strain"] = np.arange(40, dtype=np.float32) + 100 * number + start
+                file["strain"].attrs.update({"dx": 0.25, "x0": start})
+    options = ["--output-dir=out", "--window=8"]
+    files = ["--inputs=H1=H-*.h5", "--inputs=L1=L-*.h5"]
+    done = infer(server.endpoint.grpc, "windows", *files, *options, cwd=data)
+    assert done.returncode == 35
+    assert "H-20.h5 (20 to 30 s)" in done.stderr
+    done = infer(server.endpoint.grpc, "windows", *files, *options, "--overlap", cwd=data)
+    assert done.returncode == 0, done.stderr
+    assert "left out: " in done.stderr
+    assert sorted(path.name for path in (data / "out").iterdir()) == ["H-0+L-0.h5", "H-10+L-10.h5"]
+    with h5py.File(data / "out" / "H-10+L-10.h5") as file:
+        assert file["y"][:, :, 0].tolist() == [[2 * at, 200 + 2 * at] for at in range(10, 50, 8)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem", "code"),
     [
@@ -164,6 +183,8 @@ def test_datasets_are_channels(server: TritonInstance, data: Path) -> None:
         (["none", "part-0/a.h5"], "no model 'none'", 30),
         (["rows", "series.h5"], "has rows of float32 (40,)", 30),
         (["rows", "part-0/a.h5", "--output-dir=part-0"], "is an input too", 35),
+        (["rows", "part-0/a.h5", "--inputs=H1=series.h5"], "is given with other files", 35),
+        (["rows", "--inputs=series.h5"], "is not like x=/path", 35),
         ([], "model: is missing", 35),
         (["rows"], "inputs: no file was given", 35),
         (["rows", "part-0/a.h5", "--chunk=3/2"], "'3/2' is not like K/N, with K from 1 to N", 35),

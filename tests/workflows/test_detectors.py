@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.metadata import files as files_of
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +37,7 @@ def validate(luigi: Luigi, models: Path, **parameters: Any) -> str:
     return said
 
 
-def run(luigi: Luigi, models: Path, **parameters: Any) -> tuple[int, str]:
+def run(luigi: Luigi, models: Path, *, overlap: bool = False, **parameters: Any) -> tuple[int, str]:
     given = {"model_name": "two", "output_dir": "out", "window": "256", **parameters}
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
@@ -45,6 +47,7 @@ def run(luigi: Luigi, models: Path, **parameters: Any) -> tuple[int, str]:
         "--module=workflows.validate",
         "Validate",
         f"--model-repository={models}",
+        *(["--overlap"] if overlap else []),
         *(f"--{name.replace('_', '-')}={text}" for name, text in texts.items()),
     )
     return result.returncode, result.stdout
@@ -78,3 +81,135 @@ def test_a_real_file_of_three_detectors_goes_through(
         assert np.array_equal(merged["y"], expected)
         assert merged["y"].attrs["sample_rate"] == 128.0
         assert list(merged["index/start_time"]) == [968654552.0]
+
+
+def write_strain(directory: Path, label: str, begin: int, n_seconds: int, seed: int) -> Any:
+    """Write a file with the layout of GWOSC's, and return its strain."""
+    strain = 1e-21 * np.random.default_rng(seed).normal(size=n_seconds * 1024)
+    with h5py.File(directory / f"{label[0]}-{label}_GWOSC_1KHZ_R1-{begin}-32.hdf5", "w") as file:
+        file.create_dataset("strain/Strain", data=strain, compression="gzip", chunks=(1000,))
+        file["strain/Strain"].attrs.update(
+            {
+                "Npoints": len(strain),
+                "Xlabel": "GPS time",
+                "Xspacing": 1 / 1024,
+                "Xstart": begin,
+                "Xunits": "second",
+                "Ylabel": "Strain",
+                "Yunits": "",
+            }
+        )
+        file["meta/GPSstart"] = begin
+        file["meta/Detector"] = label
+        file["quality/simple/DQmask"] = np.full(n_seconds, 127, "i4")
+    return strain
+
+
+def test_files_of_two_detectors_are_read_side_by_side(
+    luigi: Luigi, models: Path, tmp_path: Path
+) -> None:
+    begins = (1126259447, 1126259479)
+    strain = {
+        label: [write_strain(tmp_path, label, begin, 8, seed + begin) for begin in begins]
+        for seed, label in enumerate(("H1", "L1"))
+    }
+    given = {
+        "inputs": {"H1": "H-*.hdf5", "L1": str(tmp_path / "L-*.hdf5")},
+        "input_map": {"x": "strain/Strain"},
+        "stride": "0.125s",
+    }
+    validate(luigi, models, **given)
+    expected = [2 * windows(list(pair), 128) for pair in zip(*strain.values(), strict=True)]
+    with h5py.File(tmp_path / "out" / "merged.h5") as merged:
+        assert np.array_equal(merged["y"], np.concatenate(expected))
+        assert list(merged["index/start_time"]) == list(begins)
+        files = merged["index/files"].asstr()[:]
+        assert files.shape == (2, 2)
+        assert files[1, 0] == str(tmp_path / "H-H1_GWOSC_1KHZ_R1-1126259479-32.hdf5")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [each["rows"] for each in report["inputs"]] == [len(rows) for rows in expected]
+    assert "L-L1_GWOSC_1KHZ_R1-1126259479-32.hdf5" in report["inputs"][1]["file"]
+    # What stands for the result is what all files are: nothing is to do a second time, ...
+    assert "ran successfully" not in validate(luigi, models, **given)
+    # ... but where the file of the second detector is another one.
+    write_strain(tmp_path, "L1", begins[1], 8, 99)
+    assert "- 1 Predict(" in validate(luigi, models, **given)
+    (tmp_path / f"L-L1_GWOSC_1KHZ_R1-{begins[0]}-32.hdf5").unlink()
+    code, said = run(luigi, models, **given)
+    assert code != 0
+    assert f"H1: {tmp_path}/H-H1_GWOSC_1KHZ_R1-{begins[0]}-32.hdf5" in said
+
+
+TASKS = """
+import luigi
+
+from workflows import InferenceTask, TritonServerTask
+
+
+class Strain(luigi.ExternalTask):
+    file = luigi.Parameter()
+
+    def output(self):
+        return luigi.LocalTarget(self.file)
+
+
+class Score(InferenceTask):
+    models = luigi.Parameter()
+
+    def requires(self):
+        files = {
+            label: Strain(file=f"{label[0]}-{label}_GWOSC_1KHZ_R1-100-32.hdf5")
+            for label in ("L1", "H1")
+        }
+        return {"server": TritonServerTask(model_repository=self.models), "input": files}
+
+    def output(self):
+        return luigi.LocalTarget("scores.h5")
+"""
+
+
+def test_a_task_may_require_a_file_for_each_detector(
+    luigi: Luigi, models: Path, tmp_path: Path
+) -> None:
+    strain = [write_strain(tmp_path, label, 100, 2, n) for n, label in enumerate(("H1", "L1"))]
+    (tmp_path / "tasks.py").write_text(TASKS)
+    options = ["--model-name=two", "--window=256", "--input-map=x=strain/Strain"]
+    done = luigi("--module=tasks", "Score", f"--models={models}", *options)
+    assert done.returncode == 0, done.stdout
+    with h5py.File(tmp_path / "scores.h5") as scores:
+        assert np.array_equal(scores["y"], 2 * windows([strain[1], strain[0]]))
+        files = json.loads(scores.attrs["input_files"])
+    assert [Path(file).name[0] for file in files] == ["L", "H"]
+
+
+GWPY = """
+import numpy as np
+from gwpy.timeseries import TimeSeries, TimeSeriesDict
+
+strain = {
+    name: TimeSeries(
+        np.random.default_rng(seed).normal(size=4096 + 512 * seed),
+        sample_rate=1024, t0=1000 + seed, name=name, unit="strain",
+    )
+    for seed, name in enumerate(("H1:STRAIN", "L1:STRAIN"))
+}
+TimeSeriesDict(strain).write("both.h5", format="hdf5")
+"""
+
+
+@needs_gwpy
+def test_the_overlap_of_series_that_gwpy_wrote_goes_through(
+    luigi: Luigi, models: Path, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-c", GWPY], cwd=tmp_path, check=True, timeout=120)
+    given = {"inputs": "both.h5", "input_map": {"x": ["H1:STRAIN", "L1:STRAIN"]}}
+    code, said = run(luigi, models, **given)
+    assert code != 0
+    assert "begins at 1001 s, but" in said
+    assert "give overlap" in said
+    validate(luigi, models, overlap=True, **given)
+    with h5py.File(tmp_path / "both.h5") as file:
+        expected = 2 * windows([file["H1:STRAIN"][1024:], file["L1:STRAIN"][:3072]])
+    with h5py.File(tmp_path / "out" / "merged.h5") as merged:
+        assert np.array_equal(merged["y"], expected)
+        assert list(merged["index/start_time"]) == [1001.0]

@@ -29,6 +29,7 @@ from hermes.aeriel.files._output import (
     fingerprint_of,
     output_name,
 )
+from hermes.aeriel.files._pairing import FoundInputs, find_inputs
 from hermes.aeriel.files._plan import InferencePlan, examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._reading import parts_of
@@ -43,6 +44,7 @@ from hermes.aeriel.files._window_options import WindowOptions
 __all__ = [
     "DatasetFacts",
     "FileJob",
+    "FoundInputs",
     "InferenceOptions",
     "InferencePlan",
     "InputFacts",
@@ -64,6 +66,7 @@ __all__ = [
     "examine",
     "file_stamp",
     "find_files",
+    "find_inputs",
     "fingerprint",
     "fingerprint_of",
     "flat_paths",

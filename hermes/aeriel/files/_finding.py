@@ -50,8 +50,18 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def output_names(files: Sequence[Path]) -> list[str]:
-    """Return a name for the predictions of each file: its path below what all have in common."""
+def output_names(inputs: Sequence[Sequence[Path]]) -> list[str]:
+    """Return a name for the predictions of each input: its path below what all have in common.
+
+    Parameters
+    ----------
+    inputs
+        The file, or files, of each. Those of several are joined with a plus sign.
+    """
+    files = [
+        first.with_stem("+".join([first.stem, *(other.stem for other in others)]))
+        for first, *others in inputs
+    ]
     if len(files) == 1:
         return [files[0].with_suffix(".h5").name]
     common = Path(*_common([file.parent.parts for file in files]))

@@ -48,6 +48,37 @@ def open_inputs(files: Sequence[Path]) -> Iterator[dict[Path, h5py.File]]:
         yield {file: stack.enter_context(open_input(file)) for file in files}
 
 
+@contextmanager
+def open_channel(
+    file: Path, input_map: InputMap, number: int, *, model_inputs: Sequence[str] | None
+) -> Iterator[h5py.Dataset]:
+    """Open the file of one channel, of several that have one each, and yield its first dataset.
+
+    Parameters
+    ----------
+    file
+        An HDF5 file.
+    input_map, model_inputs
+        As for `inspect`.
+    number
+        Which channel it is, from 0.
+
+    Raises
+    ------
+    DataError
+        As `inspect` does.
+    ParameterError
+        `input_map` has no dataset for the file.
+    """
+    with open_input(file) as opened, as_data_errors(file):
+        paths = _complete_map(opened, file, input_map, model_inputs, optional=(), target=None)
+        name, given = next(iter(paths.items()))
+        if not isinstance(given, str) and number >= len(given):
+            raise _too_few(name, given, number + 1)
+        path = given if isinstance(given, str) else given[number]
+        yield _found({file: opened}, Location(file=file, path=path), allow_external_data=True)
+
+
 def inspect(
     files: Path | Sequence[Path],
     input_map: InputMap,
@@ -186,13 +217,17 @@ def _locations(
     paths = (given,) * len(files) if isinstance(given, str) else given
     of_each = [*files] * len(paths) if len(files) == 1 else files
     if len(paths) != len(of_each):
-        problem = f"{name!r} has {len(paths)} datasets for {len(files)} files"
-        raise ParameterError("input_map", f"{problem}; give one path, or one for each file")
+        raise _too_few(name, paths, len(files))
     if len(paths) > 1 and cut is None:
         problem = f"{name!r} has several datasets, which can only be the channels of time series"
         raise ParameterError("input_map", f"{problem}; give the length of a window as window")
     pairs = zip(of_each, paths, strict=True)
     return tuple(Location(file=file, path=path) for file, path in pairs)
+
+
+def _too_few(name: str, paths: Sequence[str], n_files: int) -> ParameterError:
+    problem = f"{name!r} has {len(paths)} datasets for {n_files} files"
+    return ParameterError("input_map", f"{problem}; give one path, or one for each file")
 
 
 def _found(

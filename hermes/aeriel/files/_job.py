@@ -55,16 +55,20 @@ class FileJob:
 
 
 def plan_files(
-    options: InferenceOptions, files: Sequence[Path], output_dir: Path, *, model_stamp: str
+    options: InferenceOptions,
+    inputs: Sequence[Sequence[Path]],
+    output_dir: Path,
+    *,
+    model_stamp: str,
 ) -> list[FileJob]:
-    """Return what is to be done with some files, those that are complete included.
+    """Return what is to be done with some inputs, those that are complete included.
 
     Parameters
     ----------
     options
         The model, and how to read the files.
-    files
-        HDF5 files.
+    inputs
+        The HDF5 files of each, as `find_inputs` returns them.
     output_dir
         Gets a file for each, by its path below what all of them have in common.
     model_stamp
@@ -75,15 +79,17 @@ def plan_files(
     ParameterError
         A result would replace an input.
     """
-    outputs = [output_dir.absolute() / name for name in output_names(files)]
-    inputs = {file.resolve() for file in files}
+    outputs = [output_dir.absolute() / name for name in output_names(inputs)]
+    taken = {file.resolve() for files in inputs for file in files}
     for output in outputs:
-        if output.resolve() in inputs:
+        if output.resolve() in taken:
             problem = f"{output} is an input too; give another directory"
             raise ParameterError("output_dir", problem)
     return [
-        FileJob(input_files=(file,), output_file=output, options=options, model_stamp=model_stamp)
-        for file, output in zip(files, outputs, strict=True)
+        FileJob(
+            input_files=tuple(files), output_file=output, options=options, model_stamp=model_stamp
+        )
+        for files, output in zip(inputs, outputs, strict=True)
     ]
 
 
