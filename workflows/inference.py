@@ -154,7 +154,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             return self.server.endpoint, self.request()
 
         progress = Progress(
-            FileProgress(str(self.input_files[0])),
+            FileProgress(" ".join(map(str, self.input_files))),
             self.set_status_message,
             self.set_progress_percentage,
         )

@@ -204,9 +204,13 @@ class Merge(ValidationParameters, luigi.Task):
         if model is not None:
             plan(facts[0], self.options, model)
         check_writable(Path(self.output_dir))
-        labels = output_names([each.file for each in facts])
+        names = [" ".join(map(str, each.files)) for each in facts]
+        labels = output_names([each.files for each in facts])
         expect_files(
-            {str(each.file): (label, each.rows) for each, label in zip(facts, labels, strict=True)}
+            {
+                name: (label, each.rows)
+                for name, label, each in zip(names, labels, facts, strict=True)
+            }
         )
         return facts
 

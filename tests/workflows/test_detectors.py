@@ -113,7 +113,7 @@ def test_files_of_two_detectors_are_read_side_by_side(
         label: [write_strain(tmp_path, label, begin, 8, seed + begin) for begin in begins]
         for seed, label in enumerate(("H1", "L1"))
     }
-    given = {
+    given: dict[str, Any] = {
         "inputs": {"H1": "H-*.hdf5", "L1": str(tmp_path / "L-*.hdf5")},
         "input_map": {"x": "strain/Strain"},
         "stride": "0.125s",
@@ -202,7 +202,7 @@ def test_the_overlap_of_series_that_gwpy_wrote_goes_through(
     luigi: Luigi, models: Path, tmp_path: Path
 ) -> None:
     subprocess.run([sys.executable, "-c", GWPY], cwd=tmp_path, check=True, timeout=120)
-    given = {"inputs": "both.h5", "input_map": {"x": ["H1:STRAIN", "L1:STRAIN"]}}
+    given: dict[str, Any] = {"inputs": "both.h5", "input_map": {"x": ["H1:STRAIN", "L1:STRAIN"]}}
     code, said = run(luigi, models, **given)
     assert code != 0
     assert "begins at 1001 s, but" in said
