@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import fcntl
 import os
@@ -105,19 +106,14 @@ class Partial:
         with as_output_errors(self.target):
             self.path.replace(self.target)
         if durable:
-            self._synchronise_directory()
+            synchronise_directory(self.target.parent)
         self.close()
 
-    def _synchronise_directory(self) -> None:
-        with as_output_errors(self.target):
-            directory = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # a file system that has no such thing
-                    raise
-            finally:
-                os.close(directory)
+    def hand_over(self) -> Partial:
+        """Return the file for somebody else to publish; this one no longer has it."""
+        other = copy.copy(self)
+        self._descriptor = -1
+        return other
 
     def discard(self) -> None:
         """Remove the file."""
@@ -163,6 +159,25 @@ def write_whole(
         partial.publish(durable=durable)
     finally:
         partial.discard()
+
+
+def synchronise_directory(path: Path) -> None:
+    """Make the names in a directory safe from a loss of power.
+
+    Raises
+    ------
+    OutputError
+        It cannot be done.
+    """
+    with as_output_errors(path):
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that has no such thing
+                raise
+        finally:
+            os.close(directory)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ HermesError
 ├── DataError (ValueError)                an HDF5 file that cannot be used
 ├── EngineError                           a batch system that does not do what was asked of it
 ├── JobsError                             files that batch jobs could not do
+├── FilesError                            several such files of many
 ├── OutputError (OSError)                 results that cannot be written
 └── RequirementError                             a metric missed its requirement
 """
@@ -43,7 +44,7 @@ from typing import Any
 
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 1 << 16
-# Of the files that batch jobs failed at, in one message.
+# Of the files that failed, in one message.
 SHOWN_PROBLEMS = 10
 _ERROR_LINE = re.compile(r"E\d{4} |error: |.*: unrecognized option ")
 
@@ -325,7 +326,13 @@ class ModelLoadError(ModelError):
 
 
 class InferenceError(HermesError):
-    """A request that did not get its answer."""
+    """A request that did not get its answer; `file` has the rows of it, where that is known."""
+
+    file = ""
+
+    @property
+    def _of_file(self) -> str:
+        return f"{self.file}: " if self.file else ""
 
 
 @dataclass(eq=False)
@@ -339,7 +346,7 @@ class InputError(InferenceError, ValueError):
 
     def __str__(self) -> str:
         where = f"input {self.tensor!r} of model {self.model!r}"
-        return f"{where}: given {self.given}, wanted {self.wanted}"
+        return f"{self._of_file}{where}: given {self.given}, wanted {self.wanted}"
 
 
 @dataclass(eq=False)
@@ -352,7 +359,8 @@ class RequestError(InferenceError):
     reason: str
 
     def __str__(self) -> str:
-        return f"model {self.model!r} at {self.address}: {self.reason} ({self.status})"
+        where = f"{self._of_file}model {self.model!r} at {self.address}"
+        return f"{where}: {self.reason} ({self.status})"
 
 
 @dataclass(eq=False)
@@ -364,7 +372,8 @@ class RequestTimeoutError(InferenceError, TimeoutError):
     timeout_s: float
 
     def __str__(self) -> str:
-        return f"model {self.model!r} at {self.address} did not answer within {self.timeout_s:g} s"
+        where = f"{self._of_file}model {self.model!r} at {self.address}"
+        return f"{where} did not answer within {self.timeout_s:g} s"
 
 
 @dataclass(eq=False)
@@ -398,9 +407,19 @@ class JobsError(HermesError):
     problems: tuple[str, ...]
 
     def __str__(self) -> str:
-        first, others = self.problems[:SHOWN_PROBLEMS], self.problems[SHOWN_PROBLEMS:]
-        more = (f"and {len(others)} more",) if others else ()
-        return "batch jobs failed:\n" + _indented("\n".join((*first, *more)))
+        return f"batch jobs failed:\n{_listed(self.problems)}"
+
+
+@dataclass(eq=False)
+class FilesError(HermesError):
+    """Several HDF5 files of many that cannot be used; each of the problems names its file."""
+
+    problems: tuple[str, ...]
+    n_files: int
+
+    def __str__(self) -> str:
+        counts = f"{len(self.problems)} of {self.n_files} files cannot be used"
+        return f"{counts}:\n{_listed(self.problems)}"
 
 
 @dataclass(eq=False)
@@ -450,6 +469,12 @@ def log_tail(log_file: Path, lines: int = LOG_TAIL_LINES, *, since: int = 0) -> 
     kept = [line for line in text.splitlines() if line.strip() and line[0] not in "|+"]
     earlier = [line for line in kept[:-lines] if _ERROR_LINE.match(line)]
     return "\n".join([*earlier[-lines:], *kept[-lines:]]) or "(the log is empty)"
+
+
+def _listed(problems: tuple[str, ...]) -> str:
+    first, others = problems[:SHOWN_PROBLEMS], problems[SHOWN_PROBLEMS:]
+    more = (f"and {len(others)} more",) if others else ()
+    return _indented("\n".join((*first, *more)))
 
 
 def _indented(text: str) -> str:

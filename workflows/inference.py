@@ -10,7 +10,6 @@ import luigi
 from luigi.task import flatten
 
 from hermes._reports import FileProgress
-from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import (
     InferenceOptions,
     Request,
@@ -149,36 +148,28 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def run(self) -> None:
         """Stream the file, and go on where it stopped when the server is lost on the way."""
-
-        def find() -> tuple[Endpoint, Request]:
-            return self.server.endpoint, self.request()
-
         progress = Progress(
             FileProgress(" ".join(map(str, self.input_files))),
             self.set_status_message,
             self.set_progress_percentage,
         )
-        infer_with_reconnects(find, self.server.current, progress, retry_for_s=self.retry_for_s)
+        infer_with_reconnects(
+            self.server,
+            self.options,
+            [self.request],
+            lambda _, done, total: progress(done, total),
+        )
 
     def request(self) -> Request:
-        """Return what is to be done with the file, as it and the model are now.
-
-        Raises
-        ------
-        ServerError
-            The server may have loaded another model than there is now.
-        """
-        server = self.server
-        stands_for = self.fingerprint
-        server.check_models()  # after it: the server has loaded the model that it stands for
+        """Return what is to be done with the file, as it and the model are now."""
         return Request(
             input_files=self.input_files,
             output_file=self.output_file,
             options=self.options,
-            fingerprint=stands_for,
+            fingerprint=self.fingerprint,
             provenance={
                 **named(self.input_files),
-                **server.provenance(),
+                **self.server.provenance(),
                 "task": self.task_id,
                 "parameters": self.to_str_params(),
             },

@@ -79,8 +79,10 @@ class InferenceJobs(JobParameters, luigi.Task):
         targets = flatten([task.output() for task in self.requires()])
         [server] = [target for target in targets if isinstance(target, EndpointTarget)]
         server.endpoint  # noqa: B018 (waits for it)
+        requests = [task.request() for task in todo]
+        server.check_models()  # after it: the server has loaded the models that they stand for
         infer_in_jobs(
-            [task.request() for task in todo],
+            requests,
             self.job_options,
             self.job_directory,
             server=server.current,

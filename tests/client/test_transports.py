@@ -117,13 +117,14 @@ def mapped() -> int:
     return Path("/proc/self/maps").read_text().count(f"/{PREFIX}{ME}-")
 
 
-def registered(endpoint: Endpoint) -> set[str]:
-    """Return the regions of this process that the server knows."""
+def registered(endpoint: Endpoint) -> dict[str, int]:
+    """Return the regions of this process that the server knows, and their sizes in bytes."""
     import tritonclient.grpc as triton
 
     with triton.InferenceServerClient(endpoint.grpc) as client:
         known = client.get_system_shared_memory_status().regions
-        return {name for name in known if name.startswith(f"{PREFIX}{ME}-")}
+        ours = [name for name in known if name.startswith(f"{PREFIX}{ME}-")]
+        return {name: known[name].byte_size for name in ours}
 
 
 def wire_of(client: InferenceClient) -> object:
@@ -368,7 +369,7 @@ class SharedMemoryTests(TransportTests):
                 time.sleep(0.2)
                 started = time.monotonic()
             assert time.monotonic() - started < 1
-            assert registered(there) == {region}
+            assert set(registered(there)) == {region}
             result, error = answers.get(timeout=10)
             assert error is None
             assert result.as_numpy("y").item() == 1.5
@@ -390,6 +391,29 @@ class SharedMemoryTests(TransportTests):
             next(suspended)
         wait_until(lambda: not registered(there))
 
+    def test_streams_share_a_ring_that_is_as_large_as_they_need(self, there: Endpoint) -> None:
+        table = np.random.default_rng(0).random((3000, 4), np.float32)
+
+        def read(begin: int, end: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+            arrays["x"][...] = table[begin:end]
+
+        def rows(n: int, layout: RowLayout) -> dict[str, int]:
+            answers = [r["y"].copy() for r in client.stream_rows(read, range(n), layout)]
+            np.testing.assert_array_equal(np.concatenate(answers), table[:n])
+            return registered(there)
+
+        for per_request in (1, 8):
+            layout = RowLayout(shapes={"x": (4,)}, rows_per_request=per_request)
+            with self.client(there, "echo") as client:
+                small = rows(5, layout)
+                assert len(small) == 1
+                assert set(small.values()) == {4096}
+                assert [rows(n, layout) for n in (1, 8, 3)] == [small] * 3
+                large = rows(3000, layout)
+                assert len(large) == 1
+                assert large != small
+                assert [rows(n, layout) for n in (5, 2048, 3000)] == [large] * 3
+
     def test_closed_client_holds_no_memory(self, there: Endpoint) -> None:
         before = mapped()
         kept = []
@@ -409,7 +433,8 @@ class SharedMemoryTests(TransportTests):
             # Triton may hold on to a region for a moment after the answer; it is asked again at
             # the next occasion, of which there need not be one.
             client._session.transport._regions.unregister()  # type: ignore[attr-defined]
-            return len(registered(there)) <= client.max_in_flight
+            # A slot for each request in flight, and the ring of the last stream of rows.
+            return len(registered(there)) <= client.max_in_flight + 1
 
         def use_and_count() -> int:
             # As after a restart: the next requests fail, and are sent again in new regions.

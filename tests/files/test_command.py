@@ -69,6 +69,44 @@ def test_files_go_in_and_come_out(server: TritonInstance, data: Path) -> None:
             assert np.array_equal(file["y"], np.full((20, 3), 2 * number))
 
 
+def test_files_share_a_client_and_have_their_own_numbers(
+    server: TritonInstance, data: Path
+) -> None:
+    for number in range(12):
+        with h5py.File(data / f"many-{number:02}.h5", "w") as file:
+            file["x"] = np.full((1 + number, 3), number, np.float32)
+    arguments = [server.endpoint.grpc, "rows", "many-*.h5", "--output-dir=out", "--resume"]
+    done = infer(*arguments, cwd=data)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("12 files, 78 rows in ")
+    for number in range(12):
+        with h5py.File(data / "out" / f"many-{number:02}.h5") as file:
+            assert np.array_equal(file["y"], np.full((1 + number, 3), 2 * number))
+            numbers = json.loads(file.attrs["statistics"])
+            assert (numbers["rows"], sum(numbers["latencies"].values())) == (
+                1 + number,
+                1 + number // 8,
+            )
+            assert numbers["server"]["requests"] == 1 + number // 8
+            assert 0 < numbers["seconds"] < 60
+    assert not list((data / "out").glob("*partial*"))
+
+
+def test_files_that_fail_are_named_and_the_others_are_there(
+    server: TritonInstance, data: Path
+) -> None:
+    for number in range(4):
+        with h5py.File(data / f"many-{number}.h5", "w") as file:
+            file["x"] = np.full((2, 3), np.nan if number in (1, 2) else 1, np.float32)
+    options = ["--output-dir=out", "--finite=inputs"]
+    done = infer(server.endpoint.grpc, "rows", "many-*.h5", *options, cwd=data)
+    assert done.returncode == 30
+    assert "2 of 4 files cannot be used:" in done.stderr
+    assert "many-1.h5, dataset 'x'" in done.stderr
+    assert "many-2.h5, dataset 'x'" in done.stderr
+    assert sorted(path.name for path in (data / "out").glob("*.h5")) == ["many-0.h5", "many-3.h5"]
+
+
 def test_rows_are_sequences_of_a_model_with_a_state(server: TritonInstance, data: Path) -> None:
     options = ["--output-dir=out", "--rows-per-sequence=8"]
     done = infer(server.endpoint.grpc, "sums", "part-1/a.h5", *options, cwd=data)

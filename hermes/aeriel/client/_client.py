@@ -151,12 +151,17 @@ class InferenceClient:
     def statistics(self) -> ClientStatistics:
         """What this client has done so far in this process, and how long the server took for it.
 
-        The server counts the requests of all its clients: with others, its times are theirs too.
+        That is since it was opened, or since `restart_statistics`. The server counts the requests
+        of all its clients: with others, its times are theirs too.
         """
         session = self._sessions.get(this_process())
         if session is None:
             return ClientStatistics()
         return session.recorder.snapshot(server=session.server_times())
+
+    def restart_statistics(self) -> None:
+        """Let `statistics` begin anew, for one file of many; no request may be under way."""
+        self._session.restart_statistics()
 
     def infer(self, inputs: Arrays) -> Future[Outputs]:
         """Send one request; wait first if `max_in_flight` are under way.
@@ -258,7 +263,7 @@ class InferenceClient:
         """
         dispatcher = self._session.dispatcher
         dispatcher.check_usable()
-        buffers = dispatcher.transport.buffers(layout, self.max_in_flight)
+        buffers = dispatcher.transport.buffers(layout, len(rows), self.max_in_flight)
 
         def prepared_requests() -> Iterator[PreparedRequest]:
             for begin in range(rows.start, rows.stop, buffers.block_rows):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,33 +30,49 @@ class RingBuffers:
         What gives the region.
     layout, dtypes
         How the rows become requests, and the dtype of each input.
-    outputs
-        The bytes of each output of a request that has a place in the region.
+    output_sizes
+        Gives the bytes of each output, that has a place in the region, of a request of so many
+        rows.
     max_in_flight
         How many requests may be away at a time.
+    n_rows
+        How many rows the stream has: the ring is no larger than these need.
+    when_done
+        Called with the ring when its stream has ended; it may be used for another one.
     """
 
     def __init__(
         self,
         regions: RegionPool,
+        *,
         layout: RowLayout,
         dtypes: Mapping[str, np.dtype[Any]],
-        outputs: Mapping[str, int],
+        output_sizes: Callable[[int], Mapping[str, int]],
         max_in_flight: int,
+        n_rows: int,
+        when_done: Callable[[RingBuffers], None],
     ) -> None:
         self._regions = regions
         self._layout = layout
         self._dtypes = dtypes
-        per_read = requests_of_a_read(layout, self._dtypes)
-        self.block_rows = per_read * layout.rows_per_request
+        self._when_done = when_done
+        # A power of two, so that streams of many lengths soon have a ring that fits them all.
+        needed = 1 << max(0, n_rows - 1).bit_length()
+        self._per_request = per_request = min(layout.rows_per_request, needed)
+        n_requests = -(-needed // per_request)
+        per_read = min(requests_of_a_read(layout, self._dtypes), n_requests)
+        self.block_rows = per_read * per_request
         # One block is read into while the requests of the others are away.
-        self._blocks = 1 + -(-max_in_flight // per_read)
+        most_blocks = 1 + -(-max_in_flight // per_read)
+        self._blocks = min(most_blocks, -(-n_requests // per_read))
+        self._most_rows = math.inf if self._blocks == most_blocks else needed
         slots = self._blocks * per_read
         inputs = {
-            name: layout.rows_per_request * dtype.itemsize * math.prod(layout.shapes[name])
+            name: per_request * dtype.itemsize * math.prod(layout.shapes[name])
             for name, dtype in self._dtypes.items()
             if dtype.kind != "O" and 0 not in layout.shapes[name]
         }
+        outputs = output_sizes(per_request)
         places, size = places_of(
             {
                 **{name: slots * n for name, n in inputs.items()},
@@ -80,6 +96,14 @@ class RingBuffers:
         self._next = 0
         self._inline: dict[str, NDArray[Any]] = {}
 
+    def fits(self, layout: RowLayout, n_rows: int) -> bool:
+        """Tell whether a stream of so many rows can use this ring."""
+        return layout == self._layout and n_rows <= self._most_rows
+
+    def is_free(self) -> bool:
+        """Tell whether the server has done with everything that was sent from here."""
+        return all(slot.is_free() for slot in self._slots)
+
     def lend(self, rows: int) -> dict[str, NDArray[Any]]:
         first = self._next * self.block_rows
         lent = {}
@@ -93,8 +117,7 @@ class RingBuffers:
         return lent
 
     def prepared_requests(self, rows: int) -> Iterator[PreparedRequest]:
-        layout = self._layout
-        per_request = layout.rows_per_request
+        layout, per_request = self._layout, self._per_request
         slot_number = self._next * (self.block_rows // per_request)
         self._next = (self._next + 1) % self._blocks
         row_bytes = sum(
@@ -116,4 +139,8 @@ class RingBuffers:
             )
 
     def close(self) -> None:
+        self._when_done(self)
+
+    def retire(self) -> None:
+        """Let go of the region."""
         self._regions.retire(self._region)

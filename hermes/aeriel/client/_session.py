@@ -84,19 +84,31 @@ class Session:
             pace=pace,
             timeout_s=settings.timeout_s,
         )
-        self._server_before = self._server_times_now()
-        self._server_after: ServerTimes | None = None
+        self._server_before = self._server_last = self._server_times_now()
+        self._is_closed = False
         self.threads = ThreadPoolExecutor(
             self.max_in_flight, thread_name_prefix=f"hermes-client-{settings.model_name}"
         )
 
     def server_times(self) -> ServerTimes:
-        """Return where the server's time has gone since the session began."""
-        return (self._server_after or self._server_times_now()).since(self._server_before)
+        """Return where the server's time has gone since the statistics began."""
+        if not self._is_closed:
+            self._server_last = self._server_times_now()
+        return self._server_last.since(self._server_before)
+
+    def restart_statistics(self) -> None:
+        """Let the statistics begin anew.
+
+        The server is not asked again: it has done nothing for this client since it was asked last.
+        """
+        self.recorder.restart()
+        self._server_before = self._server_last
 
     def close(self) -> None:
         """Cancel what is under way, and free everything."""
-        self._server_after = self._server_after or self._server_times_now()
+        if not self._is_closed:
+            self._server_last = self._server_times_now()
+            self._is_closed = True
         self.connection.stop_retrying()
         self.transport.stop()
         self.threads.shutdown(wait=True, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections import deque
@@ -71,6 +72,7 @@ class SharedMemoryTransport:
             for name in plain.outputs or self._specification.outputs
         }
         self._free: deque[Slot] = deque()  # of requests with arrays
+        self._rings: deque[RingBuffers] = deque()  # that of the last stream of rows
         self._regions = RegionPool(self._connection)
         self._misjudged: set[str] = set()
         sweep_regions()
@@ -108,19 +110,29 @@ class SharedMemoryTransport:
             parameters=parameters,
         )
 
-    def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:
-        """Return a ring of slots in one region; plain memory where there is no such region."""
+    def buffers(self, layout: RowLayout, n_rows: int, max_in_flight: int) -> RowBuffers:
+        """Return a ring of slots in one region; plain memory where there is no such region.
+
+        It is that of the last stream, where that fits.
+        """
+        with contextlib.suppress(IndexError):
+            ring = self._rings.pop()
+            if ring.fits(layout, n_rows):
+                return ring
+            ring.retire()
         try:
             return RingBuffers(
                 self._regions,
-                layout,
-                dtypes_of(self._specification, layout),
-                self.output_sizes(layout.rows_per_request),
-                max_in_flight,
+                layout=layout,
+                dtypes=dtypes_of(self._specification, layout),
+                output_sizes=self.output_sizes,
+                max_in_flight=max_in_flight,
+                n_rows=n_rows,
+                when_done=self._keep,
             )
         except (OSError, RequestError) as error:
             logger.debug("this stream goes without shared memory: %s", error)
-            return self._plain.buffers(layout, max_in_flight)
+            return self._plain.buffers(layout, n_rows, max_in_flight)
 
     def send(self, prepared: PreparedRequest, timeout_s: float) -> Call:
         """Send a request."""
@@ -142,7 +154,7 @@ class SharedMemoryTransport:
             answer = call.answer()
         except InferenceError as error:
             call.cancel()
-            self._repair(slot, error)
+            self._repair(prepared, error)
             raise
         slot.discard_done()
         return self._plain.arrays(answer, prepared.rows, prepared.memory, prepared.placed)
@@ -166,6 +178,7 @@ class SharedMemoryTransport:
         """Unregister the regions as soon as nothing is in flight in them, then disconnect."""
         self.stop()
         self._regions.retire_all()
+        self._rings.clear()
         self._free.clear()  # who still has the client is not to have its memory
         end_when(self._regions.unregister, self._plain.close)
 
@@ -177,6 +190,14 @@ class SharedMemoryTransport:
             for name, tensor in self._outputs.items()
             if name not in self._misjudged and _has_known_size(tensor)
         }
+
+    def _keep(self, ring: RingBuffers) -> None:
+        """Keep a ring for the next stream: one at a time, and none of a client that was closed."""
+        if self._rings or self._connection.is_closing or not ring.is_free():
+            ring.retire()
+        else:
+            self._rings.append(ring)
+            self._regions.unregister()  # those that the server had not done with before
 
     def _slot(self, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Slot:
         """Return a free slot with room for tensors of these sizes."""
@@ -233,9 +254,12 @@ class SharedMemoryTransport:
     def _size(self, name: str, shape: Sequence[int]) -> int:
         return self._specification.inputs[name].dtype.itemsize * math.prod(shape)
 
-    def _repair(self, slot: Slot, error: InferenceError) -> None:
+    def _repair(self, prepared: PlacedRequest, error: InferenceError) -> None:
         """Do what lets the next attempt succeed."""
+        slot = prepared.slot
         if is_unknown_region(error):
+            if prepared.memory is not slot.region.buffer:
+                return  # another request of this region has found it out already
             try:
                 slot.region.renew()
             except (OSError, InferenceError) as refused:  # the next attempt fails in its own words

@@ -153,10 +153,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._started: float | None = None
-        self._ended = 0.0
-        self._rows = self._bytes = self._failures = self._retries = 0
-        self._latencies: Counter[int] = Counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the numbers so far."""
+        with self._lock:
+            self._started: float | None = None
+            self._ended = 0.0
+            self._rows = self._bytes = self._failures = self._retries = 0
+            self._latencies: Counter[int] = Counter()
 
     def start(self) -> float:
         """Return the time at which a request starts, for `answered`."""

@@ -107,8 +107,8 @@ class Transport(Protocol):
     ) -> PreparedRequest:
         """Return a request; the arrays may be changed afterwards."""
 
-    def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:
-        """Return memory to read rows into, while `max_in_flight` requests are away."""
+    def buffers(self, layout: RowLayout, n_rows: int, max_in_flight: int) -> RowBuffers:
+        """Return memory to read so many rows into, while `max_in_flight` requests are away."""
 
     def send(self, prepared: PreparedRequest, timeout_s: float) -> Call:
         """Send a request."""
@@ -180,7 +180,7 @@ class InlineTransport:
             rows=rows, n_bytes=n_bytes, carrier=carrier, encoded=carrier.encode(message)
         )
 
-    def buffers(self, layout: RowLayout, max_in_flight: int) -> RowBuffers:  # noqa: ARG002 (Transport has it)
+    def buffers(self, layout: RowLayout, n_rows: int, max_in_flight: int) -> RowBuffers:  # noqa: ARG002 (Transport has it)
         """Return memory of this process: a request is copied when it is packed."""
         return _InlineBuffers(self, layout)
 

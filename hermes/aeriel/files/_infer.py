@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics, InferenceClient
 from hermes.aeriel.files._plan import examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
+from hermes.aeriel.files._publishing import Publisher
 from hermes.aeriel.files._reading import open_data
 from hermes.aeriel.files._sequences import SequencePlan
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._values import parse_finite
-from hermes.errors import DataError
+from hermes.errors import DataError, InferenceError
 
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
 
@@ -54,7 +56,10 @@ class Request:
 
 
 def infer_file(
-    client: InferenceClient, request: Request, on_progress: Callable[[int, int], None]
+    client: InferenceClient,
+    request: Request,
+    on_progress: Callable[[int, int], None],
+    publisher: Publisher | None = None,
 ) -> ClientStatistics:
     """Stream a file's rows through a model and write the predictions, row by row the same.
 
@@ -65,16 +70,20 @@ def infer_file(
     Parameters
     ----------
     client
-        A client for the model; closed where that is what it takes to end at once at Ctrl-C.
+        A client for the model, with no request under way. Its statistics begin anew; it is closed
+        where that is what it takes to end at once at Ctrl-C.
     request
         The files, and how to read them.
     on_progress
         Called with the rows done and the rows in all after each answer.
+    publisher
+        What gives the output its name, where it is one of many; by default it has its name, and is
+        safe, when this returns.
 
     Returns
     -------
     ClientStatistics
-        What the client has done so far; its rows are those of the file.
+        What the client has done for this file; its rows are those of the file.
 
     Raises
     ------
@@ -88,7 +97,21 @@ def infer_file(
     OutputError
         The predictions cannot be written.
     """
+    try:
+        return _infer_file(client, request, on_progress, publisher)
+    except InferenceError as error:
+        error.file = error.file or str(request.input_files[0])
+        raise
+
+
+def _infer_file(
+    client: InferenceClient,
+    request: Request,
+    on_progress: Callable[[int, int], None],
+    publisher: Publisher | None,
+) -> ClientStatistics:
     started = datetime.now(UTC)
+    client.restart_statistics()
     # It is the client that asks for the outputs, and it was told which.
     options = replace(request.options, outputs=tuple(client.outputs))
     model = client.specification
@@ -119,7 +142,7 @@ def infer_file(
         for _ in requests.updates(data, range(order.first(writer.rows_done))):
             pass  # what an earlier run has read is looked at again, for the counts
         # Neither what fills a request up, nor what is sent again, is a row of the file.
-        n_rows = client.statistics.rows + facts.rows - writer.rows_done
+        n_rows = facts.rows - writer.rows_done
         for which, outputs in order.stream(client, data, writer.rows_done):
             writer.write(requests.rows_of(outputs, len(which), client), which.start)
             on_progress(writer.rows_done, facts.rows)
@@ -145,6 +168,7 @@ def infer_file(
                 "not_finite_inputs": data.n_not_finite,
             },
             requests.output_attributes(data) if isinstance(requests, SeriesPlan) else {},
+            publisher,
         )
     return statistics
 
@@ -161,6 +185,7 @@ def named(files: Sequence[Path]) -> dict[str, Any]:
     return {"input_files": list(map(str, files))}
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that a result may depend on."""
     return {package: version(package) for package in PACKAGES}

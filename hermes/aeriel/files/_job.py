@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from tqdm import tqdm
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics
-from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files._finding import output_names
 from hermes.aeriel.files._infer import Request, fingerprint, named
 from hermes.aeriel.files._output import fingerprint_of
@@ -101,14 +101,23 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
     server
         The server; one that is lost may come back at another address.
     jobs
-        The files.
+        The files, with the same options.
 
     Raises
     ------
     HermesError
-        What `infer_with_reconnects` raises, of the first file that fails.
+        What `infer_with_reconnects` raises.
     """
-    return [_infer(server, job) for job in jobs]
+    # None: no bar where nobody looks at one.
+    with tqdm(total=len(jobs), unit=" files", leave=False, disable=None) as bar:
+        numbers = {job.output_file: number for number, job in enumerate(jobs)}
+
+        def show(request: Request, done: int, total: int) -> None:
+            bar.set_description_str(request.input_files[0].name, refresh=False)
+            bar.update(numbers[request.output_file] + done / total - bar.n)
+
+        requests = [functools.partial(_request, server, job) for job in jobs]
+        return infer_with_reconnects(server, jobs[0].options, requests, show) if jobs else []
 
 
 def result_fingerprint(
@@ -166,30 +175,15 @@ def summary(done: Sequence[ClientStatistics]) -> str:
     )
 
 
-def _infer(server: Server, job: FileJob) -> ClientStatistics:
-    def find() -> tuple[Endpoint, Request]:
-        endpoint, fingerprint = server.endpoint, job.fingerprint
-        server.check_models()  # after it: the server has loaded the model that it stands for
-        return endpoint, Request(
-            input_files=job.input_files,
-            output_file=job.output_file,
-            options=job.options,
-            fingerprint=fingerprint,
-            provenance={
-                **named(job.input_files),
-                **server.provenance(),
-                "parameters": job.options.facts(),
-            },
-        )
-
-    # None: no bar where nobody looks at one.
-    with tqdm(desc=job.input_files[0].name, unit=" rows", leave=False, disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            if bar.total != total:
-                bar.reset(total)
-            bar.update(done - bar.n)
-
-        return infer_with_reconnects(
-            find, server.current, show, retry_for_s=job.options.retry_for_s
-        )
+def _request(server: Server, job: FileJob) -> Request:
+    return Request(
+        input_files=job.input_files,
+        output_file=job.output_file,
+        options=job.options,
+        fingerprint=job.fingerprint,
+        provenance={
+            **named(job.input_files),
+            **server.provenance(),
+            "parameters": job.options.facts(),
+        },
+    )

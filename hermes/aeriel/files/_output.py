@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import Partial, as_output_errors
+from hermes.aeriel.files._publishing import Publisher
 from hermes.errors import OutputError
 
 FINGERPRINT = "fingerprint"
@@ -202,8 +204,22 @@ class OutputFile:
         self.hdf5.flush()
         self._partial.synchronise()
 
-    def publish(self, fingerprint: str) -> None:
+    def publish(
+        self,
+        fingerprint: str,
+        publisher: Publisher | None = None,
+        when_done: Callable[[], None] = lambda: None,
+    ) -> None:
         """Close the file, and give it its name; `fingerprint_of` finds what it depends on.
+
+        Parameters
+        ----------
+        fingerprint
+            Stands for all that the file depends on.
+        publisher
+            What gives it its name; by default it has it when this returns.
+        when_done
+            Called when it has its name.
 
         Raises
         ------
@@ -212,7 +228,11 @@ class OutputFile:
         """
         self.write_attributes(self.hdf5, {FINGERPRINT: fingerprint})
         self._close_hdf5()
+        if publisher is not None:
+            publisher.publish(self._partial.hand_over(), when_done)
+            return
         self._partial.publish()
+        when_done()
 
     def close(self) -> None:
         """Close the file, and leave it as it is."""

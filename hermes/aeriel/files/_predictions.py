@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from hermes._files import as_output_errors, write_whole
 from hermes.aeriel.files._flat import FlatRows
 from hermes.aeriel.files._output import FINGERPRINT, OutputFile, dataset_name, output_name
+from hermes.aeriel.files._publishing import Publisher
 from hermes.aeriel.files._values import OutputValues
 from hermes.aeriel.files._varying import NONE_VARY, VaryingOutput, how_to_vary
 from hermes.errors import OutputError
@@ -161,9 +163,14 @@ class PredictionWriter:
                 self._write_gathered()
 
     def finish(
-        self, attributes: Mapping[str, Any], dataset_attributes: Mapping[str, Any] | None = None
+        self,
+        attributes: Mapping[str, Any],
+        dataset_attributes: Mapping[str, Any] | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
         """Give the file its name, with these attributes at its root, and on each dataset.
+
+        With a `publisher` it has its name, and is safe, when that has ended.
 
         Raises
         ------
@@ -192,8 +199,11 @@ class PredictionWriter:
             if self._varying:
                 self._output.flush()
             self._flat.remove()
-            self._output.publish(self._fingerprint)
-            self._checkpoint.unlink(missing_ok=True)
+            self._output.publish(
+                self._fingerprint,
+                publisher,
+                functools.partial(self._checkpoint.unlink, missing_ok=True),
+            )
 
     def _resume(self) -> None:
         """Go on with what an earlier writer left, or begin."""

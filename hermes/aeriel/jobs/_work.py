@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hermes.aeriel.client import ClientStatistics, is_transient
+from hermes.aeriel.client import is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import Request, infer_with_reconnects
 from hermes.aeriel.jobs._beacon import BeaconWatch
@@ -96,18 +96,37 @@ class _RowCount:
         self._written_at = time.monotonic()
 
 
-def _infer(
-    run: RunDirectory, request: Request, on_progress: Callable[[int, int], None]
-) -> ClientStatistics:
-    def find() -> tuple[Endpoint, Request]:
-        return _wait_for_endpoint(run, request.options.retry_for_s), request
-
-    return infer_with_reconnects(
-        find,
-        lambda: _lasting_endpoint(run),
-        on_progress,
-        retry_for_s=request.options.retry_for_s,
+def _infer(run: RunDirectory, request: Request, on_progress: Callable[[int, int], None]) -> None:
+    infer_with_reconnects(
+        _RunServer(run, request.options.retry_for_s),
+        request.options,
+        [lambda: request],
+        lambda _, done, total: on_progress(done, total),
     )
+
+
+class _RunServer:
+    """The server of a run, as its jobs find it."""
+
+    def __init__(self, run: RunDirectory, wait_s: float) -> None:
+        self._run = run
+        self._wait_s = wait_s
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it listens, after waiting for it."""
+        return _wait_for_endpoint(self._run, self._wait_s)
+
+    def current(self) -> Endpoint | None:
+        """Return where it listens, if it goes on doing so."""
+        return _lasting_endpoint(self._run)
+
+    def check_models(self) -> None:
+        """Do nothing: the driver has done it."""
+
+    def provenance(self) -> dict[str, str]:
+        """Return nothing: the requests have it."""
+        return {}
 
 
 def run_server(run: RunDirectory) -> int:
