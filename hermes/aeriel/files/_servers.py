@@ -63,14 +63,14 @@ class NamedServer:
             The file did not come in time, or nothing listened where it says.
         """
         deadline = time.monotonic() + self._wait_s
-        while self._wait_s and self.current() is None:
+        endpoint = None if self._wait_s else self._find()
+        while endpoint is None and (endpoint := self.current()) is None:
             if time.monotonic() > deadline:
                 problem = "nothing listens there" if self._is_there() else "there is no such file"
                 # No ServerTimeoutError, after which it would be waited for again.
                 message = f"no server came at {self._server} in {self._wait_s:g} s: {problem}"
                 raise ServerError(message)
             time.sleep(POLL_S)
-        endpoint = self._find()
         self._wait_s = self._return_s
         return endpoint
 
