@@ -30,6 +30,7 @@ HermesError
 ├── EngineError                           a batch system that does not do what was asked of it
 ├── JobsError                             files that batch jobs could not do
 ├── FilesError                            several such files of many
+├── HookError                             a hook that failed, or returned the wrong thing
 ├── OutputError (OSError)                 results that cannot be written
 └── RequirementError                             a metric missed its requirement
 """
@@ -420,6 +421,19 @@ class FilesError(HermesError):
     def __str__(self) -> str:
         counts = f"{len(self.problems)} of {self.n_files} files cannot be used"
         return f"{counts}:\n{_listed(self.problems)}"
+
+
+@dataclass(eq=False)
+class HookError(HermesError):
+    """A hook failed, or returned what cannot be used."""
+
+    hook: str
+    file: str
+    rows: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.hook}, {self.rows} of {self.file}: {self.problem}"
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from hermes.errors import (
     EngineError,
     GPUBusyError,
     HermesError,
+    HookError,
     ImageError,
     InferenceError,
     InputError,
@@ -117,6 +118,10 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
     ),
     (JobsError(("a.h5: bad",)), ["batch jobs failed:", "  | a.h5: bad"]),
     (JobsError(tuple("abcdefghijkl")), ["  | j", "  | and 2 more"]),
+    (
+        HookError("preprocess", "/a.h5", "rows 3 to 5", "ValueError: no gain (a.py, line 7)"),
+        ["preprocess, rows 3 to 5 of /a.h5: ValueError: no gain (a.py, line 7)"],
+    ),
     (OutputError("/results", "no space left"), ["/results: no space left"]),
     (
         RequirementError(("accuracy 0.9 < 0.95",), "r.html"),

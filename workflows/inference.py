@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from luigi.task import flatten
 
 from hermes._reports import FileProgress
 from hermes.aeriel.files import (
+    Hooks,
     InferenceOptions,
     Request,
     infer_with_reconnects,
@@ -22,6 +24,7 @@ from hermes.errors import ParameterError
 from workflows._endpoints import EndpointTarget
 from workflows._progress import Progress
 from workflows.parameters import option_parameters
+from workflows.server import ServerParameters
 
 # A server may take long to come up again.
 RETRY_FOR_S = 600.0
@@ -56,6 +59,12 @@ class InferenceTask(InferenceParameters, luigi.Task):
     input, and its provenance as attributes. It appears whole or not at all; a run that was killed
     goes on from its last checkpoint, and one with another input, model or parameter starts afresh.
 
+    A subclass may define what is done to the rows, as `hermes.aeriel.files.Hooks` has it:
+    ``preprocess(self, inputs, rows)`` before they are sent, ``postprocess(self, outputs, rows)``
+    before the outputs are stored, and ``block_rows`` for the latter. What the hooks are counts for
+    the result: their source, the attribute ``version``, and the significant parameters that the
+    subclass adds.
+
     Parameters
     ----------
     model_name, model_version : str
@@ -80,6 +89,10 @@ class InferenceTask(InferenceParameters, luigi.Task):
         infinities are counted in any case, as attributes of the output.
     allow_external_data : bool
         Whether raw bytes of a dataset may come from files outside the input's directory.
+    keep : str
+        The rows to store, as ``"snr > 8"``, ``"scores[1] >= 0.5"`` or ``"scores[any] > 0.5"``; all
+        by default. The output has the numbers of the rows, and their times where those are known,
+        as ``index/row`` and ``index/time``.
     varying : list of str
         The outputs of varying length, such as the boxes that a detector finds. The model announces
         one free length (-1) in a row of each. A request is one row then, and the output has a group
@@ -109,6 +122,18 @@ class InferenceTask(InferenceParameters, luigi.Task):
     retry_for_s : float
         Seconds to go on without progress when the server was lost.
     """
+
+    # What a subclass may define, as `hermes.aeriel.files.Hooks` says.
+    preprocess: Callable[..., Any] | None = None
+    postprocess: Callable[..., Any] | None = None
+    block_rows: int = 0
+
+    @property
+    def hooks(self) -> Hooks:
+        """What the task does to the rows, and to the outputs."""
+        return Hooks(
+            preprocess=self.preprocess, postprocess=self.postprocess, block_rows=self.block_rows
+        )
 
     @property
     def input_files(self) -> tuple[Path, ...]:
@@ -144,7 +169,21 @@ class InferenceTask(InferenceParameters, luigi.Task):
     def fingerprint(self) -> str:
         """What stands for everything that the output depends on, as it is now."""
         model_stamp = self.server.model_stamp(self.model_name, self.model_version)
-        return result_fingerprint(self.input_files, self.options, model_stamp)
+        return result_fingerprint(
+            self.input_files, self.options, model_stamp, **self._facts_of_hooks()
+        )
+
+    def _facts_of_hooks(self) -> dict[str, Any]:
+        """Return what the hooks depend on: themselves, and the parameters that a subclass adds."""
+        hooks = self.hooks.facts()
+        if not hooks:
+            return {}
+        own = {
+            name: value
+            for name, value in self.to_str_params(only_significant=True).items()
+            if not (hasattr(InferenceParameters, name) or hasattr(ServerParameters, name))
+        }
+        return {"hooks": hooks, "parameters": own}
 
     def run(self) -> None:
         """Stream the file, and go on where it stopped when the server is lost on the way."""
@@ -173,4 +212,5 @@ class InferenceTask(InferenceParameters, luigi.Task):
                 "task": self.task_id,
                 "parameters": self.to_str_params(),
             },
+            hooks=self.hooks,
         )

@@ -13,6 +13,7 @@ from luigi.task import flatten
 
 from hermes._reports import report
 from hermes.aeriel.jobs import JobOptions, Progress, infer_in_jobs
+from hermes.errors import ParameterError
 from workflows._endpoints import EndpointTarget
 from workflows.inference import InferenceTask
 from workflows.parameters import option_parameters
@@ -63,6 +64,9 @@ class InferenceJobs(JobParameters, luigi.Task):
 
     def _requirements(self) -> Iterator[luigi.Task]:
         for task in self.inferences():
+            if task.hooks.given:
+                problem = f"batch jobs do not have the hooks of {task.task_family}; use local"
+                raise ParameterError("engine", problem)
             yield from flatten(task.requires())
 
     def output(self) -> list[luigi.Target]:

@@ -94,6 +94,7 @@ class InferenceOptions:
     allow_external_data: bool = option(
         "Raw data of a dataset may lie outside its file's directory.", False, changes_result=False
     )
+    keep: str = option("Rows to store, such as 'snr > 8'; none: all.", "")
     varying: tuple[str, ...] = option("Outputs with another length in each row.", ())
     window: str = option(
         "Cut time series into windows of this length, as 1024 (samples) or 1.5s.", ""

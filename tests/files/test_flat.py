@@ -138,11 +138,11 @@ def test_items_may_have_a_length_of_0(output: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hermes.aeriel.files import _flat, _predictions
+from hermes.aeriel.files import _flat, _predictions, _value_files
 from tests.files.test_flat import ROWS, VARYING, write_rows
 
 _predictions.CHECKPOINT_S = 0.0
-_flat.BLOCK_BYTES = 64
+_value_files.BLOCK_BYTES = 64
 file, where, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 
@@ -153,7 +153,7 @@ class Writer(_predictions.PredictionWriter):
         super().write(outputs, at)
 
 
-class Rows(_flat.FlatRows):
+class Files(_value_files.ValueFiles):
     def blocks(self, name):
         for index, block in enumerate(super().blocks(name)):
             if where == "values" and index == number and name == "boxes":
@@ -166,7 +166,7 @@ class Rows(_flat.FlatRows):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-_predictions.FlatRows = Rows
+_flat.ValueFiles = Files
 with Writer(file, rows=ROWS, fingerprint="a", varying=VARYING) as writer:
     write_rows(writer, ROWS)
     writer.finish({})

@@ -5,6 +5,7 @@ from hermes.aeriel.files._agreement import check_against_model, check_agreement
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._finding import find_files, output_names
 from hermes.aeriel.files._flat import create_rows, flat_paths
+from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, Rows
 from hermes.aeriel.files._infer import (
     Request,
     check_unchanged,
@@ -42,9 +43,11 @@ from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
 
 __all__ = [
+    "NO_HOOKS",
     "DatasetFacts",
     "FileJob",
     "FoundInputs",
+    "Hooks",
     "InferenceOptions",
     "InferencePlan",
     "InputFacts",
@@ -54,6 +57,7 @@ __all__ = [
     "PredictionWriter",
     "Request",
     "RowPlan",
+    "Rows",
     "Server",
     "VaryingOutput",
     "WindowOptions",

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel.files._output import STRINGS_AT_ONCE, OutputFile, dataset_name
+from hermes.aeriel.files._output import OutputFile, dataset_name
+from hermes.aeriel.files._value_files import Item, ValueFiles
 from hermes.aeriel.files._varying import VaryingOutput
 
-# How much is copied at once.
-BLOCK_BYTES = 1 << 20
 _LAYOUT = "row i is values[offsets[i]:offsets[i + 1]]"
-_LENGTH = struct.Struct("<I")
 
 
 def flat_paths(group: str) -> tuple[str, str]:
@@ -66,6 +60,11 @@ class FlatRows:
         How many rows there will be.
     directory
         The directory for the files.
+
+    Attributes
+    ----------
+    values
+        The files.
     """
 
     def __init__(
@@ -74,10 +73,8 @@ class FlatRows:
         self._output = output
         self._outputs = outputs
         self._rows = rows
-        self._directory = directory
-        self._files: dict[str, int] = {}
-        # How many values of each there are, and how many bytes they take in its file.
-        self._ends: dict[str, tuple[int, int]] = {}
+        self._items: dict[str, Item] = {n: (row.dtype, row.shape) for n, row in outputs.items()}
+        self.values = ValueFiles(directory)
 
     def create(self) -> None:
         """Begin, in an HDF5 file that is empty.
@@ -89,11 +86,7 @@ class FlatRows:
         OSError
             The directory cannot be written.
         """
-        self.remove()
-        self._ends = dict.fromkeys(self._outputs, (0, 0))
-        if self._outputs:
-            self._directory.mkdir()
-            self._open(os.O_CREAT | os.O_EXCL)
+        self.values.create(self._items)
         for name in self._outputs:
             create_rows(self._output, dataset_name(name), self._rows)
 
@@ -105,13 +98,10 @@ class FlatRows:
         OSError, KeyError
             They are not there.
         """
-        self._open(0)
-        for name, row in self._outputs.items():
-            n_values = int(self._output.hdf5[_offsets(name)][rows_done])
-            n_bytes = n_values * _item_bytes(row)
-            if os.fstat(self._files[name]).st_size < n_bytes:
-                raise OSError(f"{self._path(name)} is shorter than {n_bytes} bytes")
-            self._ends[name] = n_values, n_bytes
+        n_values = {
+            name: int(self._output.hdf5[_offsets(name)][rows_done]) for name in self._outputs
+        }
+        self.values.resume(self._items, n_values)
 
     def write(self, begin: int, run: Sequence[Mapping[str, NDArray[Any]]]) -> None:
         """Write rows: arrays of shape ``(rows, n, *shape)`` by name; nothing counts if one fails.
@@ -121,36 +111,16 @@ class FlatRows:
         OutputError, OSError
             They cannot be written.
         """
-        ends = {}
+        values = {}
         for name, row in self._outputs.items():
-            n_values, n_bytes = self._ends[name]
             arrays = [outputs[name] for outputs in run]
             lengths = np.concatenate([np.full(len(a), a.shape[1], np.int64) for a in arrays])
-            values = np.concatenate([a.reshape(len(a) * a.shape[1], *row.shape) for a in arrays])
-            content = _bytes_of(values)
-            _write(self._files[name], content, n_bytes)
-            self._output.write(_offsets(name), begin + 1, n_values + np.cumsum(lengths))
-            ends[name] = n_values + len(values), n_bytes + len(content)
-        self._ends = ends
-
-    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        """Yield the values of an output in their order."""
-        row = self._outputs[name]
-        n_values, n_bytes = self._ends[name]
-        if row.dtype.kind == "O":
-            yield from _strings(self._files[name], n_values, row.shape)
-            return
-        if n_bytes == 0:  # also where an item has a length of 0
-            return
-        step = max(1, BLOCK_BYTES // _item_bytes(row)) * _item_bytes(row)
-        for begin in range(0, n_bytes, step):
-            content = os.pread(self._files[name], min(step, n_bytes - begin), begin)
-            yield np.frombuffer(content, row.dtype).reshape(-1, *row.shape)
-
-    def synchronise(self) -> None:
-        """Make the values so far safe from a loss of power."""
-        for descriptor in self._files.values():
-            os.fsync(descriptor)
+            ends = self.values.count(name) + np.cumsum(lengths)
+            self._output.write(_offsets(name), begin + 1, ends)
+            values[name] = np.concatenate(
+                [a.reshape(len(a) * a.shape[1], *row.shape) for a in arrays]
+            )
+        self.values.append(values)
 
     def finish(self) -> None:
         """Put the values into the HDF5 file.
@@ -160,44 +130,7 @@ class FlatRows:
         OutputError, OSError
             They cannot be written.
         """
-        for name, row in self._outputs.items():
-            # There already where an earlier process was killed while it did this.
-            if _values(name) not in self._output.hdf5:
-                dtype = h5py.string_dtype("utf-8") if row.dtype.kind == "O" else row.dtype
-                shape = (self._ends[name][0], *row.shape)
-                self._output.create_dataset(_values(name), shape, dtype)
-        self._output.flush()
-        for name in self._outputs:
-            at = 0
-            for block in self.blocks(name):
-                self._output.write(_values(name), at, block)
-                at += len(block)
-
-    def close(self) -> None:
-        """Close the files, and leave them as they are."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def remove(self) -> None:
-        """Remove the files, and those of an earlier process.
-
-        Raises
-        ------
-        OSError
-            They cannot be removed.
-        """
-        self.close()
-        if self._directory.exists() or self._directory.is_symlink():
-            shutil.rmtree(self._directory)
-
-    def _open(self, flags: int) -> None:
-        for name in self._outputs:
-            path = self._path(name)
-            self._files[name] = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
-
-    def _path(self, name: str) -> Path:
-        # Not its name, which may be as long as that of a file can be.
-        return self._directory / str(list(self._outputs).index(name))
+        self.values.put_into(self._output, {name: _values(name) for name in self._outputs})
 
 
 def _offsets(name: str) -> str:
@@ -206,32 +139,3 @@ def _offsets(name: str) -> str:
 
 def _values(name: str) -> str:
     return flat_paths(dataset_name(name))[1]
-
-
-def _item_bytes(row: VaryingOutput) -> int:
-    return row.dtype.itemsize * int(np.prod(row.shape, dtype=np.int64))
-
-
-def _bytes_of(values: NDArray[Any]) -> bytes | memoryview:
-    """Return values as they lie in a file: a string is its length and its bytes."""
-    if values.dtype.kind != "O":
-        return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-    return b"".join(_LENGTH.pack(len(value)) + value for value in values.flat)
-
-
-def _strings(descriptor: int, n_values: int, shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-    with open(descriptor, "rb", closefd=False) as file:
-        file.seek(0)
-        for begin in range(0, n_values, STRINGS_AT_ONCE):
-            block = np.empty((min(STRINGS_AT_ONCE, n_values - begin), *shape), object)
-            for index in np.ndindex(block.shape):
-                (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-                block[index] = file.read(length)
-            yield block
-
-
-def _write(descriptor: int, content: bytes | memoryview, at: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, at)
-        view, at = view[written:], at + written

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -17,10 +17,14 @@ from typing import Any
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics, InferenceClient
-from hermes.aeriel.files._plan import examine, plan
+from hermes.aeriel.files._hooks import NO_HOOKS, Hooks
+from hermes.aeriel.files._kept import KeptWriter
+from hermes.aeriel.files._plan import InferencePlan, examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
+from hermes.aeriel.files._preprocessed import windows_of
 from hermes.aeriel.files._publishing import Publisher
-from hermes.aeriel.files._reading import open_data
+from hermes.aeriel.files._reading import InputData, open_data
+from hermes.aeriel.files._rows import Arrays
 from hermes.aeriel.files._sequences import SequencePlan
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._sources import file_stamp
@@ -46,6 +50,9 @@ class Request:
         Stands for everything that the result depends on.
     provenance
         Attributes to write into the output file, besides those that `infer_file` knows itself.
+    hooks
+        What is done to the rows, and to the outputs. What they are, `Hooks.facts` says, has to be
+        in the fingerprint.
     """
 
     input_files: tuple[Path, ...]
@@ -53,6 +60,7 @@ class Request:
     options: InferenceOptions
     fingerprint: str
     provenance: Mapping[str, Any]
+    hooks: Hooks = NO_HOOKS
 
 
 def infer_file(
@@ -61,7 +69,9 @@ def infer_file(
     on_progress: Callable[[int, int], None],
     publisher: Publisher | None = None,
 ) -> ClientStatistics:
-    """Stream a file's rows through a model and write the predictions, row by row the same.
+    """Stream a file's rows through a model and write the predictions.
+
+    They are row by row the same as the input, unless a hook or the option `keep` leaves rows out.
 
     Goes on from the checkpoint of an earlier call with the same fingerprint. A model that keeps a
     state gets the rows as sequences of updates; the one in which a call stopped is sent again from
@@ -92,6 +102,8 @@ def infer_file(
         meanwhile.
     ParameterError
         An option does not suit the model: see `plan`.
+    HookError
+        A hook failed, or returned what cannot be sent or stored.
     InferenceError
         A request failed for good.
     OutputError
@@ -115,20 +127,13 @@ def _infer_file(
     # It is the client that asks for the outputs, and it was told which.
     options = replace(request.options, outputs=tuple(client.outputs))
     model = client.specification
-    facts = examine(request.input_files, options, model)
-    todo = plan(facts, options, model)
+    facts = examine(request.input_files, options, model, hooks=request.hooks)
+    todo = plan(facts, options, model, request.hooks)
     finite = parse_finite(options.finite)
     requests, order = todo.requests, todo.order
     # The checkpoint is of this very input, also where the task's fingerprint is older than it.
     stamp = file_stamp(*request.input_files)
-    writer = PredictionWriter(
-        request.output_file,
-        rows=facts.rows,
-        fingerprint=request.fingerprint,
-        input_stamp=stamp,
-        finite="outputs" in finite,
-        varying=requests.varying,
-    )
+    writer = _writer(request, todo, stamp, finite="outputs" in finite)
     reading = open_data(
         facts,
         {name: requests.inputs[name][1] for name in facts.datasets},
@@ -143,9 +148,16 @@ def _infer_file(
             pass  # what an earlier run has read is looked at again, for the counts
         # Neither what fills a request up, nor what is sent again, is a row of the file.
         n_rows = facts.rows - writer.rows_done
-        for which, outputs in order.stream(client, data, writer.rows_done):
-            writer.write(requests.rows_of(outputs, len(which), client), which.start)
-            on_progress(writer.rows_done, facts.rows)
+        answers = (
+            (which, requests.rows_of(outputs, len(which), client))
+            for which, outputs in order.stream(client, data, writer.rows_done)
+        )
+        if isinstance(writer, PredictionWriter):
+            for which, outputs in answers:
+                writer.write(outputs, which.start)
+                on_progress(writer.rows_done, facts.rows)
+        else:
+            _write_selected(writer, answers, todo, data, on_progress)
         check_unchanged(request.input_files, stamp)
         statistics = replace(client.statistics, rows=n_rows)
         writer.finish(
@@ -171,6 +183,47 @@ def _infer_file(
             publisher,
         )
     return statistics
+
+
+def _writer(
+    request: Request, todo: InferencePlan, stamp: str, *, finite: bool
+) -> PredictionWriter | KeptWriter:
+    common: dict[str, Any] = {
+        "rows": todo.facts.rows,
+        "fingerprint": request.fingerprint,
+        "input_stamp": stamp,
+        "finite": finite,
+    }
+    if todo.selection is None:
+        return PredictionWriter(request.output_file, **common, varying=todo.requests.varying)
+    return KeptWriter(request.output_file, **common, keep=todo.selection.keep)
+
+
+def _write_selected(
+    writer: KeptWriter,
+    answers: Iterator[tuple[range, Arrays]],
+    todo: InferencePlan,
+    data: InputData,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    assert todo.selection is not None  # noqa: S101 (for the type checker: the writer is for one)
+    start, n_rows = writer.rows_done, todo.facts.rows
+
+    def shown() -> Iterator[tuple[range, Arrays]]:
+        for which, outputs in answers:
+            # A block may take long: what was answered is progress, too.
+            on_progress(max(start, which.stop), n_rows)
+            yield which, outputs
+
+    blocks = todo.selection.stream(
+        shown(),
+        files=todo.facts.files,
+        windows=windows_of(todo.requests, data),
+        n_rows=n_rows,
+        start=start,
+    )
+    for block, outputs, rows in blocks:
+        writer.write(outputs, block, rows)
 
 
 def fingerprint(**facts: Any) -> str:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -121,7 +121,7 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
 
 
 def result_fingerprint(
-    input_files: Sequence[Path], options: InferenceOptions, model_stamp: str
+    input_files: Sequence[Path], options: InferenceOptions, model_stamp: str, **further: Any
 ) -> str:
     """Return what stands for everything that the predictions for an input depend on.
 
@@ -133,8 +133,11 @@ def result_fingerprint(
         The model, and how the input is read.
     model_stamp
         Stands for the model.
+    further
+        What else they depend on: hooks.
     """
-    return fingerprint(input=file_stamp(*input_files), model=model_stamp, **options.facts())
+    facts = {**options.facts(), **further}
+    return fingerprint(input=file_stamp(*input_files), model=model_stamp, **facts)
 
 
 def is_complete(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ModelSpecification
-from hermes.aeriel.files._agreement import check_against_model
+from hermes.aeriel.files._agreement import check_against_model, is_readable_as
+from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._facts import InputFacts
+from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, check_hooks
 from hermes.aeriel.files._inputs import inspect
-from hermes.aeriel.files._rows import RowPlan
+from hermes.aeriel.files._preprocessed import PreprocessedPlan
+from hermes.aeriel.files._rows import RowInputs, RowPlan
+from hermes.aeriel.files._selection import Selection, select
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._values import parse_finite
@@ -31,13 +37,16 @@ class InferencePlan:
     requests
         How its rows, or windows, become requests.
     order
-        In which order the requests are sent: `requests` itself, or its sequences.
+        In which order the requests are sent: `requests` itself, by way of a hook, or as sequences.
+    selection
+        What becomes of the outputs; None where they are stored as they are.
     """
 
     facts: InputFacts
     cut: WindowOptions | None
     requests: RowPlan | SeriesPlan
-    order: RowPlan | SeriesPlan | SequencePlan
+    order: RowPlan | SeriesPlan | PreprocessedPlan | SequencePlan
+    selection: Selection | None = None
 
 
 def examine(
@@ -46,6 +55,7 @@ def examine(
     model: ModelSpecification | None,
     *,
     target: str | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> InputFacts:
     """Return what is known of an input, after checking what can be checked of it alone.
 
@@ -59,6 +69,8 @@ def examine(
         The model, if it is known already.
     target
         The dataset with the targets, if any.
+    hooks
+        What is done to the rows. With a hook before the model, `input_map` names what that takes.
 
     Raises
     ------
@@ -68,10 +80,14 @@ def examine(
         The input cannot be used.
     """
     parse_finite(options.finite)
+    Condition.parse(options.keep)
+    inputs = None if model is None else list(model.inputs)
+    if hooks.preprocess is not None and options.input_map:
+        inputs = list(options.input_map)
     return inspect(
         files,
         options.input_map,
-        model_inputs=None if model is None else list(model.inputs),
+        model_inputs=inputs,
         optional=() if model is None else model.optional_inputs,
         target=target,
         cut=WindowOptions.of(options),
@@ -79,7 +95,12 @@ def examine(
     )
 
 
-def plan(facts: InputFacts, options: InferenceOptions, model: ModelSpecification) -> InferencePlan:
+def plan(
+    facts: InputFacts,
+    options: InferenceOptions,
+    model: ModelSpecification,
+    hooks: Hooks = NO_HOOKS,
+) -> InferencePlan:
     """Return how a file goes through a model.
 
     Raises
@@ -88,19 +109,68 @@ def plan(facts: InputFacts, options: InferenceOptions, model: ModelSpecification
         The file cannot be used with this model.
     ParameterError
         The model does not take so many rows at once, has no sequences, lacks an output, or does not
-        announce just one free length in a row of an output of varying length.
+        announce just one free length in a row of an output of varying length; or an option does not
+        go with a hook.
     """
     model.check_outputs(options.outputs)
     check_sequences(options.rows_per_sequence, model.name, stateful=model.stateful)
+    check_hooks(hooks, options)
     cut = WindowOptions.of(options)
     rows = RowPlan.of(model, options.batch_size, varying=options.varying, kept=options.outputs)
     requests = SeriesPlan.of(rows, facts, cut, stateful=model.stateful) if cut else rows
-    check_against_model(facts, requests.inputs, cast=options.cast)
-    order: RowPlan | SeriesPlan | SequencePlan = requests
-    if model.stateful:
-        order = SequencePlan(
-            requests=requests,
-            rows_per_sequence=options.rows_per_sequence or facts.rows,
-            in_order=bool(requests.varying),
+    order: RowPlan | SeriesPlan | PreprocessedPlan | SequencePlan
+    if hooks.preprocess is None:
+        check_against_model(facts, requests.inputs, cast=options.cast)
+        order = requests
+    else:
+        wanted = requests.inputs
+        requests = replace(requests, inputs=_as_in_file(facts))
+        order = PreprocessedPlan.of(
+            requests,
+            facts,
+            wanted=wanted,
+            optional=model.optional_inputs,
+            preprocess=hooks.preprocess,
         )
-    return InferencePlan(facts=facts, cut=cut, requests=requests, order=order)
+    keep = Condition.parse(options.keep)
+    if keep is not None and hooks.postprocess is None:
+        keep.check(_rows_of_outputs(model, options.outputs, with_row_axis=requests.with_row_axis))
+    rows_per_sequence = facts.rows
+    if model.stateful:
+        rows_per_sequence = options.rows_per_sequence or facts.rows
+        in_order = bool(requests.varying or hooks.given or keep)
+        order = SequencePlan(requests=order, rows_per_sequence=rows_per_sequence, in_order=in_order)
+    selection = select(
+        model,
+        options.outputs,
+        hooks,
+        keep,
+        rows_per_request=requests.rows_per_request,
+        rows_per_sequence=rows_per_sequence,
+    )
+    return InferencePlan(facts=facts, cut=cut, requests=requests, order=order, selection=selection)
+
+
+def _rows_of_outputs(
+    model: ModelSpecification, outputs: Collection[str], *, with_row_axis: bool
+) -> RowInputs:
+    """Return the shape and dtype of a row of each output, as the model announces it."""
+    # Without a batch dimension, the axis of rows is the first of those announced.
+    first = 1 if with_row_axis and model.max_batch_size == 0 else 0
+    return {
+        name: (model.outputs[name].shape[first:], model.outputs[name].dtype)
+        for name in outputs or model.outputs
+    }
+
+
+def _as_in_file(facts: InputFacts) -> RowInputs:
+    """Return the shape and dtype of a row of each dataset, strings as objects."""
+    return {
+        name: (
+            dataset.shape[1:],
+            np.dtype(object)
+            if is_readable_as(dataset.dtype, np.dtype(object), cast=False)
+            else dataset.dtype,
+        )
+        for name, dataset in facts.datasets.items()
+    }

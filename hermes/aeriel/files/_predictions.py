@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import logging
@@ -17,12 +16,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes._files import as_output_errors, write_whole
+from hermes._files import as_output_errors
+from hermes.aeriel.files._checkpoint import Checkpoint, Layout, check_layout
 from hermes.aeriel.files._flat import FlatRows
-from hermes.aeriel.files._output import FINGERPRINT, OutputFile, dataset_name, output_name
+from hermes.aeriel.files._output import OutputFile, dataset_name, output_name
 from hermes.aeriel.files._publishing import Publisher
 from hermes.aeriel.files._values import OutputValues
-from hermes.aeriel.files._varying import NONE_VARY, VaryingOutput, how_to_vary
+from hermes.aeriel.files._varying import NONE_VARY, VaryingOutput
 from hermes.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ class PredictionWriter:
         self._fingerprint = fingerprint
         self._input_stamp = input_stamp
         self._values = OutputValues(file=str(file), finite=finite)
-        self._checkpoint = file.with_name(file.name + ".partial.json")
+        self._checkpoint = Checkpoint(file, fingerprint=fingerprint, input_stamp=input_stamp)
         # What a row of each output is: dtype and shape; nothing before the first answer.
-        self._layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._layout: Layout = {}
         self._varying = varying
         self._output = OutputFile(file, keep=True)
         values = file.with_name(file.name + ".partial.values")
@@ -94,7 +94,7 @@ class PredictionWriter:
                 self._resume()
         except BaseException:
             with suppress(OSError):
-                self._flat.remove()
+                self._flat.values.remove()
             self._output.discard()
             raise
         self._resumed_at = self.rows_done
@@ -119,7 +119,7 @@ class PredictionWriter:
                 self._save()
             except (OSError, RuntimeError) as failure:  # the earlier checkpoint stands
                 logger.warning("%s: no last checkpoint: %s", self._output.path, failure)
-        self._flat.close()
+        self._flat.values.close()
         try:
             self._output.close()
         except (OSError, RuntimeError):
@@ -145,7 +145,12 @@ class PredictionWriter:
             before: other outputs, dtypes or shapes; or a value of these or earlier rows is not
             finite and has to be.
         """
-        self._check_layout(outputs, at)
+        layout = {
+            name: (array.dtype, array.shape[2 if name in self._varying else 1 :])
+            for name, array in outputs.items()
+        }
+        self._layout = self._layout or layout
+        check_layout(self.file, at, outputs, layout, self._layout)
         if at < self._resumed_at:
             return
         if self._varying and at != self.rows_done:
@@ -190,7 +195,7 @@ class PredictionWriter:
             self._output.write_attributes(
                 self._output.hdf5,
                 {
-                    **{name: _attribute(value) for name, value in attributes.items()},
+                    **{name: as_attribute(value) for name, value in attributes.items()},
                     "resumed_at_row": self._resumed_at,
                     INPUT_STAMP: self._input_stamp,
                     "not_finite_outputs": json.dumps(self._values.n_not_finite),
@@ -198,16 +203,12 @@ class PredictionWriter:
             )
             if self._varying:
                 self._output.flush()
-            self._flat.remove()
-            self._output.publish(
-                self._fingerprint,
-                publisher,
-                functools.partial(self._checkpoint.unlink, missing_ok=True),
-            )
+            self._flat.values.remove()
+            self._output.publish(self._fingerprint, publisher, self._checkpoint.remove)
 
     def _resume(self) -> None:
         """Go on with what an earlier writer left, or begin."""
-        rows_done = self._rows_of_checkpoint()
+        rows_done = int(self._checkpoint.read().get("rows_done", 0))
         if rows_done:
             try:
                 self._output.open()
@@ -226,14 +227,14 @@ class PredictionWriter:
                 self.rows_done = rows_done
                 self._look_again(rows_done)
                 return
-        self._checkpoint.unlink(missing_ok=True)
+        self._checkpoint.remove()
         self._output.create()
         self._flat.create()
 
     def _look_again(self, rows_done: int) -> None:
         """Look at the rows that an earlier writer left, for the counts."""
         for name in self._varying:
-            for block in self._flat.blocks(name):
+            for block in self._flat.values.blocks(name):
                 self._values.check(name, 0, block)
         for name, dataset in self._datasets():
             row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
@@ -246,41 +247,6 @@ class PredictionWriter:
         """Return the datasets of the outputs with rows of one shape."""
         entries = self._output.hdf5.items()
         return [(name, entry) for name, entry in entries if isinstance(entry, h5py.Dataset)]
-
-    def _rows_of_checkpoint(self) -> int:
-        try:
-            saved = json.loads(self._checkpoint.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return 0
-        is_ours = {name: saved.get(name) for name in self._key} == self._key
-        return int(saved["rows_done"]) if is_ours else 0
-
-    @property
-    def _key(self) -> dict[str, str]:
-        return {FINGERPRINT: self._fingerprint, INPUT_STAMP: self._input_stamp}
-
-    def _check_layout(self, outputs: Mapping[str, NDArray[Any]], at: int) -> None:
-        """Raise OutputError where rows are not like those before."""
-        layout = {
-            name: (array.dtype, array.shape[2 if name in self._varying else 1 :])
-            for name, array in outputs.items()
-        }
-        if not self._layout:
-            self._layout = layout
-        if layout.keys() != self._layout.keys():
-            problem = (
-                f"row {at} has the outputs {sorted(layout)}; {sorted(self._layout)} are wanted"
-            )
-            raise OutputError(str(self.file), f"{problem}, as in the rows before")
-        if layout != self._layout:
-            name = next(name for name in layout if layout[name] != self._layout[name])
-            problem = f"output {name!r} is {_row(*layout[name])} in row {at}"
-            before = f"but {_row(*self._layout[name])} in the rows before; they have to agree"
-            advice = f"; {how_to_vary(name)}" if layout[name][0] == self._layout[name][0] else ""
-            raise OutputError(str(self.file), f"{problem}, {before}{advice}")
-        if len({len(array) for array in outputs.values()}) != 1:
-            problem = f"has other numbers of rows than the other outputs from row {at} on"
-            raise OutputError(str(self.file), f"one of {sorted(outputs)} {problem}")
 
     def _join(self, begin: int, end: int) -> None:
         """Join rows with the runs before and behind them."""
@@ -319,16 +285,10 @@ class PredictionWriter:
         if self.rows_done == 0 or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
             return  # strings live outside their dataset, and every one changes the structure
         self._output.flush()
-        self._flat.synchronise()
-        write_whole(
-            self._checkpoint,
-            json.dumps({"rows_done": self.rows_done, **self._key}),
-        )
+        self._flat.values.synchronise()
+        self._checkpoint.write(rows_done=self.rows_done)
 
 
-def _row(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-    return f"{'string' if dtype.kind == 'O' else dtype} of shape {shape}"
-
-
-def _attribute(value: Any) -> Any:
+def as_attribute(value: Any) -> Any:
+    """Return a value as an attribute has it."""
     return value if isinstance(value, str | int | float) else json.dumps(value, default=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient, ModelSpecification, RowLayout
+from hermes.aeriel.files._facts import InputFacts
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._varying import (
     NONE_VARY,
@@ -91,12 +93,12 @@ class RowPlan:
             advice = f"length ({', '.join(described)}) want requests of one row"
             raise ParameterError("batch_size", f"{problem} {advice}")
         inputs = row_inputs(tensors, batched=batched)
-        row_bytes = sum(
+        n_bytes = sum(
             dtype.itemsize * int(np.prod([max(1, length) for length in shape]))
             for shape, dtype in inputs.values()
         )
         # How much of a series a model with a state sees at once is not ours to choose.
-        suits = 1 if model.stateful or described else max(1, min(most, REQUEST_BYTES // row_bytes))
+        suits = 1 if model.stateful or described else max(1, min(most, REQUEST_BYTES // n_bytes))
         return cls(
             inputs=inputs,
             rows_per_request=batch_size or suits,
@@ -131,22 +133,27 @@ class RowPlan:
 
     def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that rows make; they are read many at a time."""
-        stacks = data.stacks
-        row_bytes = sum(
-            self.inputs[name][1].itemsize * int(np.prod(stack.shape[1:]))
-            for name, stack in stacks.items()
-        )
-        n_requests = max(1, READ_BYTES // max(1, row_bytes * self.rows_per_request))
-        for block in split(rows, n_requests * self.rows_per_request):
+        length = rows_within(READ_BYTES, row_bytes(self.inputs, data.facts), self.rows_per_request)
+        for arrays in self.blocks(data, rows, length):
+            yield from self.requests_of(arrays)
+
+    def blocks(self, data: InputData, rows: range, length: int) -> Iterator[Arrays]:
+        """Yield arrays of so many rows each, which are the caller's; the last may have fewer."""
+        for block in split(rows, length):
             arrays = {
                 name: np.empty((len(block), *stack.shape[1:]), self.inputs[name][1])
-                for name, stack in stacks.items()
+                for name, stack in data.stacks.items()
             }
             for name, array in arrays.items():
                 data.read_rows(name, block.start, block.stop, array)
-            for request in split(range(len(block)), self.rows_per_request):
-                which = slice(request.start, request.stop) if self.with_row_axis else request.start
-                yield {name: array[which] for name, array in arrays.items()}
+            yield arrays
+
+    def requests_of(self, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Arrays]:
+        """Yield the inputs of the requests that rows make."""
+        n_rows = len(next(iter(arrays.values())))
+        for request in split(range(n_rows), self.rows_per_request):
+            which = slice(request.start, request.stop) if self.with_row_axis else request.start
+            yield {name: array[which] for name, array in arrays.items()}
 
     def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
         """Return the outputs with an axis of rows in front.
@@ -197,6 +204,19 @@ def row_inputs(
 def takes_leading_rows(inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
     """Tell whether each input of a model without a batch dimension begins with a free length."""
     return all(shape[:1] == (-1,) for shape, _ in inputs.values())
+
+
+def row_bytes(inputs: RowInputs, facts: InputFacts) -> int:
+    """Return the bytes of a row, or window, of a file as it is read."""
+    return sum(
+        inputs[name][1].itemsize * math.prod(dataset.shape[1:])
+        for name, dataset in facts.datasets.items()
+    )
+
+
+def rows_within(n_bytes: int, row_bytes: int, rows_per_request: int) -> int:
+    """Return how many rows are about so many bytes: whole requests, and one at least."""
+    return max(1, n_bytes // max(1, row_bytes * rows_per_request)) * rows_per_request
 
 
 def rows_of_outputs(

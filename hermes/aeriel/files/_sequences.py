@@ -10,6 +10,7 @@ from itertools import islice
 from queue import SimpleQueue
 
 from hermes.aeriel.client import InferenceClient
+from hermes.aeriel.files._preprocessed import PreprocessedPlan
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays, RowPlan, split
 from hermes.aeriel.files._series import SeriesPlan
@@ -46,7 +47,7 @@ class SequencePlan:
         Whether the answers have to come in the order of the rows: one sequence after the other.
     """
 
-    requests: RowPlan | SeriesPlan
+    requests: RowPlan | SeriesPlan | PreprocessedPlan
     rows_per_sequence: int
     in_order: bool = False
 

@@ -19,7 +19,7 @@ from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
 from hermes.aeriel.files._facts import InputFacts
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, rows_of_outputs, split
-from hermes.aeriel.files._stack import Selection, Stack
+from hermes.aeriel.files._stack import Selection
 from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
 from hermes.errors import ParameterError
@@ -110,6 +110,21 @@ class SeriesPlan:
             arrays = dict(zip(batches, together, strict=True))
             yield arrays if self.with_row_axis else {name: a[0] for name, a in arrays.items()}
 
+    def blocks(self, data: InputData, rows: range, length: int) -> Iterator[Arrays]:
+        """Yield arrays of so many windows each, which are the caller's; the last may have fewer."""
+        blocks = {name: self._windows(data, name, rows, length) for name in data.stacks}
+        for together in zip(*blocks.values(), strict=True):
+            yield {name: array.copy() for name, array in zip(blocks, together, strict=True)}
+
+    def requests_of(self, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Arrays]:
+        """Yield the inputs of the requests that windows make, as they are sent."""
+        size = self.rows_per_request
+        for request in split(range(len(next(iter(arrays.values())))), size):
+            some = {name: array[request.start : request.stop] for name, array in arrays.items()}
+            if self.is_padded:
+                some = {name: pad(array, size) for name, array in some.items()}
+            yield some if self.with_row_axis else {name: array[0] for name, array in some.items()}
+
     def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
         """Return the outputs for the first `expected` windows, with an axis of windows in front.
 
@@ -132,19 +147,25 @@ class SeriesPlan:
         """Return the windows of each request, as they are sent, of each input."""
         size = self.rows_per_request
 
-        def batches(name: str, series: Stack) -> Iterator[NDArray[Any]]:
-            for batch in read_windows(
-                series,
-                self.cut.windows(series),
-                batch_size=size,
-                dtype=self.inputs[name][1],
-                start=rows.start,
-                stop=rows.stop,
-                read=partial(data.read_samples, name),
-            ):
+        def batches(name: str) -> Iterator[NDArray[Any]]:
+            for batch in self._windows(data, name, rows, size):
                 yield pad(batch, size) if self.is_padded else batch
 
-        return {name: batches(name, series) for name, series in data.stacks.items()}
+        return {name: batches(name) for name in data.stacks}
+
+    def _windows(
+        self, data: InputData, name: str, rows: range, length: int
+    ) -> Iterator[NDArray[Any]]:
+        series = data.stacks[name]
+        return read_windows(
+            series,
+            self.cut.windows(series),
+            batch_size=length,
+            dtype=self.inputs[name][1],
+            start=rows.start,
+            stop=rows.stop,
+            read=partial(data.read_samples, name),
+        )
 
     def output_attributes(self, data: InputData) -> dict[str, Any]:
         """Return what is to be said of the outputs, which have a row for each window.

@@ -7,13 +7,13 @@ import os
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from hermes._files import write_whole
 from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.files import Request
+from hermes.aeriel.files import NO_HOOKS, Request
 from hermes.errors import ParameterError
 
 
@@ -115,8 +115,9 @@ class SubmissionDirectory:
         return self.path / f"{number}.status.json"
 
     def write_requests(self, number: int, requests: list[Request]) -> None:
-        """Say what a job is to do."""
-        text = json.dumps([asdict(request) for request in requests], default=_as_json)
+        """Say what a job is to do; hooks, which are Python, stay behind."""
+        facts = [asdict(replace(request, hooks=NO_HOOKS)) for request in requests]
+        text = json.dumps(facts, default=_as_json)
         write_whole(self._requests(number), text, mode=0o600, durable=False)
 
     def read_requests(self, number: int) -> list[Request]:
@@ -146,8 +147,9 @@ def _as_json(value: Any) -> Any:
 
 
 def _request(
-    input_files: list[str], output_file: str, options: dict[str, Any], **facts: Any
+    input_files: list[str], output_file: str, options: dict[str, Any], hooks: object, **facts: Any
 ) -> Request:
+    del hooks  # there are none
     values: dict[str, Any] = {name: _as_tuples(value) for name, value in options.items()}
     return Request(
         input_files=tuple(map(Path, input_files)),

@@ -19,7 +19,7 @@ from hermes.aeriel.jobs._engines import find_engine
 from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, refresh
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.jobs._reaper import Reaper
-from hermes.errors import EngineError, JobsError, log_tail
+from hermes.errors import EngineError, JobsError, ParameterError, log_tail
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,11 @@ def infer_in_jobs(
         Files could not be done. Those of other jobs are.
     EngineError
         The batch system cannot be used.
+    ParameterError
+        There are hooks, which jobs do not have.
     """
+    if any(request.hooks.given for request in requests):
+        raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")
     engine = find_engine(options.engine)
     run = RunDirectory.create(directory)
     with ExitStack() as stack:

@@ -1,0 +1,229 @@
+"""Hooks: what a user does to rows before they are sent, and to outputs before they are stored."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.aeriel._options import InferenceOptions
+from hermes.aeriel.client import Windows
+from hermes.errors import HookError, ParameterError
+
+Arrays = dict[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """Which rows of a file, or windows of its series, the arrays of a hook have.
+
+    An index (a mask, numbers or a slice) takes some of them: ``rows[outputs["snr"][:, 0] > 8]``.
+
+    Parameters
+    ----------
+    files : tuple of pathlib.Path
+        The input file; several where each has some of the channels.
+    numbers : numpy.ndarray
+        The number of each row in the file, int64 of shape ``(rows,)``, from 0 and ascending.
+    windows : Windows or None
+        How the series of the first input is cut, where the rows are windows: ``window``, ``stride``
+        and ``shifts`` in samples, ``sample_rate`` in Hz, and the ``start_time`` of the series in
+        seconds.
+    """
+
+    files: tuple[Path, ...]
+    numbers: NDArray[np.int64]
+    windows: Windows | None = None
+
+    @classmethod
+    def of(cls, files: tuple[Path, ...], rows: range, windows: Windows | None) -> Self:
+        """Return all rows of a range."""
+        numbers = np.arange(rows.start, rows.stop, dtype=np.int64)
+        return cls(files=files, numbers=numbers, windows=windows)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(
+            files=self.files, numbers=np.atleast_1d(self.numbers[index]), windows=self.windows
+        )
+
+    def __str__(self) -> str:
+        if not len(self):
+            return "no rows"
+        unit = "rows" if self.windows is None else "windows"
+        return f"{unit} {self.numbers[0]} to {self.numbers[-1]}"
+
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """The time of each row in seconds, that of its window's first sample; None if not known.
+
+        Float64 of shape ``(rows,)``. In a channel with a shift the samples are later by that.
+        """
+        cut = self.windows
+        if cut is None or cut.sample_rate is None:
+            return None
+        return cut.start_time + (cut.origin + self.numbers * cut.stride) / cut.sample_rate
+
+    @property
+    def start_time(self) -> float | None:
+        """The time of the first row in seconds; None if not known."""
+        times = self.times
+        return None if times is None else float(times[0])
+
+    @property
+    def sample_rate(self) -> float | None:
+        """Samples per second of the series; None if not known."""
+        return None if self.windows is None else self.windows.sample_rate
+
+    @property
+    def stride(self) -> int | None:
+        """Samples from one row to the next; None where rows are no windows."""
+        return None if self.windows is None else self.windows.stride
+
+
+Preprocess = Callable[[Arrays, Rows], Mapping[str, Any]]
+Postprocess = Callable[[Arrays, Rows], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What is done to the rows of a file on their way, a block at a time.
+
+    A block is always the same rows of a file, also in a run that goes on after a kill. A hook has
+    to give the same for the same rows, and may be called again for them. It keeps nothing of one
+    block for the next.
+
+    Parameters
+    ----------
+    preprocess
+        ``preprocess(inputs, rows)`` returns what is sent. `inputs` has an array of shape
+        ``(rows, *shape)`` for each dataset, by the names of ``input_map`` (those of the model's
+        inputs where that is empty), in the dtype of the file; strings as bytes objects. The arrays
+        may be changed. It returns an array of shape ``(rows, *shape)`` for each input of the model,
+        in the model's dtype. A block has about 4 MiB, lies within one sequence, and is whole
+        requests.
+    postprocess
+        ``postprocess(outputs, rows)`` returns what is stored: a dict of arrays of shape
+        ``(rows, *shape)``, with the names and dtypes that the file is to have; or that for fewer
+        rows, and these: ``return {"snr": snr[loud]}, rows[loud]``. Each block has to have the same
+        names, dtypes and shapes of a row, and its rows either always or never.
+    block_rows
+        The rows of a block of `postprocess`, from the beginning of the file or sequence on, rounded
+        up to whole requests; 0: as many as are about 16 MiB of outputs, 65536 at most. A block is
+        in memory as a whole.
+    """
+
+    preprocess: Preprocess | None = None
+    postprocess: Postprocess | None = None
+    block_rows: int = 0
+
+    def __post_init__(self) -> None:
+        if self.block_rows < 0:
+            raise ParameterError("block_rows", f"{self.block_rows} is below 0")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a result depends on, for a fingerprint; nothing without a hook.
+
+        That is the source of the hooks (of a method, that of each class that its class inherits it
+        from), the attribute ``version`` of what they belong to, and `block_rows`. Functions that
+        they call, and files that they read, are not looked at: raise ``version`` where those
+        change.
+
+        Raises
+        ------
+        ParameterError
+            The source of a hook is not there, as in an interactive session, and no version is.
+        """
+        if not self.given:
+            return {}
+        return {
+            **{name: _facts_of(name, hook) for name, hook in self.given.items()},
+            "block_rows": self.block_rows,
+        }
+
+    @property
+    def given(self) -> dict[str, Callable[..., Any]]:
+        """The hooks that there are, by name."""
+        hooks = {"preprocess": self.preprocess, "postprocess": self.postprocess}
+        return {name: hook for name, hook in hooks.items() if hook is not None}
+
+
+NO_HOOKS = Hooks()
+
+
+def check_hooks(hooks: Hooks, options: InferenceOptions) -> None:
+    """Raise ParameterError where an option does not go with a hook."""
+    if hooks.preprocess is not None and options.cast:
+        problem = "does not go with a preprocess, which gets the file's dtypes and rounds itself"
+        raise ParameterError("cast", f"{problem}; leave it out")
+    if options.varying and (hooks.postprocess is not None or options.keep):
+        problem = "outputs of varying length do not go with a postprocess, nor with keep"
+        raise ParameterError("varying", problem)
+
+
+def call(name: str, hook: Callable[[Arrays, Rows], Any], arrays: Arrays, rows: Rows) -> Any:
+    """Return what a hook returns.
+
+    Raises
+    ------
+    HookError
+        It raised an exception, which is the cause.
+    """
+    try:
+        return hook(arrays, rows)
+    except Exception as error:
+        # The place in the hook, which the traceback has last: Luigi's log shows no traceback.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        problem = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+        raise problem_of(name, rows, problem) from error
+
+
+def array_problem(array: Any, n_rows: int) -> str:
+    """Return why something is no array with so many rows, or nothing."""
+    if not isinstance(array, np.ndarray):
+        return f"is {type(array).__name__}, not a numpy array"
+    if array.ndim == 0 or len(array) != n_rows:
+        return f"has shape {array.shape}, for {n_rows} rows"
+    return ""
+
+
+def problem_of(name: str, rows: Rows, problem: str) -> HookError:
+    """Return the error that a hook is at fault for."""
+    return HookError(
+        hook=name, file=", ".join(map(str, rows.files)), rows=str(rows), problem=problem
+    )
+
+
+def _facts_of(name: str, hook: Callable[..., Any]) -> dict[str, Any]:
+    owner = getattr(hook, "__self__", hook)
+    version = getattr(owner, "version", None)
+    try:
+        source = _source_of(hook)
+    except (OSError, TypeError) as error:
+        if version is None:
+            problem = "its source, which the result depends on, cannot be read"
+            advice = "write it into a file, or give what it belongs to an attribute version"
+            raise ParameterError(name, f"{problem} ({error}); {advice}") from error
+        source = []
+    return {"source": source, "version": version}
+
+
+def _source_of(hook: Any) -> list[str]:
+    if inspect.isfunction(hook):
+        return [textwrap.dedent(inspect.getsource(hook))]
+    if not inspect.ismethod(hook):
+        hook = hook.__call__  # of an object that is called
+    owner, name = getattr(hook, "__self__", None), hook.__name__
+    classes = owner.__mro__ if isinstance(owner, type) else type(owner).__mro__
+    functions = [vars(each)[name] for each in classes if name in vars(each)]
+    # Of a method that is moved into another class nothing changes.
+    return [textwrap.dedent(inspect.getsource(inspect.unwrap(each))) for each in functions]
