@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +23,13 @@ from hermes._cli_options import (
     NGPUs,
     ServerArg,
     errors_as_text,
+    interrupts_as_text,
     read_gpus,
     read_map_option,
     read_options,
     with_options,
 )
+from hermes._reports import is_terminal
 from hermes.aeriel._options import InferenceOptions
 from hermes.errors import ParameterError
 
@@ -98,7 +101,7 @@ def infer(
     Exits with 35 where something is refused before it runs, and with 30 where it fails, as the
     tasks do.
     """
-    from hermes.aeriel import files  # noqa: PLC0415 (an import of 0.4 s)
+    from hermes.aeriel import files, supervise  # noqa: PLC0415 (an import of 0.4 s)
     from hermes.aeriel.repository import RepositoryModel, read_model  # noqa: PLC0415 (as above)
 
     with errors_as_text(ExitCode.REFUSED):
@@ -139,12 +142,31 @@ def infer(
         typer.echo(f"{len(part) - len(pending)} of {len(part)} files are complete already")
     if not pending:
         return
+    goes_on = "goes on where this one stopped" if resume or models else "with --resume goes on"
     with (
         errors_as_text(ExitCode.FAILED),
+        interrupts_as_text(f"The same command {goes_on}."),
+        _displayed(
+            f"infer {model_name}",
+            {
+                str(job.input_files[0]): (os.path.relpath(job.output_file, output_dir), None)
+                for job in pending
+            },
+            None if spec is None else supervise.ServerState.of(spec).status,
+        ),
         _served(spec, served_by, pending[0], wait_s) as connected,
     ):
         done = files.infer_files(connected, pending)
     typer.echo(files.summary(done))
+
+
+def _displayed(*arguments: Any) -> AbstractContextManager[None]:
+    """Show in the terminal, if there is one, what a block does, as `displayed` does."""
+    if not is_terminal():
+        return nullcontext()
+    from hermes._display import displayed  # noqa: PLC0415 (an import of 0.1 s)
+
+    return displayed(*arguments)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -75,6 +76,16 @@ def errors_as_text(code: int = 1) -> Iterator[None]:
     except HermesError as error:
         typer.echo(f"hermes: {error}", err=True)
         sys.exit(code)
+
+
+@contextmanager
+def interrupts_as_text(advice: str) -> Iterator[None]:
+    """At Ctrl-C say how to go on, and exit as a shell expects it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"hermes: interrupted. {advice}", err=True)
+        sys.exit(128 + signal.SIGINT)
 
 
 def with_options(

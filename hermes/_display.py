@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hermes._directory import Status
-from hermes._reports import Reports, duration
+from hermes._reports import Reports, duration, show_reports_of
 
 DRAW_S = 0.2
 LOOK_S = 1.0
@@ -41,6 +42,51 @@ class _File:
     done: int = 0
     is_done: bool = False
     began: float = 0.0
+
+
+@contextmanager
+def displayed(
+    title: str,
+    files: Mapping[str, tuple[str, int | None]],
+    server: Callable[[], Status | None] | None = None,
+) -> Iterator[None]:
+    """Show in the terminal what the block does.
+
+    Parameters
+    ----------
+    title, server
+        As for `Display`.
+    files
+        As for `Display.expect`.
+    """
+    reports = Reports()
+    display = Display(title, reports, server)
+    display.expect(files)
+    is_over = threading.Event()
+    drawing = threading.Thread(target=display.draw_until, args=[is_over.is_set])
+    show_reports_of(reports)
+    drawing.start()
+    try:
+        yield
+    finally:
+        show_reports_of(None)
+        is_over.set()
+        drawing.join()
+        reports.close()
+
+
+def watch(table: Callable[[], str]) -> None:
+    """Show a table, as it is from moment to moment, until Ctrl-C."""
+    console = Console()
+    with (
+        suppress(KeyboardInterrupt),
+        Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
+    ):
+        console.show_cursor(True)
+        while True:
+            text = Text(table(), no_wrap=True, overflow="ellipsis")
+            live.update(Constrain(text, console.width - MARGIN), refresh=True)
+            time.sleep(LOOK_S)
 
 
 class Display:
@@ -74,7 +120,7 @@ class Display:
         self._files: dict[str, _File] = {}
         self._under_way: dict[str, _File] = {}
         self._failed: set[str] = set()
-        self._files_done = self._rows_done = self._rows_total = 0
+        self._files_done = self._rows_done = self._rows_total = self._n_known = 0
         self._are_rows_known = True
         self._step = ""
         self._status: Status | None = None
@@ -88,6 +134,7 @@ class Display:
             self._files = {name: _File(label, total) for name, (label, total) in files.items()}
             totals = [file.total for file in self._files.values()]
             self._are_rows_known = None not in totals
+            self._n_known = len(totals) - totals.count(None)
             self._rows_total = sum(total or 0 for total in totals)
 
     def counts(self) -> tuple[int, int, int]:
@@ -131,6 +178,7 @@ class Display:
     def _progress(self, name: str, file: _File, done: int, total: int) -> None:
         if file.total is None:
             file.total = total
+            self._n_known += 1
             self._rows_total += total
         if name not in self._under_way and not file.is_done:
             file.began = time.monotonic()
@@ -188,19 +236,19 @@ class Display:
         speed = []
         if rate and self._files_done < len(self._files):
             speed = [f"{rate:,.0f} rows/s"]
-            if self._are_rows_known:
-                speed.append(f"{duration((self._rows_total - self._rows_done) / rate)} left")
+            left = duration(max(0.0, self._rows_expected() - self._rows_done) / rate)
+            speed.append(f"{left} left" if self._are_rows_known else f"about {left} left")
         together = " · ".join([*words, *speed])
         if len(together) <= self._console.width - MARGIN:
             return [_line(together)]
         return [_line(" · ".join(words)), _line(" · ".join(speed))]
 
+    def _rows_expected(self) -> float:
+        """Return the rows of all files, taking those not opened yet to be like the others."""
+        return self._rows_total / max(self._n_known, 1) * len(self._files)
+
     def _bar(self) -> Table:
-        bar = (
-            ProgressBar(total=self._rows_total, completed=self._rows_done)
-            if self._are_rows_known
-            else ProgressBar(total=len(self._files), completed=self._files_done)
-        )
+        bar = ProgressBar(total=max(self._rows_expected(), 1), completed=self._rows_done)
         table = Table.grid(expand=True)  # a bar by itself does not end its line
         table.add_row(bar)
         return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +97,14 @@ def list_servers(home: Path) -> list[Server]:
     return found
 
 
-def as_table(rows: list[tuple[str, ...]]) -> str:
+def as_text(servers: Sequence[Server]) -> str:
+    """Return servers as a table, and below it what some of them wait for."""
+    table = _as_table([HEADER, *(server.row() for server in servers)])
+    waiting = [f"\n{server.id} waits: {server.detail}" for server in servers if server.detail]
+    return "\n".join([table, *waiting])
+
+
+def _as_table(rows: list[tuple[str, ...]]) -> str:
     """Return rows as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -91,31 +91,37 @@ def show_reports_of(reports: Reports | None) -> None:
     _reports = reports
 
 
+def is_terminal() -> bool:
+    """Tell whether a display can be drawn: standard error is a terminal that moves its cursor."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def report(kind: str, **facts: Any) -> None:
     """Send a report to the display of this run, if it has one."""
     if _reports is not None:
         _reports.send(kind, **facts)
 
 
-class FileProgress:
-    """Reports how far one file has come; call it with the rows done and the rows in all.
+class RowsProgress:
+    """Reports how far files have come, a few times a second at most, and the end of each."""
 
-    Parameters
-    ----------
-    name
-        What the display knows the file by.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._reported = 0.0
 
-    def __call__(self, done: int, total: int) -> None:
-        """Report it, a few times a second at most, and the first and the last in any case."""
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Report one file.
+
+        Parameters
+        ----------
+        name
+            What the display knows the file by: its path.
+        done, total
+            Rows.
+        """
         now = time.monotonic()
         if now - self._reported >= INTERVAL_S or done == total:
             self._reported = now
-            report("rows", name=self._name, done=done, total=total)
+            report("rows", name=name, done=done, total=total)
 
 
 def duration(seconds: float) -> str:

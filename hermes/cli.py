@@ -193,19 +193,25 @@ def with_server(
 @app.command(cls=Command)
 def ps(
     as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show them in the terminal until Ctrl-C.")
+    ] = False,
 ) -> None:
     """List the servers of this user on this host."""
-    from hermes import _ps  # noqa: PLC0415 (as above)
+    from hermes import _display, _ps  # noqa: PLC0415 (as above)
     from hermes.aeriel.supervise import state_home  # noqa: PLC0415 (as above)
 
+    if watch:
+        with errors_as_text():
+            if as_json or not sys.stdout.isatty():
+                raise ParameterError("watch", "needs a terminal, and goes without --json")
+            _display.watch(lambda: _ps.as_text(_ps.list_servers(state_home())))
+        return
     servers = _ps.list_servers(state_home())
     if as_json:
         typer.echo(json.dumps([asdict(server) for server in servers], indent=2))
         return
-    typer.echo(_ps.as_table([_ps.HEADER, *(server.row() for server in servers)]))
-    for server in servers:
-        if server.detail:
-            typer.echo(f"\n{server.id} waits: {server.detail}")
+    typer.echo(_ps.as_text(servers))
 
 
 @app.command(cls=Command)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from luigi.cmdline_parser import CmdlineParser
 
 from hermes._directory import Status
-from hermes._reports import Reports, report, show_reports_of
+from hermes._reports import Reports, is_terminal, report, show_reports_of
 from workflows._builds import check_scheduler, is_driven_here
 from workflows._closing import closing_lines, short_path
 from workflows._plain_errors import REQUIREMENT_MISSED, install_plain_errors
@@ -164,7 +164,7 @@ def begin_terminal(title: str, output_dir: Path, server: Callable[[], Status | N
 def _wants_display() -> bool:
     parser = CmdlineParser.get_instance()
     is_log_wanted = parser is not None and parser.known_args.core_log_level is not None
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not is_log_wanted
+    return is_terminal() and not is_log_wanted
 
 
 def _moves_log_to(file: Path) -> bool:

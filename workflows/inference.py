@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import luigi
 from luigi.task import flatten
 
-from hermes._reports import FileProgress
+from hermes._reports import RowsProgress
 from hermes.aeriel.files import (
     Hooks,
     InferenceOptions,
@@ -187,8 +187,10 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def run(self) -> None:
         """Stream the file, and go on where it stopped when the server is lost on the way."""
+        rows = RowsProgress()
+        name = str(self.input_files[0])
         progress = Progress(
-            FileProgress(" ".join(map(str, self.input_files))),
+            lambda done, total: rows(name, done, total),
             self.set_status_message,
             self.set_progress_percentage,
         )

@@ -22,6 +22,7 @@ from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve import TritonInstance, serve
 from tests.helpers import DOUBLE, wait_until, write_model
 from tests.stateful import BATCHING, RUNNING_SUM
+from tests.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,38 @@ def test_files_that_fail_are_named_and_the_others_are_there(
     assert "many-1.h5, dataset 'x'" in done.stderr
     assert "many-2.h5, dataset 'x'" in done.stderr
     assert sorted(path.name for path in (data / "out").glob("*.h5")) == ["many-0.h5", "many-3.h5"]
+
+
+def test_a_terminal_shows_how_far_it_is(server: TritonInstance, data: Path) -> None:
+    command = [sys.executable, "-m", "hermes", "infer", server.endpoint.grpc, "rows"]
+    slowly = ["--batch-size=1", "--rate-hz=20", "--max-in-flight=1"]
+    terminal = Terminal([*command, "part-0/a.h5", "part-1/a.h5", "--output-dir=out", *slowly], data)
+    terminal.wait_for("infer rows\n0 of 2 files · 0 rows")
+    terminal.wait_for("part-0/a.h5")
+    terminal.wait_for("rows/s · about 0:0")
+    assert terminal.end()[0].startswith("2 files, 40 rows in ")
+    terminal.close()
+
+
+def test_ctrl_c_in_a_terminal_says_how_to_go_on(server: TritonInstance, data: Path) -> None:
+    command = [sys.executable, "-m", "hermes", "infer", server.endpoint.grpc, "rows"]
+    slowly = ["--batch-size=1", "--rate-hz=5", "--max-in-flight=1"]
+    terminal = Terminal([*command, "part-0/a.h5", "--output-dir=out", *slowly], data)
+    terminal.wait_for(" of 20")
+    terminal.interrupt()
+    assert terminal.end() == ["hermes: interrupted. The same command with --resume goes on."]
+    assert terminal.process.returncode == 130
+    terminal.close()
+
+
+def test_ps_goes_on_until_ctrl_c(server: TritonInstance, data: Path) -> None:
+    terminal = Terminal([sys.executable, "-m", "hermes", "ps", "--watch"], data)
+    terminal.wait_for("ID  ")
+    terminal.interrupt()
+    terminal.end()
+    assert terminal.process.returncode == 0
+    assert "Traceback" not in terminal.text
+    terminal.close()
 
 
 def test_rows_are_sequences_of_a_model_with_a_state(server: TritonInstance, data: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -18,76 +17,13 @@ import pytest
 
 from hermes.aeriel.supervise import ServerState
 from tests.helpers import wait_until
+from tests.terminal import Terminal
 from tests.workflows.conftest import CONFIG, MODEL, Luigi, assert_gone, write_model
 
 SLOW = MODEL.replace(
     "    def execute(self, requests):\n",
     "    def execute(self, requests):\n        import time; time.sleep(0.15 * len(requests))\n",
 )
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
-
-
-class Terminal:
-    """A command in a terminal of its own, and all that was written to it."""
-
-    def __init__(self, command: list[str], cwd: Path, state_home: Path, **variables: str) -> None:
-        self._mine, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={
-                **os.environ,
-                "HERMES_STATE_HOME": str(state_home),
-                "TERM": "xterm-256color",
-                "COLUMNS": "100",
-                "LINES": "30",
-                **variables,
-            },
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        os.set_blocking(self._mine, False)
-        self._written = b""
-
-    @property
-    def text(self) -> str:
-        """All that was written so far, without what moves the cursor and sets colours."""
-        try:
-            while chunk := os.read(self._mine, 1 << 16):
-                self._written += chunk
-        except (BlockingIOError, OSError):  # nothing more now; nobody writes any more
-            pass
-        return _ESCAPES.sub("", self._written.decode())
-
-    def wait_for(self, text: str, within_s: float = 60.0) -> None:
-        deadline = time.monotonic() + within_s
-        while text not in self.text:
-            assert time.monotonic() < deadline, f"{text!r} did not come: {self.text[-2000:]}"
-            assert self.process.poll() is None or text in self.text, self.text[-2000:]
-            time.sleep(0.05)
-
-    def end(self, within_s: float = 120.0) -> list[str]:
-        """Return the lines below the display when the command has ended."""
-        deadline = time.monotonic() + within_s
-        while self.process.poll() is None:
-            _ = self.text  # else it would wait until somebody reads
-            assert time.monotonic() < deadline, self.text[-2000:]
-            time.sleep(0.05)
-        # The display was erased last, line by line.
-        _ = self.text
-        last = self._written.decode().rpartition("\x1b[2K")[2]
-        return _ESCAPES.sub("", last).splitlines()
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        os.close(self._mine)
-
-
 InTerminal = Callable[..., Terminal]
 
 
@@ -98,7 +34,9 @@ def in_terminal(tmp_path: Path, state_home: Path) -> Iterator[InTerminal]:
 
     def run(*arguments: str, **variables: str) -> Terminal:
         command = [sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"]
-        terminal = Terminal([*command, *arguments], tmp_path, state_home, **variables)
+        terminal = Terminal(
+            [*command, *arguments], tmp_path, HERMES_STATE_HOME=str(state_home), **variables
+        )
         opened.append(terminal)
         return terminal
 
@@ -182,7 +120,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(
 ) -> None:
     terminal = in_terminal(*slow, "--workers", workers)
     terminal.wait_for(" of 50")
-    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.interrupt()
     said = " ".join(terminal.end())
     assert said.startswith("hermes: interrupted: ")
     assert said.endswith("The same command goes on where this one stopped.")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
+from hermes._reports import RowsProgress
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files._finding import output_names
@@ -94,7 +93,7 @@ def plan_files(
 
 
 def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistics]:
-    """Stream files through a model, with a progress bar, and return the numbers of each.
+    """Stream files through a model, and return the numbers of each.
 
     Parameters
     ----------
@@ -108,16 +107,13 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
     HermesError
         What `infer_with_reconnects` raises.
     """
-    # None: no bar where nobody looks at one.
-    with tqdm(total=len(jobs), unit=" files", leave=False, disable=None) as bar:
-        numbers = {job.output_file: number for number, job in enumerate(jobs)}
+    progress = RowsProgress()
 
-        def show(request: Request, done: int, total: int) -> None:
-            bar.set_description_str(request.input_files[0].name, refresh=False)
-            bar.update(numbers[request.output_file] + done / total - bar.n)
+    def show(request: Request, done: int, total: int) -> None:
+        progress(str(request.input_files[0]), done, total)
 
-        requests = [functools.partial(_request, server, job) for job in jobs]
-        return infer_with_reconnects(server, jobs[0].options, requests, show) if jobs else []
+    requests = [functools.partial(_request, server, job) for job in jobs]
+    return infer_with_reconnects(server, jobs[0].options, requests, show) if jobs else []
 
 
 def result_fingerprint(
