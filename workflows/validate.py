@@ -204,14 +204,10 @@ class Merge(ValidationParameters, luigi.Task):
         if model is not None:
             plan(facts[0], self.options, model)
         check_writable(Path(self.output_dir))
-        names = [" ".join(map(str, each.files)) for each in facts]
-        labels = output_names([each.files for each in facts])
-        expect_files(
-            {
-                name: (label, each.rows)
-                for name, label, each in zip(names, labels, facts, strict=True)
-            }
-        )
+        if self.engine == "local":  # jobs report all of them together
+            labels = output_names([each.files for each in facts])
+            expected = zip(labels, facts, strict=True)
+            expect_files({str(each.files[0]): (label, each.rows) for label, each in expected})
         return facts
 
     @once_per_build
@@ -460,7 +456,7 @@ def _predict_failed(task: Predict, *_: object) -> None:
 
 def _merge_is_done(task: Merge) -> None:
     for facts in task.inputs_facts:
-        report("done", name=str(facts.file))
+        report("done", name=str(facts.files[0]))
 
 
 Predict.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_predict_is_done)
