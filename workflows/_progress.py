@@ -47,4 +47,4 @@ class Progress:
         left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
         if self._set_message is not None and self._set_percentage is not None:
             self._set_message(f"{done} of {total} rows, {rate:.0f} rows/s{left}")
-            self._set_percentage(100.0 * done / total)
+            self._set_percentage(100.0 * done / total if total else 100.0)  # no row may be kept

@@ -136,6 +136,11 @@ class InferenceTask(InferenceParameters, luigi.Task):
         )
 
     @property
+    def selects(self) -> bool:
+        """Whether rows may be left out of the output."""
+        return bool(self.keep) or self.postprocess is not None
+
+    @property
     def input_files(self) -> tuple[Path, ...]:
         """The HDF5 files to read: the target, or the targets, of the requirement ``"input"``."""
         return tuple(Path(target.path) for target in flatten(self.input()["input"]))

@@ -41,6 +41,7 @@ from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.aeriel.validation import (
     FilePredictions,
     Part,
+    check_all_rows,
     check_writable,
     choose_metrics,
     describe_inputs,
@@ -191,6 +192,8 @@ class Merge(ValidationParameters, luigi.Task):
             Something cannot work.
         """
         report("step", text="checking the inputs")
+        if self.target:
+            check_all_rows(self.target, is_selected=bool(self.keep))
         repository = read_model(self.model_repository, self.model_name, self.model_version)
         model = repository.specification
         found = self.found_inputs
@@ -219,7 +222,7 @@ class Merge(ValidationParameters, luigi.Task):
     def run(self) -> None:
         """Merge the files."""
         parts = [
-            Part(input_files=task.input_files, predictions=task.output_file, rows=facts.rows)
+            Part.of(task.input_files, task.output_file, rows=facts.rows, selected=task.selects)
             for task, facts in zip(self.predictions, self.inputs_facts, strict=True)
         ]
         merge(

@@ -21,8 +21,7 @@ from hermes.aeriel.client import ModelSpecification, TensorSpecification
 from hermes.aeriel.files import RowPlan, VaryingOutput, fingerprint_of
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._varying import varying_outputs
-from hermes.aeriel.validation import _merge
-from hermes.aeriel.validation._merge import Part, merge
+from hermes.aeriel.validation import Part, _merge, merge
 from hermes.errors import DataError, OutputError, ParameterError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ import pytest
 
 from hermes._files import Partial, write_whole
 from hermes.aeriel.files import OutputFile, PredictionWriter, VaryingOutput
-from hermes.aeriel.validation._merge import Part, merge
+from hermes.aeriel.validation import Part, merge
 from hermes.errors import OutputError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -8,8 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel.validation import _merge
-from hermes.aeriel.validation._merge import Part, merge
+from hermes.aeriel.validation import Part, _index, _merge, merge
 from hermes.errors import DataError
 
 
@@ -45,6 +44,7 @@ def test_rows_are_in_order_with_an_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
     monkeypatch.setattr(_merge, "BLOCK_BYTES", max(8, block_bytes))
+    monkeypatch.setattr(_index, "BLOCK_BYTES", max(8, block_bytes))
     rng = np.random.default_rng(0)
     data = [rng.standard_normal((n, 2, 3)) for n in (3, 1, 70)]
     words = [[f"{i}-{k}" for k in range(len(x))] for i, x in enumerate(data)]

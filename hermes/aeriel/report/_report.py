@@ -56,7 +56,8 @@ def build_report(
         ``version``, ``address``, ``runtime``, ``image``, ``gpus``.
     inputs
         For each file ``file``, ``rows``, and ``not_finite_inputs`` and ``not_finite_outputs``, how
-        many values are NaN or infinite, and ``predictions``, the file with its predictions.
+        many values are NaN or infinite, and ``predictions``, the file with its predictions; and
+        ``rows_kept``, where rows were left out.
     predictions
         What `describe_outputs` gave, of a run without targets.
     class_names
@@ -87,9 +88,9 @@ def build_report(
     dict
         ``schema`` (1), ``title``, ``verdict`` (``"passed"``, ``"failed"`` or ``"no
         requirements"``), ``created`` (ISO 8601, UTC), and, where there are any, ``warnings``,
-        ``model``, ``server``, ``inputs``, ``rows``, ``predictions``, ``metrics`` (scalars by name),
-        ``requirements`` (``metric``, ``operator``, ``threshold``, ``value``, ``passed``,
-        ``margin``, ``text``),
+        ``model``, ``server``, ``inputs``, ``rows``, ``rows_kept``, ``predictions``, ``metrics``
+        (scalars by name), ``requirements`` (``metric``, ``operator``, ``threshold``, ``value``,
+        ``passed``, ``margin``, ``text``),
         ``reference``, ``throughput``, ``monitor``, ``parameters``, ``versions``, ``outputs``,
         ``notes``, ``class_names``, ``confusion_matrix``, ``intervals``, ``classes``,
         ``file_metrics`` and ``worst_rows`` (those of `MetricsResult`, each with its ``file``; the
@@ -137,6 +138,9 @@ def build_report(
         "verdict": verdict,
         "created": when.isoformat(timespec="seconds"),
     } | {name: section for name, section in sections.items() if section}
+    kept = [int(file["rows_kept"]) for file in inputs if "rows_kept" in file]
+    if kept:  # also if it is 0
+        report["rows_kept"] = sum(kept)
     return {name: _plain(section) for name, section in report.items()}
 
 

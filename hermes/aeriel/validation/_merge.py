@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from hermes._files import as_output_errors
 from hermes.aeriel.files import (
@@ -23,33 +21,12 @@ from hermes.aeriel.files import (
     open_input,
     parts_of,
 )
-from hermes.errors import DataError
+from hermes.aeriel.validation._index import BLOCK_BYTES, INDEX, START_TIME, Index, Part
+from hermes.errors import DataError, ParameterError
 
-BLOCK_BYTES = 16 << 20
 TARGET = "target"
-INDEX = "index"
-START_TIME = "start_time"
 SAMPLE_RATE = "sample_rate"
 NOT_FINITE = ("not_finite_inputs", "not_finite_outputs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One file to merge.
-
-    Parameters
-    ----------
-    input_files
-        Where the rows came from: a file, or several, each with one channel of every series.
-    predictions
-        The file with its predictions.
-    rows
-        How many rows it has.
-    """
-
-    input_files: tuple[Path, ...]
-    predictions: Path
-    rows: int
 
 
 def merge(
@@ -70,6 +47,11 @@ def merge(
     rows), and for each row ``file`` (its place in ``files``) and ``row`` (its row there); and
     ``target``, if one is named. Where the rows are windows at known times, ``index/start_time`` has
     the time of the first row of each file, NaN where it is not known, in seconds.
+
+    Where rows were left out, ``index/rows`` says how many rows each file has, and ``index/time``
+    has the time of each row that is there, in seconds, NaN where it is not known; ``rows`` and
+    ``rows_kept`` at the root are the numbers for all files.
+
     ``not_finite_inputs`` and ``not_finite_outputs`` at its root say, as JSON, how many values of
     each were NaN or infinite.
 
@@ -93,6 +75,8 @@ def merge(
     DataError
         A part cannot be read, does not fit the others, or its input is not what it was when the
         predictions were made.
+    ParameterError
+        A target is named, and rows were left out.
     OutputError
         The file cannot be written.
     """
@@ -112,75 +96,82 @@ def _merge_into(
     target: str | None,
     on_progress: Callable[[int, int], None],
 ) -> None:
-    offsets = np.cumsum([0, *(part.rows for part in parts)], dtype=np.int64)
-    total = int(offsets[-1])
+    index = Index(merged, parts)
+    if target is not None:
+        check_all_rows(target, is_selected=index.is_selected)
     agreed: dict[str, dict[str, Any]] = {}
     not_finite: dict[str, Counter[str]] = {name: Counter() for name in NOT_FINITE}
-    start_times = np.full(len(parts), np.nan)
-    for number, (part, start) in enumerate(zip(parts, offsets[:-1].tolist(), strict=True)):
+    for number, part in enumerate(parts):
         with open_input(part.predictions) as opened:
             stamp = opened.attrs.get("input_stamp")
             for name, counts in not_finite.items():
                 counts.update(json.loads(opened.attrs.get(name, "{}")))
-            if number and opened.keys() != agreed.keys():
-                problem = f"has the outputs {sorted(opened)}, but the files before {sorted(agreed)}"
-                raise DataError(file=str(part.predictions), problem=problem)
-            for name, dataset in opened.items():
-                if name in (INDEX, TARGET):
-                    problem = f"output {name!r} has a name that the merged file uses itself"
-                    raise DataError(file=str(part.predictions), problem=problem)
-                if isinstance(dataset, h5py.Group):
-                    _copy_varying(merged, name, opened, parts, number=number, start=start)
-                else:
-                    _copy(merged, name, dataset, part.rows, start=start, total=total)
-                attributes = dict(dataset.attrs)
-                _check_rate(part, name, attributes, agreed.get(name, {}))
-                # Of the part alone: the rows of the next one begin at another time.
-                start_times[number] = attributes.pop(START_TIME, np.nan)
-                agreed[name] = _in_both(agreed.get(name, attributes), attributes)
+            _copy_outputs(merged, index, number, opened, agreed)
+        start = int(index.offsets[number])
         if target is not None:
             damaged = as_data_errors(part.input_files[0], target)
             with open_input(part.input_files[0]) as opened, damaged:
-                _copy(merged, TARGET, opened[target], part.rows, start=start, total=total)
+                _copy(merged, TARGET, opened[target], part.rows, start=start, total=index.total)
         # Targets of another input than the predictions' would be compared with them.
         if stamp:
             check_unchanged(part.input_files, stamp)
-        on_progress(start + part.rows, total)
+        on_progress(start + part.stored, index.total)
     merged.write_attributes(
         merged.hdf5, {name: json.dumps(counts) for name, counts in not_finite.items()}
     )
     for name, attributes in agreed.items():
         merged.write_attributes(merged.hdf5[name], attributes)
-    _write_index(merged, parts, offsets, start_times)
+    index.finish()
 
 
-def _write_index(
+def _copy_outputs(
     merged: OutputFile,
-    parts: Sequence[Part],
-    offsets: NDArray[np.int64],
-    start_times: NDArray[np.float64],
+    index: Index,
+    number: int,
+    opened: h5py.File,
+    agreed: dict[str, dict[str, Any]],
 ) -> None:
-    total = int(offsets[-1])
-    files = np.array([[str(file) for file in part.input_files] for part in parts], dtype=object)
-    if files.shape[1] == 1:
-        files = files[:, 0]
-    merged.reserve(0, INDEX)
-    merged.hdf5.create_group(INDEX)
-    merged.create_dataset(f"{INDEX}/files", files.shape, h5py.string_dtype())
-    merged.write(f"{INDEX}/files", 0, files)
-    merged.create_dataset(f"{INDEX}/offsets", offsets.shape, offsets.dtype)
-    merged.write(f"{INDEX}/offsets", 0, offsets)
-    if not np.isnan(start_times).all():
-        merged.create_dataset(f"{INDEX}/{START_TIME}", start_times.shape, start_times.dtype)
-        merged.write(f"{INDEX}/{START_TIME}", 0, start_times)
-    merged.create_dataset(f"{INDEX}/file", (total,), np.dtype(np.int32))
-    merged.create_dataset(f"{INDEX}/row", (total,), np.dtype(np.int64))
-    step = BLOCK_BYTES // 8
-    for begin in range(0, total, step):
-        rows = np.arange(begin, min(begin + step, total))
-        numbers = np.searchsorted(offsets, rows, side="right") - 1
-        merged.write(f"{INDEX}/file", begin, numbers)
-        merged.write(f"{INDEX}/row", begin, rows - offsets[numbers])
+    """Copy the outputs of a part, and keep the attributes in which it agrees with those before."""
+    part, start = index.parts[number], int(index.offsets[number])
+    outputs = dict(opened.items())
+    if index.is_selected:
+        index.add(number, _rows_of(part, outputs))
+    if number and outputs.keys() != agreed.keys():
+        problem = f"has the outputs {sorted(outputs)}, but the files before {sorted(agreed)}"
+        raise DataError(file=str(part.predictions), problem=problem)
+    for name, dataset in outputs.items():
+        if name in (INDEX, TARGET):
+            problem = f"output {name!r} has a name that the merged file uses itself"
+            raise DataError(file=str(part.predictions), problem=problem)
+        if isinstance(dataset, h5py.Group):
+            _copy_varying(merged, name, opened, index.parts, number=number, start=start)
+        else:
+            _copy(merged, name, dataset, part.stored, start=start, total=index.total)
+        attributes = dict(dataset.attrs)
+        _check_rate(part, name, attributes, agreed.get(name, {}))
+        # Of the part alone: the rows of the next one begin at another time.
+        if START_TIME in attributes:
+            index.start_times[number] = attributes.pop(START_TIME)
+        agreed[name] = _in_both(agreed.get(name, attributes), attributes)
+
+
+def _rows_of(part: Part, outputs: dict[str, Any]) -> h5py.Group:
+    """Return the numbers and times of the rows of a part, and take them out of what it has."""
+    index = outputs.pop(INDEX, None)
+    if part.rows_kept is None or not isinstance(index, h5py.Group):
+        problem = "has all rows of its input, but other files have some; make them all anew"
+        raise DataError(file=str(part.predictions), problem=problem)
+    return index
+
+
+def check_all_rows(target: str, *, is_selected: bool) -> None:
+    """Raise ParameterError where there are targets, and rows are left out.
+
+    What was measured on some of the rows alone would be read as if it were of all.
+    """
+    if is_selected:
+        problem = f"{target!r} is compared with all rows, but rows are left out"
+        raise ParameterError("target", f"{problem}; leave out keep, or target")
 
 
 def _copy_varying(

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from hermes.aeriel import files
 from hermes.aeriel.files import flat_paths, parts_of
-from hermes.aeriel.validation._merge import BLOCK_BYTES, INDEX, TARGET
+from hermes.aeriel.validation._index import BLOCK_BYTES, INDEX
+from hermes.aeriel.validation._merge import TARGET
 
 N_BINS = 50
 

@@ -33,7 +33,8 @@ from hermes.aeriel.metrics import (
 )
 from hermes.aeriel.metrics import check_extra as check_metrics_extra
 from hermes.aeriel.report import check_extra as check_report_extra
-from hermes.aeriel.validation._merge import INDEX, TARGET
+from hermes.aeriel.validation._index import INDEX, rows_kept
+from hermes.aeriel.validation._merge import TARGET
 from hermes.errors import OutputError, ParameterError
 
 
@@ -41,8 +42,9 @@ from hermes.errors import OutputError, ParameterError
 class FilePredictions:
     """What a file of predictions says of itself.
 
-    ``not_finite`` has, for ``inputs`` and ``outputs``, how many values of each are NaN or infinite,
-    by name; nothing in a file that was written before they were counted.
+    ``rows_kept`` is how many of the rows it has, None for all of them. ``not_finite`` has, for
+    ``inputs`` and ``outputs``, how many values of each are NaN or infinite, by name; nothing in a
+    file that was written before they were counted.
     """
 
     file: str
@@ -50,6 +52,7 @@ class FilePredictions:
     attributes: dict[str, Any]
     statistics: ClientStatistics
     rows: int
+    rows_kept: int | None
     not_finite: dict[str, dict[str, int]]
     started: datetime
     created: datetime
@@ -67,6 +70,7 @@ class FilePredictions:
             attributes=attributes,
             statistics=ClientStatistics(**facts, latencies=latencies),
             rows=int(attributes["rows"]),
+            rows_kept=rows_kept(attributes),
             not_finite={
                 side: json.loads(attributes.get(f"not_finite_{side}", "{}"))
                 for side in ("inputs", "outputs")
@@ -199,11 +203,12 @@ def measure(
 
 
 def describe_inputs(done: Sequence[FilePredictions]) -> list[dict[str, Any]]:
-    """Return file, rows, predictions, and how many values are not finite, for the report."""
+    """Return what the report says of each file."""
     return [
         {
             "file": part.file,
             "rows": part.rows,
+            **({} if part.rows_kept is None else {"rows_kept": part.rows_kept}),
             "predictions": part.path,
             **{
                 f"not_finite_{side}": sum(part.not_finite[side].values())
