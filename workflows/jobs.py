@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ import luigi
 from luigi.task import flatten
 
 from hermes._reports import report
-from hermes.aeriel.jobs import JobOptions, Progress, infer_in_jobs
+from hermes.aeriel.jobs import JobOptions, Progress, ServerRequest, infer_in_jobs
 from hermes.errors import ParameterError
-from workflows._endpoints import EndpointTarget
 from workflows.inference import InferenceTask
 from workflows.parameters import option_parameters
+from workflows.server import TritonServerTask
 
 logger = logging.getLogger("luigi-interface")
 
@@ -42,9 +42,9 @@ for _name, _parameter in option_parameters(JobOptions).items():
 class InferenceJobs(JobParameters, luigi.Task):
     """The outputs of several `InferenceTask`s, made in the jobs of a batch system.
 
-    A subclass says which tasks in `inferences`; they are equal but for their files. What
-    they require is required here: the server runs where the driver does. Their outputs are the
-    same as if each task had run, so that tasks whose outputs are there are left out.
+    A subclass says which tasks in `inferences`; they require the same server. What they require is
+    required here, but for a server that is to run in a job of its own. Their outputs are the same
+    as if each task had run, so that tasks whose outputs are there are left out.
     """
 
     _shown_counts: tuple[int, ...] = ()
@@ -59,15 +59,27 @@ class InferenceJobs(JobParameters, luigi.Task):
         return next(iter(self.inferences())).output_file.parent / "jobs"
 
     def requires(self) -> list[luigi.Task]:
-        """Return what the tasks require, each once."""
-        return list(dict.fromkeys(self._requirements()))
+        """Return what the tasks require, each once; no server that is to run in a job."""
+        in_a_job = self._server_in_a_job()
+        return [each for each in self._requirements() if each != in_a_job]
 
-    def _requirements(self) -> Iterator[luigi.Task]:
+    def _requirements(self) -> list[luigi.Task]:
+        required: dict[luigi.Task, None] = {}
         for task in self.inferences():
             if task.hooks.given:
                 problem = f"batch jobs do not have the hooks of {task.task_family}; use local"
                 raise ParameterError("engine", problem)
-            yield from flatten(task.requires())
+            required |= dict.fromkeys(flatten(task.requires()))
+        return list(required)
+
+    def _server_in_a_job(self) -> TritonServerTask | None:
+        if self.server_place == "driver":
+            return None
+        servers = [each for each in self._requirements() if isinstance(each, TritonServerTask)]
+        if len(servers) != 1:
+            problem = f"{self.server_place!r} takes tasks that require one TritonServerTask"
+            raise ParameterError("server_place", f"{problem}, not {len(servers)}")
+        return servers[0]
 
     def output(self) -> list[luigi.Target]:
         """Return the outputs of the tasks."""
@@ -80,16 +92,24 @@ class InferenceJobs(JobParameters, luigi.Task):
     def run(self) -> None:
         """Have jobs do the tasks that are not complete."""
         todo = [task for task in self.inferences() if not task.complete()]
-        targets = flatten([task.output() for task in self.requires()])
-        [server] = [target for target in targets if isinstance(target, EndpointTarget)]
-        server.endpoint  # noqa: B018 (waits for it)
+        in_a_job = self._server_in_a_job()
+        server = todo[0].server
+        if in_a_job is None:
+            server.endpoint  # noqa: B018 (waits for it)
         requests = [task.request() for task in todo]
         server.check_models()  # after it: the server has loaded the models that they stand for
         infer_in_jobs(
             requests,
             self.job_options,
             self.job_directory,
-            server=server.current,
+            server=server.current
+            if in_a_job is None
+            else ServerRequest(
+                spec=in_a_job.spec,
+                log_file=in_a_job.server_log,
+                monitor_file=in_a_job.server_monitor,
+            ),
+            is_advertised=any(getattr(each, "advertise", "") for each in self._requirements()),
             on_progress=self._show,
         )
 

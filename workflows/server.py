@@ -108,6 +108,9 @@ class ServerParameters:
         "a loopback one asks clients for a certificate",
     )
     insecure = Flag(description="let everybody in who reaches the address")
+    advertise = Text(
+        default="", description="the name or address of the server's host, as other hosts know it"
+    )
     server_args = TextList(default=(), description="further flags of tritonserver, as a JSON list")
     server_timeout_s = Number(
         default=600.0, significant=False, description="seconds to wait for the server"
@@ -189,6 +192,9 @@ class TritonServerTask(ServerParameters, Service):
         the endpoint carries what a client needs.
     insecure : bool
         Let everybody in who reaches the address.
+    advertise : str
+        The name or address of the server's host, as other hosts know it; by default what the host
+        calls itself.
     server_args : list of str
         Further flags of tritonserver.
     server_timeout_s : float
@@ -211,6 +217,7 @@ class TritonServerTask(ServerParameters, Service):
             cpu=self.cpu,
             listen=self.listen,
             insecure=self.insecure,
+            advertise=self.advertise,
             server_args=self.server_args,
             timeout_s=self.server_timeout_s,
             repository_stamp=self.repository_stamp,

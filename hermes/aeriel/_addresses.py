@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import re
 import socket
 
@@ -35,6 +36,17 @@ def is_this_host(address: str) -> bool:
     except OSError:
         return False
     return any(_is_own(family, str(name[0])) for family, *_, name in found)
+
+
+def is_only_here(address: str) -> bool:
+    """Tell whether other hosts cannot mean this host by an address, as far as this host knows."""
+    if is_unix(address):
+        return True
+    try:
+        found = socket.getaddrinfo(_split(address)[0], 0, type=socket.SOCK_DGRAM)
+    except OSError:  # nor can this one
+        return True
+    return all(ipaddress.ip_address(str(name[0])).is_loopback for *_, name in found)
 
 
 def usual_http(grpc: str) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from hermes._files import write_whole
+from hermes.aeriel._addresses import is_only_here
 from hermes.aeriel.endpoint import ClientCredentials
 from hermes.errors import MissingExtraError
 
@@ -65,13 +66,15 @@ class ServerCredentials:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def make_credentials(directory: Path) -> ServerCredentials:
+def make_credentials(directory: Path, advertise: str = "") -> ServerCredentials:
     """Make an authority, a server's and a client's certificate; the authority's key is not kept.
 
     Parameters
     ----------
     directory
         Where the server's files are going to be.
+    advertise
+        A further name or address of the server.
 
     Raises
     ------
@@ -103,11 +106,17 @@ def make_credentials(directory: Path) -> ServerCredentials:
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         )
         if name == "hermes server":
-            names: list[x509.GeneralName] = [x509.DNSName(host) for host in _host_names()]
-            names += [x509.IPAddress(ipaddress.ip_address(text)) for text in _addresses()]
+            names = [general_name(text) for text in sorted(_host_names() | _addresses())]
+            names += [general_name(advertise)] if advertise else []
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         signed = builder.sign(authority_key, hashes.SHA256())
         return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+    def general_name(text: str) -> x509.GeneralName:
+        try:
+            return x509.IPAddress(ipaddress.ip_address(text))
+        except ValueError:
+            return x509.DNSName(text)
 
     def pem(key: ec.EllipticCurvePrivateKey) -> str:
         return key.private_bytes(
@@ -134,21 +143,25 @@ def make_credentials(directory: Path) -> ServerCredentials:
 
 
 def reachable_name() -> str:
-    """Return a name of this host under which it can be reached, from here at least."""
+    """Return a name or address under which other hosts reach this one, as far as it can be known.
+
+    A name that stands for a loopback address here, as Debian writes it to ``/etc/hosts``, gives way
+    to the address of an interface. Without a network it is a loopback address.
+    """
     for name in (socket.getfqdn(), socket.gethostname()):
-        try:
-            socket.getaddrinfo(name, None)
-        except OSError:
-            continue
-        return name
-    return "127.0.0.1"
+        if not is_only_here(f"{name}:0"):
+            return name
+    outer = [text for text in sorted(_addresses()) if not is_only_here(f"[{text}]:0")]
+    # No link-local address: it takes the name of an interface to reach it.
+    usable = [text for text in outer if not ipaddress.ip_address(text).is_link_local]
+    return next((text for text in usable if ":" not in text), next(iter(usable), "127.0.0.1"))
 
 
-def _host_names() -> list[str]:
-    return sorted({"localhost", socket.gethostname(), socket.getfqdn()})
+def _host_names() -> set[str]:
+    return {"localhost", socket.gethostname(), socket.getfqdn()}
 
 
-def _addresses() -> list[str]:
+def _addresses() -> set[str]:
     """Return the addresses of this host, without the zone of a link-local one."""
     found = {
         address.address.partition("%")[0]
@@ -156,4 +169,4 @@ def _addresses() -> list[str]:
         for address in addresses
         if address.family in (socket.AF_INET, socket.AF_INET6)
     }
-    return sorted(found | {"127.0.0.1", "::1"})
+    return found | {"127.0.0.1", "::1"}

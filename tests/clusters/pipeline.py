@@ -58,8 +58,10 @@ class Pipeline:
     directory: Path
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(init=False)
+    process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
+        self.log = self.directory / "luigi.log"
         self.environment = {
             **os.environ,
             "HERMES_TEST": str(self.directory),
@@ -75,34 +77,47 @@ class Pipeline:
 
     def start(
         self, *options: str, model: str = "double", results: str = "results", local: bool = False
-    ) -> subprocess.Popen[str]:
-        """Start the pipeline in a process group of its own, as a shell does."""
+    ) -> subprocess.Popen[bytes]:
+        """Start the pipeline in a session of its own, as a shell does."""
         where = () if local else ("--engine", self.name, *self.options)
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"),
-                *("--model-repository", str(self.directory / "models"), "--model-name", model),
-                *("--inputs", str(self.directory / "data" / "*.h5"), "--target", "expected"),
-                *("--metrics", "reference", "--require", "reference >= 1", "--batch-size", "4"),
-                *("--output-dir", str(self.directory / results), "--workers", "2"),
-                *("--local-scheduler", *where, *options),
-            ],
-            env=self.environment,
-            cwd=self.directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self.log.unlink(missing_ok=True)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"),
+                    *("--model-repository", str(self.directory / "models"), "--model-name", model),
+                    *("--inputs", str(self.directory / "data" / "*.h5"), "--target", "expected"),
+                    *("--metrics", "reference", "--require", "reference >= 1"),
+                    *("--output-dir", str(self.directory / results), "--batch-size", "4"),
+                    *("--workers", "2", "--local-scheduler", *where, *options),
+                ],
+                env=self.environment,
+                cwd=self.directory,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self.process
+
+    def finish(self, timeout_s: float = 240.0) -> tuple[int, str]:
+        """Wait for the end of the driver; return its exit code and what it wrote."""
+        assert self.process is not None
+        return self.process.wait(timeout_s), self.log.read_text()
 
     def run(
         self, *options: str, model: str = "double", results: str = "results", local: bool = False
     ) -> str:
         """Run the pipeline to its end, and return what it writes."""
-        process = self.start(*options, model=model, results=results, local=local)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
+        self.start(*options, model=model, results=results, local=local)
+        code, output = self.finish()
+        assert code == 0, output
         return output
+
+    def close(self) -> None:
+        """End what is left of the driver."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def merged(self, results: str = "results") -> dict[str, bytes]:
         """Return the datasets of the merged file."""

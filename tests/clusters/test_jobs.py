@@ -16,6 +16,9 @@ from tests.helpers import wait_until
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
 
+IN_A_JOB = ("--server-place", "job")
+
+
 @pytest.fixture
 def pipeline(
     slurm: Path, tmp_path: Path, triton_home: Path, monkeypatch: pytest.MonkeyPatch
@@ -24,6 +27,7 @@ def pipeline(
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     pipeline = Pipeline(name="slurm", engine=find_engine("slurm"), directory=tmp_path)
     yield pipeline
+    pipeline.close()
     seconds_until_clean(pipeline, 30)
 
 
@@ -40,23 +44,34 @@ def test_jobs_make_what_this_process_makes(pipeline: Pipeline) -> None:
     assert pipeline.merged() == pipeline.merged("local")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_nothing_is_left_when_the_driver_ends(pipeline: Pipeline, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "options"),
+    [(fault, IN_A_JOB if "reaper" in fault else ()) for fault in FAULTS],
+)
+def test_nothing_is_left_when_the_driver_ends(
+    pipeline: Pipeline, fault: str, options: tuple[str, ...]
+) -> None:
     end, limit_s = FAULTS[fault]
-    process = pipeline.start(model="slow")
+    process = pipeline.start(*options, model="slow")
     wait_until(pipeline.is_under_way, 60)
     end(pipeline, process.pid)
     seconds_until_clean(pipeline, limit_s)
-    output, _ = process.communicate(timeout=10)
-    assert process.returncode != 0, output
+    code, output = pipeline.finish(10)
+    assert code != 0, output
 
 
-def test_what_is_lost_is_done_again(pipeline: Pipeline) -> None:
-    """A job that is killed is submitted again, and the others go on when the server is."""
-    process = pipeline.start(model="slow")
+@pytest.mark.parametrize(
+    ("options", "victim"), [((), "tritonserver"), (IN_A_JOB, "server job")], ids=["driver", "job"]
+)
+def test_what_is_lost_is_done_again(
+    pipeline: Pipeline, options: tuple[str, ...], victim: str
+) -> None:
+    """Jobs that are killed are submitted again, and clients go on when the server has come back."""
+    pipeline.start(*options, model="slow")
     wait_until(pipeline.is_under_way, 60)
-    for role in ("tritonserver", "client"):
+    for role in (victim, "client"):
         os.kill(next(iter(pipeline.processes(role))), signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    code, output = pipeline.finish()
+    assert code == 0, output
     assert "a job ended early and is submitted again (1 of 3)" in output
+    assert ("the job of the server has ended" in output) == (victim == "server job")

@@ -3,5 +3,6 @@
 from hermes.aeriel.jobs._chunks import Progress
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.jobs._run import infer_in_jobs
+from hermes.aeriel.jobs._servers import ServerRequest
 
-__all__ = ["JobOptions", "Progress", "infer_in_jobs"]
+__all__ = ["JobOptions", "Progress", "ServerRequest", "infer_in_jobs"]

@@ -18,7 +18,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     match sys.argv[1:]:
         case ["infer", run, submission, number]:
-            return infer(RunDirectory(Path(run)), int(submission), int(number))
+            return infer(RunDirectory(Path(run)), submission, int(number))
         case ["serve", run, _]:
             return run_server(RunDirectory(Path(run)))
         case ["reap", engine, run]:

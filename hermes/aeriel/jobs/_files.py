@@ -77,9 +77,9 @@ class RunDirectory:
         """The unique name of the run."""
         return self.path.name
 
-    def submission(self, number: int) -> SubmissionDirectory:
+    def submission(self, name: str) -> SubmissionDirectory:
         """Return the directory of one submission."""
-        return SubmissionDirectory(self.path / str(number))
+        return SubmissionDirectory(self.path / name)
 
     def remove(self, *, keep_logs: bool) -> None:
         """Remove what the run has written: all of it, or all but the logs of its jobs."""

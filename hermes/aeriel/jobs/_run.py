@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from hermes.aeriel.jobs._engines import find_engine
 from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, refresh
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.jobs._reaper import Reaper
+from hermes.aeriel.jobs._servers import RunServer, ServerElsewhere, ServerJob, ServerRequest
 from hermes.errors import EngineError, JobsError, ParameterError, log_tail
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def infer_in_jobs(
     options: JobOptions,
     directory: Path,
     *,
-    server: Callable[[], Endpoint | None],
+    server: Callable[[], Endpoint | None] | ServerRequest,
+    is_advertised: bool = False,
     on_progress: Callable[[Progress], object],
 ) -> None:
     """Stream files through a model in batch jobs, and return when all of them are done.
@@ -64,18 +66,21 @@ def infer_in_jobs(
     directory
         On a file system that the hosts of the jobs share; gets a directory for the run.
     server
-        Returns where the server listens just now; None while it does not.
+        A function that returns where a server listens just now, None while it does not; or the
+        server that is to run in a job of its own.
+    is_advertised
+        Whether the user has named the address of a server that is not in a job.
     on_progress
         Called once in a while.
 
     Raises
     ------
     JobsError
-        Files could not be done. Those of other jobs are.
+        Files could not be done, while those of other jobs are; or the server's job ends each time.
+    ParameterError
+        Jobs on other hosts cannot reach the server, or there are hooks, which jobs do not have.
     EngineError
         The batch system cannot be used.
-    ParameterError
-        There are hooks, which jobs do not have.
     """
     if any(request.hooks.given for request in requests):
         raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")
@@ -84,7 +89,12 @@ def infer_in_jobs(
     with ExitStack() as stack:
         stack.enter_context(Reaper(run, options.engine, engine))
         with Beacon(run.beacon):
-            driver = _Driver(run, engine, options, server, on_progress)
+            tended: RunServer = (
+                ServerJob(run, engine, options, server)
+                if isinstance(server, ServerRequest)
+                else ServerElsewhere(run, server, is_advertised=is_advertised)
+            )
+            driver = _Driver(run, engine, options, tended, on_progress)
             driver.drive(chunks(requests, options.files_per_job))
         run.remove(keep_logs=False)
 
@@ -97,7 +107,7 @@ class _Driver:
         run: RunDirectory,
         engine: Engine,
         options: JobOptions,
-        server: Callable[[], Endpoint | None],
+        server: RunServer,
         on_progress: Callable[[Progress], object],
     ) -> None:
         self._run = run
@@ -110,50 +120,35 @@ class _Driver:
         self._n_done = 0
         self._rows = 0
         self._problems: list[str] = []
-        self._published: Endpoint | None = None
 
     def drive(self, waiting: list[Chunk]) -> None:
         """Return when all files are done, or raise JobsError."""
         began = answered_at = time.monotonic()
         n_files = sum(len(chunk.requests) for chunk in waiting)
-        states: dict[JobId, JobState] = {}
         while waiting or self._jobs:
-            self._publish()
             try:
-                if waiting and len(self._jobs) < MOST_JOBS:
+                states = self._engine.states(self._run.name)
+                for job_id in self._jobs.keys() - states.keys():
+                    waiting += self._conclude(self._jobs.pop(job_id))
+                if self._server.tend(states) and waiting and len(self._jobs) < MOST_JOBS:
                     n = MOST_JOBS - len(self._jobs)
                     self._submit(waiting[:n])
                     del waiting[:n]
-                submitted = list(self._jobs)
-                states = dict(self._engine.states(self._run.name))
-                answered_at = time.monotonic()
             except EngineError as error:
-                if not self._n_submissions or time.monotonic() > answered_at + PATIENCE_S:
+                # It may be busy, or take no more jobs just now; else it has never worked.
+                if not self._jobs or time.monotonic() > answered_at + PATIENCE_S:
                     raise
                 logger.warning("%s", error)
             else:
-                for job_id in submitted:
-                    if job_id not in states:
-                        waiting += self._conclude(self._jobs.pop(job_id))
-            self._report(states, waiting, n_files, time.monotonic() - began)
+                answered_at = time.monotonic()
+                self._report(states, waiting, n_files, time.monotonic() - began)
             time.sleep(min(LONGEST_POLL_S, FIRST_POLL_S + (time.monotonic() - began) / 60))
         if self._problems:
             raise JobsError(tuple(self._problems))
 
-    def _publish(self) -> None:
-        """Have the jobs see where the server listens."""
-        endpoint = self._server()
-        if endpoint == self._published:
-            return
-        if endpoint is None:
-            self._run.endpoint.unlink(missing_ok=True)
-        else:
-            endpoint.write(self._run.endpoint)
-        self._published = endpoint
-
     def _submit(self, waiting: Sequence[Chunk]) -> None:
-        number = self._n_submissions
-        files = self._run.submission(number)
+        name = str(self._n_submissions)
+        files = self._run.submission(name)
         files.path.mkdir(exist_ok=True)
         for index, chunk in enumerate(waiting):
             files.write_requests(index, list(chunk.requests))
@@ -161,7 +156,7 @@ class _Driver:
             run=self._run.name,
             command=(
                 *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
-                *("infer", str(self._run.path), str(number)),
+                *("infer", str(self._run.path), name),
             ),
             n_jobs=len(waiting),
             directory=files.path,
@@ -211,7 +206,7 @@ class _Driver:
 
     def _report(
         self,
-        states: dict[JobId, JobState],
+        states: Mapping[JobId, JobState],
         waiting: Sequence[Chunk],
         n_files: int,
         seconds: float,

@@ -9,15 +9,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from hermes.aeriel.client import is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import Request, infer_with_reconnects
 from hermes.aeriel.jobs._beacon import BeaconWatch
 from hermes.aeriel.jobs._files import JobStatus, RunDirectory
-from hermes.aeriel.serve import GPURequest, run_with_restarts, serve, stop_signal
-from hermes.aeriel.supervise import ServerSpec
+from hermes.aeriel.jobs._servers import ServerRequest, check_reachable
+from hermes.aeriel.monitor import ServerMonitor
+from hermes.aeriel.serve import (
+    GPURequest,
+    TritonInstance,
+    run_with_restarts,
+    serve,
+    stop_signal,
+)
 from hermes.errors import HermesError, ParameterError, ServerTimeoutError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +39,7 @@ SERVER_RESTARTS = 5
 LASTING_S = 8.0
 
 
-def infer(run: RunDirectory, submission: int, number: int) -> int:
+def infer(run: RunDirectory, submission: str, number: int) -> int:
     """Do the files of a job, and return its exit code.
 
     A file that cannot be done does not keep the others from it.
@@ -133,12 +141,14 @@ def run_server(run: RunDirectory) -> int:
     """Serve, while the driver lives, and return the exit code."""
     if _is_over(run):
         return 0
-    spec = ServerSpec.from_json(run.server.read_text())
+    wanted = ServerRequest.read(run.server)
+    spec = wanted.spec
     watch = BeaconWatch(run.beacon)
     published = None
 
     def publish(endpoint: Endpoint) -> None:
         nonlocal published
+        check_reachable(endpoint, is_advertised=bool(spec.advertise))
         published = endpoint
         endpoint.write(run.endpoint)
 
@@ -147,23 +157,26 @@ def run_server(run: RunDirectory) -> int:
             run.endpoint.unlink(missing_ok=True)
 
     request = GPURequest(gpus=spec.gpus, n_gpus=spec.n_gpus, cpu=spec.cpu)
+    server = serve(
+        spec.model_repository,
+        spec.image or None,
+        gpus=request.gpus,
+        n_gpus=request.n_gpus,
+        cpu=request.cpu,
+        gpu_timeout_s=spec.timeout_s,
+        server_args=spec.server_args,
+        log_file=wanted.log_file or None,
+        ports="auto",
+        listen=spec.listen,
+        insecure=spec.insecure,
+        advertise=spec.advertise,
+        stop_timeout_s=spec.stop_timeout_s,
+        endpoint_file=run.endpoint,
+        started_by="command",
+    )
     with stop_signal() as stopped:
         run_with_restarts(
-            serve(
-                spec.model_repository,
-                spec.image or None,
-                gpus=request.gpus,
-                n_gpus=request.n_gpus,
-                cpu=request.cpu,
-                gpu_timeout_s=spec.timeout_s,
-                server_args=spec.server_args,
-                ports="auto",
-                listen=spec.listen,
-                insecure=spec.insecure,
-                stop_timeout_s=spec.stop_timeout_s,
-                endpoint_file=run.endpoint,
-                started_by="supervisor",
-            ),
+            _monitored(server, wanted.monitor_file),
             timeout_s=spec.timeout_s,
             is_wanted=lambda: not stopped.is_set() and watch.is_moving(),
             publish=publish,
@@ -171,6 +184,16 @@ def run_server(run: RunDirectory) -> int:
             most_restarts=SERVER_RESTARTS,
         )
     return 0
+
+
+@contextmanager
+def _monitored(
+    server: AbstractContextManager[TritonInstance], table: str
+) -> Iterator[TritonInstance]:
+    with server as instance, ExitStack() as stack:
+        if table:
+            stack.enter_context(ServerMonitor(lambda: instance.endpoint, Path(table)))
+        yield instance
 
 
 def _endpoint(run: RunDirectory) -> Endpoint | None:

@@ -14,6 +14,7 @@ from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._ports import UNIX, Ports
 from hermes.errors import ParameterError
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
 # Flags that would make the server another one than the instance says, and what sets them.
 _OWNED = {
@@ -55,6 +56,8 @@ class ServerSettings:
         Variables to set for the server process, on top of the caller's.
     stop_timeout_s
         Seconds that the server may take to finish when it is told to stop.
+    advertise
+        The name or address in the endpoint; none: what this host calls itself.
     credentials
         Encrypts the GRPC service and asks clients for a certificate (mutual TLS). HTTP, which
         cannot do that, is off then, and metrics stay on the loopback address.
@@ -74,6 +77,7 @@ class ServerSettings:
     model_repository: str
     ports: Ports | None = field(default_factory=Ports)
     listen: str = "127.0.0.1"
+    advertise: str = ""
     server_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_timeout_s: float = 30.0
@@ -120,7 +124,7 @@ class ServerSettings:
         here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104 (what it listens at, only compared)
         is_wide = self.credentials is not None and here != self.listen
         hosts = {
-            "grpc": reachable_name() if is_wide else here,
+            "grpc": self.advertise or (reachable_name() if is_wide else here),
             "http": here,
             "metrics": here if self.credentials is None else "127.0.0.1",
         }
@@ -185,6 +189,23 @@ class ServerSettings:
             return self.listen
         # Only gRPC writes IPv6 as the rest of the world does; libevhtp has a prefix for it.
         return f"[{self.listen}]" if service == "grpc" else f"ipv6:{self.listen}"
+
+
+def check_advertise(advertise: str, address: str) -> str:
+    """Return the name of the server for other hosts, after refusing what can be none.
+
+    Raises
+    ------
+    ParameterError
+        It is no name or address of a host, or the server listens on sockets only.
+    """
+    if advertise and address == UNIX:
+        problem = f"{advertise!r} is not for a server on sockets; give an address to listen on too"
+        raise ParameterError("advertise", problem)
+    if advertise and not _HOST.fullmatch(advertise):
+        problem = f"{advertise!r} is neither the name nor the address of a host; leave ports out"
+        raise ParameterError("advertise", problem)
+    return advertise
 
 
 def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:

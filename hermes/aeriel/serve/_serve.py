@@ -14,6 +14,7 @@ from hermes._directory import ServerDirectory, new_server_id, state_home
 from hermes.aeriel._credentials import make_credentials
 from hermes.aeriel.serve._command import (
     ServerSettings,
+    check_advertise,
     check_model_repository,
     check_server_args,
 )
@@ -44,6 +45,7 @@ def serve(
     ports: Ports | Literal["auto"] | None = None,
     listen: str = "127.0.0.1",
     insecure: bool = False,
+    advertise: str = "",
     environment: Mapping[str, str] | None = None,
     stop_timeout_s: float = 30.0,
     endpoint_file: str | Path | None = None,
@@ -92,6 +94,9 @@ def serve(
         directory instead of ports: no other user can connect.
     insecure
         Let everybody in who reaches the address.
+    advertise
+        The name or address of this host in the endpoint, as other hosts know it; by default what
+        the host calls itself.
     environment
         Variables to set for the server process.
     stop_timeout_s
@@ -124,6 +129,7 @@ def serve(
     ...     client = tritonclient.grpc.InferenceServerClient(instance.endpoint.grpc)
     """
     address = check_listen(listen)
+    check_advertise(advertise, address)
     repository = check_model_repository(model_repository)
     if ports not in ("auto", None) and not isinstance(ports, Ports):
         raise ParameterError("ports", f'{ports!r} is neither "auto" nor Ports(grpc=…, http=…)')
@@ -153,10 +159,11 @@ def serve(
             cpu=cpu,
             ports=None if ports == "auto" else ports or Ports(),
             listen=address,
+            advertise=advertise,
             server_args=arguments,
             environment=variables,
             stop_timeout_s=stop_timeout_s,
-            credentials=None if is_open else make_credentials(directory.keys),
+            credentials=None if is_open else make_credentials(directory.keys, advertise),
             locks=lease.descriptors,
             image=str(image or ""),
             container_name=name,

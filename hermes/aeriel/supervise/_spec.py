@@ -47,8 +47,8 @@ class ServerSpec:
         Which GPUs, or how many.
     cpu
         On the CPU, also models that ask for a GPU.
-    listen, insecure
-        Where it listens, and whether anybody gets in.
+    listen, insecure, advertise
+        Where it listens, whether anybody gets in, and how other hosts call this one.
     server_args
         Further flags of tritonserver.
     timeout_s
@@ -67,6 +67,7 @@ class ServerSpec:
     cpu: bool = False
     listen: str = "unix"
     insecure: bool = False
+    advertise: str = ""
     server_args: tuple[str, ...] = ()
     timeout_s: float = 600.0
     stop_timeout_s: float = 5.0

@@ -123,6 +123,7 @@ class _Keeper:
                 ports="auto",
                 listen=spec.listen,
                 insecure=spec.insecure,
+                advertise=spec.advertise,
                 stop_timeout_s=spec.stop_timeout_s,
                 directory=state,
                 started_by="supervisor",
