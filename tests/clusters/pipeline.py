@@ -20,17 +20,12 @@ from tests.helpers import write_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = (60, 1, 43, 64)
-MODELS = {
-    "double": """
+MODEL = """
     def answer(self, request):
+        time.sleep({seconds})
         return response(y=2 * array(request, "x"))
-""",
-    "slow": """
-    def answer(self, request):
-        time.sleep(0.2)
-        return response(y=2 * array(request, "x"))
-""",
-}
+"""
+MODELS = {"double": 0, "slow": 0.2, "slower": 5}
 ROLES = {
     "reaper": ("hermes.aeriel.jobs", "reap"),
     "client": ("hermes.aeriel.jobs", "infer"),
@@ -72,7 +67,8 @@ class Pipeline:
             with h5py.File(self.directory / "data" / f"{index}.h5", "w") as file:
                 file["x"] = np.random.default_rng(index).standard_normal((rows, 4), np.float32)
                 file["expected"] = 2 * file["x"][:]
-        for name, source in MODELS.items():
+        for name, seconds in MODELS.items():
+            source = MODEL.format(seconds=seconds)
             write_model(self.directory / "models", name, source, inputs={"x": ("FP32", [4])})
 
     def start(
@@ -130,7 +126,7 @@ class Pipeline:
         return next((each for each in found if not (each / "tombstone").exists()), None)
 
     def is_under_way(self) -> bool:
-        """Tell whether a job has written rows."""
+        """Tell whether a job has done a file: one has a single row."""
         run = self.run_directory()
         return run is not None and any(run.glob("*/*.status.json"))
 

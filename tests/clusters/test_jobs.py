@@ -52,7 +52,7 @@ def test_nothing_is_left_when_the_driver_ends(
     pipeline: Pipeline, fault: str, options: tuple[str, ...]
 ) -> None:
     end, limit_s = FAULTS[fault]
-    process = pipeline.start(*options, model="slow")
+    process = pipeline.start(*options, model="slower")
     wait_until(pipeline.is_under_way, 60)
     end(pipeline, process.pid)
     seconds_until_clean(pipeline, limit_s)

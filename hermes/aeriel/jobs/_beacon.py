@@ -10,9 +10,10 @@ import logging
 import os
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from hermes.aeriel.jobs._files import RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +26,12 @@ class Beacon:
 
     Parameters
     ----------
-    path
-        The file.
+    run
+        Has the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
         self._over = threading.Event()
         # A daemon: the thread must not keep a process alive that leaves without leaving the block.
         self._thread = threading.Thread(target=self._keep_moving, name="hermes-beacon", daemon=True)
@@ -54,11 +55,13 @@ class Beacon:
             try:
                 self._move()
             except OSError as error:
-                logger.warning("the beacon %s cannot be moved: %s", self._path, error)
+                logger.warning("the beacon %s cannot be moved: %s", self._run.beacon, error)
 
     def _move(self) -> None:
         # Opened and closed each time: that is when NFS has other hosts see what was written.
-        self._path.write_text(f"{os.getpid()} {time.monotonic_ns()}")
+        self._run.beacon.write_text(f"{os.getpid()} {time.monotonic_ns()}")
+        # Of jobs that ended while this process was suspended, or the file server away.
+        self._run.tombstone.unlink(missing_ok=True)
 
 
 class BeaconWatch:
@@ -66,30 +69,35 @@ class BeaconWatch:
 
     Parameters
     ----------
-    path
-        The beacon.
-    limit_s
-        Seconds without a change after which the driver counts as dead.
+    run
+        The run of the driver that is to be judged.
     """
 
-    def __init__(self, path: Path, limit_s: float = LIMIT_S) -> None:
-        self._path = path
-        self._limit_s = limit_s
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
         self._seen = ""
         self._changed_at = time.monotonic()
 
     def is_moving(self) -> bool:
         """Tell whether the beacon has changed within the limit; to be asked once in a while.
 
-        One that has been removed does not move any more.
+        Where it has not, the run is buried, for other jobs to see. A beacon that has been removed
+        is that of a run that has ended.
         """
+        if self._run.tombstone.exists():
+            return False
         try:
-            content = self._path.read_text()
+            content = self._run.beacon.read_text()
         except FileNotFoundError:
             return False
         except OSError as error:  # of a file server that is away; it counts as standing still
-            logger.warning("the beacon %s cannot be read: %s", self._path, error)
+            logger.warning("the beacon %s cannot be read: %s", self._run.beacon, error)
             content = self._seen
         if content != self._seen:
             self._seen, self._changed_at = content, time.monotonic()
-        return time.monotonic() - self._changed_at <= self._limit_s
+        if time.monotonic() - self._changed_at <= LIMIT_S:
+            return True
+        message = "the driver's beacon, %s, has not moved for %.0f s: the run is over"
+        logger.error(message, self._run.beacon, LIMIT_S)
+        self._run.bury()
+        return False

@@ -77,6 +77,12 @@ class RunDirectory:
         """The unique name of the run."""
         return self.path.name
 
+    def bury(self) -> None:
+        """Note that the driver is dead, for the jobs in the queue and for later runs."""
+        with suppress(OSError):  # it may be gone already
+            self.tombstone.touch()
+            self.endpoint.unlink(missing_ok=True)
+
     def submission(self, name: str) -> SubmissionDirectory:
         """Return the directory of one submission."""
         return SubmissionDirectory(self.path / name)

@@ -88,7 +88,7 @@ def infer_in_jobs(
     run = RunDirectory.create(directory)
     with ExitStack() as stack:
         stack.enter_context(Reaper(run, options.engine, engine))
-        with Beacon(run.beacon):
+        with Beacon(run):
             tended: RunServer = (
                 ServerJob(run, engine, options, server)
                 if isinstance(server, ServerRequest)

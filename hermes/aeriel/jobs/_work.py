@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from hermes.aeriel.client import is_transient
@@ -143,7 +143,7 @@ def run_server(run: RunDirectory) -> int:
         return 0
     wanted = ServerRequest.read(run.server)
     spec = wanted.spec
-    watch = BeaconWatch(run.beacon)
+    watch = BeaconWatch(run)
     published = None
 
     def publish(endpoint: Endpoint) -> None:
@@ -246,13 +246,9 @@ def _ends_with(run: RunDirectory) -> Iterator[None]:
         sys.exit(128 + number)
 
     def follow() -> None:
-        watch = BeaconWatch(run.beacon)
+        watch = BeaconWatch(run)
         while not over.wait(POLL_S):
             if not watch.is_moving():
-                logger.error("the beacon of the driver, %s, stands still: the job ends", run.beacon)
-                with suppress(OSError):  # the run may be gone
-                    run.tombstone.touch()
-                    run.endpoint.unlink(missing_ok=True)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
