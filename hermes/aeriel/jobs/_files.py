@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from hermes._files import write_whole
 from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.files import NO_HOOKS, Request
+from hermes.aeriel.files import NO_HOOKS, Request, fingerprint_of
 from hermes.errors import ParameterError
 
 
@@ -140,6 +140,12 @@ class SubmissionDirectory:
             return JobStatus(**json.loads(self._status(number).read_text()))
         except FileNotFoundError:
             return JobStatus()
+
+
+def is_done(request: Request) -> bool:
+    """Tell whether the output of a request is there, as a job on any host has left it."""
+    refresh(request.output_file.parent)
+    return fingerprint_of(request.output_file) == request.fingerprint
 
 
 def refresh(directory: Path) -> None:

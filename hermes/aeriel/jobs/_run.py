@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.files import Request, fingerprint_of
+from hermes.aeriel.files import Request
 from hermes.aeriel.jobs._beacon import Beacon
 from hermes.aeriel.jobs._chunks import Chunk, Progress, chunks
 from hermes.aeriel.jobs._engine import Engine, JobId, JobState, Submission
 from hermes.aeriel.jobs._engines import find_engine
-from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, refresh
+from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, is_done, refresh
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.jobs._reaper import Reaper
 from hermes.aeriel.jobs._servers import RunServer, ServerElsewhere, ServerJob, ServerRequest
@@ -182,7 +182,7 @@ class _Driver:
             failure = status.failures.get(str(request.output_file))
             if failure is not None:
                 self._problems.append(f"{request.output_file}: {failure} (log: {job.log})")
-            elif not _is_done(request):
+            elif not is_done(request):
                 left.append(request)
         if not left:
             self._n_done += 1
@@ -230,8 +230,3 @@ class _Driver:
                 reason=next(reasons, ""),
             )
         )
-
-
-def _is_done(request: Request) -> bool:
-    refresh(request.output_file.parent)
-    return fingerprint_of(request.output_file) == request.fingerprint

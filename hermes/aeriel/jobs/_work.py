@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from hermes.aeriel.client import is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import Request, infer_with_reconnects
 from hermes.aeriel.jobs._beacon import BeaconWatch
-from hermes.aeriel.jobs._files import JobStatus, RunDirectory
+from hermes.aeriel.jobs._files import JobStatus, RunDirectory, is_done
 from hermes.aeriel.jobs._servers import ServerRequest, check_reachable
 from hermes.aeriel.monitor import ServerMonitor
 from hermes.aeriel.serve import (
@@ -26,7 +28,13 @@ from hermes.aeriel.serve import (
     serve,
     stop_signal,
 )
-from hermes.errors import HermesError, ParameterError, ServerTimeoutError
+from hermes.errors import (
+    DataError,
+    FilesError,
+    HermesError,
+    ParameterError,
+    ServerTimeoutError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,17 +67,50 @@ def infer(run: RunDirectory, submission: str, number: int) -> int:
         lambda rows: files.write_status(number, JobStatus(rows=rows, failures=failures))
     )
     with _ends_with(run):
-        for request in files.read_requests(number):
-            logger.info("infers %s", request.output_file)
-            count.begin()
-            try:
-                _infer(run, request, count)
-            except HermesError as error:
-                logger.error("%s: %s", request.output_file, error)  # noqa: TRY400 (the sentence says it)
-                if not is_transient(error):
-                    failures[str(request.output_file)] = str(error)
-            count.write()
+        # The files of a call share a client.
+        for _, group in groupby(files.read_requests(number), lambda each: each.options.client()):
+            pending = list(group)
+            while pending:
+                pending = _infer(run, pending, count, failures)
+        count.write()
     return 1 if failures else 0
+
+
+def _infer(
+    run: RunDirectory, requests: list[Request], count: _RowCount, failures: dict[str, str]
+) -> list[Request]:
+    """Do files until one fails in a way that ends the call, and return those behind it."""
+    begun = 0
+
+    def begin(request: Request) -> Request:
+        nonlocal begun
+        begun = requests.index(request)
+        logger.info("infers %s", request.output_file)
+        count.begin()
+        return request
+
+    options = requests[0].options
+    try:
+        infer_with_reconnects(
+            _RunServer(run, options.retry_for_s),
+            options,
+            [partial(begin, request) for request in requests],
+            lambda _, done, total: count(done, total),
+        )
+    except (DataError, FilesError) as error:  # the others are done
+        problems = error.problems if isinstance(error, FilesError) else (str(error),)
+        undone = [request for request in requests if not is_done(request)]
+        for request in undone:
+            named = (each for each in problems if str(request.input_files[0]) in each)
+            failures[str(request.output_file)] = next(named, str(error))
+    except HermesError as error:
+        logger.error("%s: %s", requests[begun].output_file, error)  # noqa: TRY400 (the sentence says it)
+        if is_transient(error):  # for longer than the files may wait: they are submitted again
+            return []
+        failures[str(requests[begun].output_file)] = str(error)
+        count.write()
+        return requests[begun + 1 :]
+    return []
 
 
 class _RowCount:
@@ -102,15 +143,6 @@ class _RowCount:
         """Write the count."""
         self._write(self._rows)
         self._written_at = time.monotonic()
-
-
-def _infer(run: RunDirectory, request: Request, on_progress: Callable[[int, int], None]) -> None:
-    infer_with_reconnects(
-        _RunServer(run, request.options.retry_for_s),
-        request.options,
-        [lambda: request],
-        lambda _, done, total: on_progress(done, total),
-    )
 
 
 class _RunServer:
