@@ -29,6 +29,7 @@ from hermes.aeriel.files import (
     versions,
 )
 from hermes.aeriel.metrics import (
+    Comparison,
     MetricsResult,
     Requirement,
     RequirementResult,
@@ -42,16 +43,20 @@ from hermes.aeriel.validation import (
     FilePredictions,
     Part,
     check_all_rows,
+    check_same_rows,
     check_writable,
     choose_metrics,
+    compare_with,
+    describe_baseline,
     describe_inputs,
     describe_outputs,
+    find_baseline,
     finite_warnings,
     measure,
     merge,
     throughput,
 )
-from hermes.errors import RequirementError
+from hermes.errors import ParameterError, RequirementError
 from workflows._builds import once_per_build
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
@@ -282,6 +287,10 @@ class Validate(ValidationParameters, luigi.Task):
         refuses to guess.
     rtol, atol : float
         The tolerance of the metric ``reference``: ``|p - t| <= atol + rtol * |t|``.
+    baseline : str
+        The output directory of another `Validate` of the same rows, which may be of another model:
+        every metric is compared with its, and ``accuracy - baseline.accuracy >= -0.01`` is a
+        requirement on the difference.
     title : str
         The headline of the report.
     """
@@ -292,12 +301,17 @@ class Validate(ValidationParameters, luigi.Task):
     scores = Text(default="auto", description="auto, probabilities or logits")
     rtol = Number(default=1e-5, description="relative tolerance of the metric reference")
     atol = Number(default=1e-8, description="absolute tolerance of the metric reference")
+    baseline = AbsolutePath(
+        default="", description="output directory of another Validate of these rows, to compare"
+    )
     title = Text(default="", significant=False, description="headline of the report")
 
     def requires(self) -> Merge:
         """Return the task that merges the predictions, after checking what was asked for."""
         merge_task: Merge = self.clone(Merge)
         self.check_metrics(merge_task.inputs_facts[0])
+        if self.baseline:
+            logger.info("the baseline is %s", self.baseline_file)
         return merge_task
 
     def output(self) -> dict[str, luigi.LocalTarget]:
@@ -328,6 +342,7 @@ class Validate(ValidationParameters, luigi.Task):
             output_name=self.output_name,
             scores=self.scores,
             tolerance=[self.rtol, self.atol],
+            **({"baseline": fingerprint_of(self.baseline_file)} if self.baseline else {}),
         )
 
     def check_metrics(self, facts: InputFacts) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
@@ -348,7 +363,7 @@ class Validate(ValidationParameters, luigi.Task):
             Something for the report is not installed.
         """
         names, requirements = choose_metrics(
-            self.metrics, self.require, facts.target, scores=self.scores
+            self.metrics, self.require, facts.target, scores=self.scores, baseline=self.baseline
         )
         check_target(
             facts,
@@ -361,6 +376,23 @@ class Validate(ValidationParameters, luigi.Task):
         )
         return names, requirements
 
+    @once_per_build
+    def baseline_file(self) -> Path:
+        """The merged predictions to compare with, once they are known to be of the same rows.
+
+        Raises
+        ------
+        ParameterError
+            They are not there, or not of the same rows.
+        """
+        file = find_baseline(self.baseline)
+        if file.parent == Path(self.output_dir):
+            raise ParameterError(
+                "baseline", f"is the output directory, {file.parent}; give another"
+            )
+        check_same_rows(file, self.clone(Merge).inputs_facts)
+        return file
+
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
         report("step", text="measuring, and writing the report")
@@ -368,6 +400,7 @@ class Validate(ValidationParameters, luigi.Task):
         merge_task = self.requires()
         names, requirements = self.check_metrics(merge_task.inputs_facts[0])
         result: MetricsResult | None = None
+        comparison: Comparison | None = None
         outcomes: tuple[RequirementResult, ...] = ()
         if names:
             result = measure(
@@ -379,10 +412,23 @@ class Validate(ValidationParameters, luigi.Task):
                 atol=self.atol,
                 optional=()
                 if self.metrics
-                else set(names) - {requirement.metric for requirement in requirements},
+                else set(names) - {requirement.scalar for requirement in requirements},
             )
-            outcomes = evaluate_requirements(requirements, result.scalars)
-        page = self._report(merge_task, merged_file, result, outcomes)
+            scalars = result.scalars
+            if self.baseline:
+                comparison = compare_with(
+                    self.baseline_file,
+                    merged_file,
+                    result,
+                    names,
+                    output=self.output_name,
+                    scores=self.scores,
+                    rtol=self.rtol,
+                    atol=self.atol,
+                )
+                scalars = scalars | comparison.scalars
+            outcomes = evaluate_requirements(requirements, scalars)
+        page = self._report(merge_task, merged_file, result, outcomes, comparison)
         write_report_html(Path(self.output()["html"].path), page)
         write_report_json(
             Path(self.output()["json"].path), {**page, "fingerprint": self.fingerprint}
@@ -406,6 +452,7 @@ class Validate(ValidationParameters, luigi.Task):
         merged_file: Path,
         result: MetricsResult | None,
         outcomes: Sequence[RequirementResult],
+        comparison: Comparison | None,
     ) -> dict[str, Any]:
         done = [FilePredictions.read(task.output_file) for task in merge_task.predictions]
         attributes = done[0].attributes
@@ -434,6 +481,8 @@ class Validate(ValidationParameters, luigi.Task):
             predictions=() if result else describe_outputs(merged_file),
             class_names=self._class_names(merge_task.inputs_facts[0]),
             metrics=result,
+            comparison=comparison,
+            baseline=describe_baseline(self.baseline_file) if self.baseline else None,
             requirements=outcomes,
             throughput=throughput(done),
             monitor=summarise(Path(self.monitor_table), since=min(part.started for part in done)),

@@ -42,7 +42,7 @@ def test_other_text_is_refused_with_an_example(text: str) -> None:
         parse_requirement(text)
     assert str(caught.value) == (
         f"require: given {text!r}, wanted a metric, one of >=, >, <=, <, == and a number, "
-        "for example 'accuracy >= 0.95'"
+        "for example 'accuracy >= 0.95' or 'accuracy - baseline.accuracy >= -0.01'"
     )
 
 
@@ -94,3 +94,19 @@ def test_a_requirement_on_a_metric_that_is_not_computed_is_refused() -> None:
     )
     with pytest.raises(ParameterError, match="computed are: none"):
         evaluate_requirements(requirements, {})
+
+
+@pytest.mark.parametrize("space", ["", " ", "  "])
+def test_a_requirement_may_be_on_the_difference_from_a_baseline(space: str) -> None:
+    text = f"accuracy{space}-{space}baseline.accuracy{space}>={space}-0.01"
+    requirement = parse_requirement(text)
+    assert str(requirement) == "accuracy - baseline.accuracy >= -0.01"
+    assert requirement.scalar == "accuracy"
+    (outcome,) = evaluate_requirements([requirement], {"accuracy - baseline.accuracy": -0.02})
+    assert not outcome.passed
+    assert outcome.margin == pytest.approx(-0.01)
+
+
+def test_a_difference_is_of_one_metric() -> None:
+    with pytest.raises(ParameterError, match="is on two metrics, mse and mae"):
+        parse_requirement("mse - baseline.mae <= 0")

@@ -1,6 +1,7 @@
 """Metrics of predictions against targets, and requirements on them."""
 
 from hermes.aeriel.metrics._classes import has_labels
+from hermes.aeriel.metrics._comparison import Comparison, compare_predictions
 from hermes.aeriel.metrics._metrics import (
     METRICS,
     MetricsResult,
@@ -14,6 +15,7 @@ from hermes.aeriel.metrics._requirements import (
     Requirement,
     RequirementResult,
     check_requirements,
+    difference_name,
     evaluate_requirements,
     parse_requirement,
 )
@@ -22,6 +24,7 @@ from hermes.aeriel.metrics._target import check_target, choose_output, varies
 
 __all__ = [
     "METRICS",
+    "Comparison",
     "Metric",
     "MetricOptions",
     "MetricsResult",
@@ -33,7 +36,9 @@ __all__ = [
     "check_scores",
     "check_target",
     "choose_output",
+    "compare_predictions",
     "compute_metrics",
+    "difference_name",
     "evaluate_requirements",
     "has_labels",
     "parse_metrics",

@@ -56,8 +56,8 @@ def metric_replicates(name: str, groups: GroupSums, resampling: Resampling) -> F
 
 
 def interval_of(replicates: Floats) -> Interval:
-    """Return the percentile interval of 95 %."""
-    low, high = np.quantile(replicates, LEVELS)
+    """Return the percentile interval of 95 %; a replicate without a value, NaN, does not count."""
+    low, high = np.nanquantile(replicates, LEVELS)
     return [float(low), float(high)]
 
 

@@ -106,7 +106,7 @@ class ClassTotals:
                     second: self.histograms[1].tolist(),
                 },
             }
-        roc, n_classes = self.rankings.roc, len(self.rankings.areas)
+        roc, n_classes = self.rankings.roc, self.rankings.n_classes
         if roc:
             parts["curves"]["roc"] = roc
             parts["curves"]["precision_recall"] = [

@@ -112,7 +112,7 @@ def scalar_names(names: Sequence[str], *, top_k: Sequence[int] = (5,)) -> tuple[
     ParameterError
         For an unknown metric, or a k below 1.
     """
-    return tuple(name for metric in _find(names, top_k) for name in metric.scalars)
+    return tuple(name for metric in find_metrics(names, top_k) for name in metric.scalars)
 
 
 def check_extra(names: Sequence[str]) -> None:
@@ -196,7 +196,7 @@ def compute_metrics(
     MissingExtraError
         When a metric needs scikit-learn and it is not installed.
     """
-    metrics = _find(names, top_k)
+    metrics = find_metrics(names, top_k)
     check_extra(names)
     for parameter, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
@@ -224,7 +224,7 @@ def compute_metrics(
     return MetricsResult(n_rows=int(predictions.shape[0]), scalars=scalars, **parts)
 
 
-def _find(names: Sequence[str], top_k: Sequence[int]) -> list[Metric]:
+def find_metrics(names: Sequence[str], top_k: Sequence[int]) -> list[Metric]:
     """Return the metrics asked for, with ``top_k_accuracy`` as one metric for each k."""
     found: dict[str, Metric] = {}
     for name in parse_metrics(names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -125,6 +125,10 @@ class Pair:
                 targets, f"given {shapes[1][0]} rows, wanted {shapes[0][0]}, one per prediction"
             )
         return pair
+
+    def with_chunks(self, chunk_rows: int) -> Pair:
+        """Return the same pair, of which so many rows are read at a time."""
+        return replace(self, chunk_rows=chunk_rows)
 
     def chunks(self) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[Any]]]:
         """Yield the index of the first row, predictions, and targets, a chunk at a time."""

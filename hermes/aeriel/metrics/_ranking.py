@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,11 @@ class Rankings:
     precisions: list[float] = field(default_factory=list)
     roc: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def n_classes(self) -> int:
+        """How many classes were ranked."""
+        return max(len(self.areas), len(self.precisions))
+
 
 def gather_rankings(pair: Pair, classes: Classes) -> Rankings:
     """Return the ROC and the average precision of every class, a block of classes per pass.
@@ -39,8 +45,35 @@ def gather_rankings(pair: Pair, classes: Classes) -> Rankings:
     """
     metrics = sklearn_metrics()
     names = {metric.name for metric in pair.metrics}
-    n_rows, n_classes = pair.predictions.shape[0], classes.n_classes
     rankings = Rankings()
+    for column, positive, score in ranked_columns(pair, classes):
+        if "average_precision" in names:
+            value = float(metrics.average_precision_score(positive, score))
+            rankings.precisions.append(value)
+        false_rate, true_rate, _ = metrics.roc_curve(positive, score)
+        area = float(metrics.auc(false_rate, true_rate))
+        if "roc_auc" in names:
+            rankings.areas.append(area)
+        if len(rankings.roc) < MAX_CURVES:
+            curve = _thinned(false_rate, true_rate)
+            rankings.roc.append({"class": column, "auc": area, **curve})
+    return rankings
+
+
+def ranked_columns(
+    pair: Pair, classes: Classes
+) -> Iterator[tuple[int, npt.NDArray[np.bool_], Floats]]:
+    """Yield each class, whether a row is of it, and its scores; of two classes only class 1.
+
+    The scores are in memory, those of a block of classes at a time, with a pass over the rows for
+    each block.
+
+    Raises
+    ------
+    DataError
+        When the targets lack a class.
+    """
+    n_rows, n_classes = pair.predictions.shape[0], classes.n_classes
     columns = [1] if n_classes == 2 else list(range(n_classes))
     per_pass = max(1, SCORES_AT_ONCE // n_rows)
     for first in range(0, len(columns), per_pass):
@@ -54,17 +87,7 @@ def gather_rankings(pair: Pair, classes: Classes) -> Rankings:
         if first == 0:
             _check_present(pair, labels, n_classes)
         for column, score in zip(block, scores, strict=True):
-            positive = labels == column
-            if "average_precision" in names:
-                value = float(metrics.average_precision_score(positive, score))
-                rankings.precisions.append(value)
-            if "roc_auc" in names:
-                false_rate, true_rate, _ = metrics.roc_curve(positive, score)
-                rankings.areas.append(float(metrics.auc(false_rate, true_rate)))
-                if len(rankings.roc) < MAX_CURVES:
-                    curve = _thinned(false_rate, true_rate)
-                    rankings.roc.append({"class": column, "auc": rankings.areas[-1], **curve})
-    return rankings
+            yield column, labels == column, score
 
 
 def sklearn_metrics() -> Any:

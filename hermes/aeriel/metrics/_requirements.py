@@ -19,16 +19,31 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
 }
 
-_GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|>|<)\s*(\S+)\s*")
+_REQUIREMENT = re.compile(r"\s*([A-Za-z_]\w*)(\s*-\s*baseline\.(\w+))?\s*(>=|<=|==|>|<)\s*(\S+)\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """A requirement on a metric: its value must compare so with a threshold."""
+    """A requirement on a metric: its value must compare so with a threshold.
+
+    Attributes
+    ----------
+    metric
+        The name of a scalar, or of its difference from a baseline's, as `difference_name` gives it.
+    operator
+        One of `OPERATORS`.
+    threshold
+        The number to compare with.
+    """
 
     metric: str
     operator: str
     threshold: float
+
+    @property
+    def scalar(self) -> str:
+        """The name of the scalar that has to be computed."""
+        return self.metric.partition(" ")[0]
 
     def __str__(self) -> str:
         return f"{self.metric} {self.operator} {self.threshold:.12g}"
@@ -81,20 +96,32 @@ class RequirementResult:
 def parse_requirement(text: str) -> Requirement:
     """Return the requirement that a text such as ``accuracy >= 0.95`` states.
 
+    ``accuracy - baseline.accuracy >= -0.01`` is one on the difference from a baseline.
+
     Raises
     ------
     ParameterError
         For a text that is no such requirement.
     """
-    match = _GATE.fullmatch(text)
-    threshold = _number(match[3]) if match else math.nan
+    match = _REQUIREMENT.fullmatch(text)
+    threshold = _number(match[5]) if match else math.nan
     if match is None or not math.isfinite(threshold):
         raise ParameterError(
             "require",
             f"given {text!r}, wanted a metric, one of {', '.join(OPERATORS)} and a number, "
-            "for example 'accuracy >= 0.95'",
+            "for example 'accuracy >= 0.95' or 'accuracy - baseline.accuracy >= -0.01'",
         )
-    return Requirement(metric=match[1], operator=match[2], threshold=threshold)
+    metric, difference, other, operation = match[1], match[2], match[3], match[4]
+    if difference and other != metric:
+        problem = f"{text!r} is on two metrics, {metric} and {other}; a difference is of one"
+        raise ParameterError("require", problem)
+    name = difference_name(metric) if difference else metric
+    return Requirement(metric=name, operator=operation, threshold=threshold)
+
+
+def difference_name(metric: str) -> str:
+    """Return the name of the difference between a metric and a baseline's."""
+    return f"{metric} - baseline.{metric}"
 
 
 def check_requirements(requirements: Sequence[Requirement], metric_names: Collection[str]) -> None:

@@ -14,18 +14,39 @@ if TYPE_CHECKING:
 MAX_LEGEND = 6
 # Of more classes than fit a legend as many are named, the worst ones.
 MAX_NAMED = 4
+MAX_PAIRS = 3
 
 Curves = Sequence[Mapping[str, Any]]
 
 
 def draw_roc(figure: Figure, curves: Curves) -> None:
-    """Draw the ROC of each class, or of the same classes of two models."""
+    """Draw the ROC of each class."""
     axes = figure.add_subplot()
 
     def draw(curve: Mapping[str, Any], **how: Any) -> None:
         axes.plot(curve["false_positive_rate"], curve["true_positive_rate"], **how)
 
     _draw_curves(curves, draw, "auc", "AUC")
+    axes.plot([0, 1], [0, 1], color="C6", linewidth=0.7, linestyle=":")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    _finish(figure, axes)
+
+
+def draw_roc_pair(figure: Figure, both: tuple[Curves, Curves]) -> None:
+    """Draw the ROC of two models, of the classes whose areas differ most; the baseline's dashed."""
+    axes = figure.add_subplot()
+    classes = {curve["class"]: curve for curve in both[1]}
+    pairs = [(curve, classes[curve["class"]]) for curve in both[0] if curve["class"] in classes]
+    pairs.sort(key=lambda pair: -abs(float(pair[0]["auc"]) - float(pair[1]["auc"])))
+    for index, pair in enumerate(pairs[:MAX_PAIRS]):
+        for curve, line, what in zip(pair, ("-", "--"), ("", ", baseline"), strict=True):
+            axes.plot(
+                curve["false_positive_rate"],
+                curve["true_positive_rate"],
+                color=f"C{index}",
+                linestyle=line,
+                label=f"{curve['name']}{what}: AUC {fixed(curve['auc'])}",
+            )
     axes.plot([0, 1], [0, 1], color="C6", linewidth=0.7, linestyle=":")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     _finish(figure, axes)

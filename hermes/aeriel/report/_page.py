@@ -12,8 +12,9 @@ from hermes.aeriel.report._tables import (
     below,
     class_rows,
     common_folder,
+    compared_metrics,
     measured_files,
-    worst_rows,
+    row_table,
 )
 from hermes.aeriel.report._words import (
     LEAST_REQUESTS,
@@ -71,7 +72,9 @@ def render_report(report: Mapping[str, Any]) -> str:
         files=_file_rows(report.get("throughput") or {}),
         measured=measured_files(report),
         classes=class_rows(report),
-        worst=worst_rows(report),
+        worst=row_table(report, report.get("worst_rows") or []),
+        compared=compared_metrics(report),
+        changed=row_table(report, (report.get("comparison") or {}).get("changed_rows") or []),
     )
 
 

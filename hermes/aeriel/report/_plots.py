@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hermes.aeriel.report import _monitor_plot
-from hermes.aeriel.report._curve_plots import draw_calibration, draw_precision_recall, draw_roc
+from hermes.aeriel.report._curve_plots import (
+    draw_calibration,
+    draw_precision_recall,
+    draw_roc,
+    draw_roc_pair,
+)
 from hermes.aeriel.report._words import class_title, latencies
 
 if TYPE_CHECKING:
@@ -63,13 +68,21 @@ def draw_plots(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     monitor = report.get("monitor")
     names = report.get("class_names") or []
 
-    def named(key: str) -> list[dict[str, Any]]:
+    def named(key: str, of: Mapping[str, Any] = curves) -> list[dict[str, Any]]:
         return [
-            {"name": class_title(names, curve["class"]), **curve} for curve in curves.get(key) or []
+            {"name": class_title(names, curve["class"]), **curve} for curve in of.get(key) or []
         ]
+
+    baseline = named("roc", (report.get("comparison") or {}).get("curves") or {})
 
     candidates: list[tuple[str, str, Any, Callable[[Figure, Any], None]]] = [
         ("roc", "ROC", named("roc"), draw_roc),
+        (
+            "roc_pair",
+            "ROC of both models",
+            baseline and (named("roc"), baseline),
+            draw_roc_pair,
+        ),
         (
             "precision_recall",
             "Precision and recall",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hermes._files import write_whole
-from hermes.aeriel.metrics import MetricsResult, RequirementResult
+from hermes.aeriel.metrics import Comparison, MetricsResult, RequirementResult
 from hermes.aeriel.report._page import render_report
 
 SCHEMA = 1
@@ -29,6 +29,8 @@ def build_report(
     predictions: Sequence[Mapping[str, Any]] = (),
     class_names: Sequence[str] = (),
     metrics: MetricsResult | None = None,
+    comparison: Comparison | None = None,
+    baseline: Mapping[str, Any] | None = None,
     requirements: Sequence[RequirementResult] = (),
     throughput: Mapping[str, Any] | None = None,
     monitor: Mapping[str, Any] | None = None,
@@ -64,6 +66,10 @@ def build_report(
         What the classes are called, in order.
     metrics
         What `compute_metrics` gave.
+    comparison
+        What `compare_predictions` gave.
+    baseline
+        ``model`` and ``merged_predictions``: what it was compared with.
     requirements
         What `evaluate_requirements` gave: the verdict follows from them.
     throughput
@@ -94,7 +100,8 @@ def build_report(
         ``reference``, ``throughput``, ``monitor``, ``parameters``, ``versions``, ``outputs``,
         ``notes``, ``class_names``, ``confusion_matrix``, ``intervals``, ``classes``,
         ``file_metrics`` and ``worst_rows`` (those of `MetricsResult`, each with its ``file``; the
-        worst rows with ``row``, the index in the file, and ``merged_row``), ``curves``.
+        worst rows with ``row``, the index in the file, and ``merged_row``), ``comparison`` (that of
+        `Comparison`, its rows likewise, and ``baseline``), ``curves``.
     """
     verdict = "no requirements"
     if requirements:
@@ -129,6 +136,15 @@ def build_report(
         "intervals": metrics and metrics.intervals,
         "classes": metrics and metrics.classes,
         **(_of_files(metrics, inputs) if metrics else {}),
+        "comparison": comparison
+        and {
+            "baseline": baseline,
+            "metrics": comparison.metrics,
+            "n_newly_right": comparison.n_newly_right,
+            "n_newly_wrong": comparison.n_newly_wrong,
+            "changed_rows": _with_files(comparison.changed_rows, metrics, inputs),
+            "curves": comparison.curves,
+        },
         "curves": metrics and metrics.curves,
     }
     when = (created or datetime.now(UTC)).astimezone(UTC)
@@ -174,20 +190,32 @@ def _of_files(
     """Return the metrics of files and the worst rows, with the files that they are of."""
     if metrics.groups is None or len(metrics.groups.offsets) != len(inputs) + 1:
         return {}
-    offsets = metrics.groups.offsets
-    worst = []
-    for facts in metrics.worst_rows:
-        number = int(np.searchsorted(offsets, facts["row"], "right")) - 1
-        where = {"file": inputs[number]["file"], "row": facts["row"] - int(offsets[number])}
-        worst.append({**where, "merged_row": facts["row"], **_without(facts, "row")})
     return {
         "file_metrics": [
             {"file": file["file"], **found}
             for file, found in zip(inputs, metrics.files, strict=True)
             if len(found) > 1
         ],
-        "worst_rows": worst,
+        "worst_rows": _with_files(metrics.worst_rows, metrics, inputs),
     }
+
+
+def _with_files(
+    rows: Sequence[Mapping[str, Any]],
+    metrics: MetricsResult | None,
+    inputs: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return facts on rows with the file that each is of, and its index there."""
+    groups = None if metrics is None else metrics.groups
+    if groups is None or len(groups.offsets) != len(inputs) + 1:
+        return []
+    found = []
+    for facts in rows:
+        number = int(np.searchsorted(groups.offsets, facts["row"], "right")) - 1
+        row = facts["row"] - int(groups.offsets[number])
+        where = {"file": inputs[number]["file"], "row": row, "merged_row": facts["row"]}
+        found.append({**where, **_without(facts, "row")})
+    return found
 
 
 def _without(facts: Mapping[str, Any], name: str) -> dict[str, Any]:

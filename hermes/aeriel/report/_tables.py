@@ -12,6 +12,7 @@ from hermes.aeriel.report._words import NOTHING, between, class_name, fixed, lab
 MAX_FILES = 100
 MAX_CLASSES = 100
 HIGH_IS_GOOD = "accuracy"
+CLASSES = ("target", "predicted", "baseline_predicted")
 
 
 def class_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -61,16 +62,29 @@ def measured_files(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def worst_rows(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table of the rows with the highest losses."""
-    rows = report.get("worst_rows") or []
+def compared_metrics(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return, for each metric, its value, the baseline's, and the difference with an interval."""
+    metrics = (report.get("comparison") or {}).get("metrics") or {}
+    return [
+        {
+            "name": label(name),
+            "value": fixed(facts["value"]),
+            "baseline": fixed(facts["baseline"]),
+            "difference": _cell({**facts, "value": facts["difference"]}),
+        }
+        for name, facts in metrics.items()
+    ]
+
+
+def row_table(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the table of rows that are named one by one: the worst, or those that changed."""
     if not rows:
         return {}
     names = report.get("class_names") or []
     links = {file.get("file"): file.get("predictions") for file in report.get("inputs") or []}
     folder = common_folder([str(row["file"]) for row in rows])
     heads = [key for key in rows[0] if key not in {"file", "row", "merged_row"}]
-    of_classes = "error" not in heads
+    of_classes = bool(report.get("classes"))
     return {
         "heads": [key.replace("_", " ").capitalize() for key in heads],
         "folder": folder,
@@ -82,9 +96,9 @@ def worst_rows(report: Mapping[str, Any]) -> dict[str, Any]:
                 "merged_row": row["merged_row"],
                 "cells": [
                     class_name(names, row[key])
-                    if of_classes and key in {"target", "predicted"}
+                    if of_classes and key in CLASSES
                     else number(row[key])
-                    if key in {"output", "target", "predicted"}
+                    if key in {"output", *CLASSES}
                     else fixed(row[key])
                     for key in heads
                 ],

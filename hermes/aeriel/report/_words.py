@@ -65,7 +65,7 @@ def between(interval: Any) -> str:
     low, high = (float(end) for end in interval or (math.nan, math.nan))
     if math.isnan(low) or math.isnan(high):
         return ""
-    return f"{minus(fixed(low))} \N{EN DASH} {minus(fixed(high))}"
+    return f"{minus(fixed(low))} to {minus(fixed(high))}"
 
 
 def class_name(names: Sequence[str], number: int) -> str:
@@ -120,6 +120,9 @@ def text(value: Any) -> str:
 
 def label(name: str) -> str:
     """Return what a metric is called in a headline."""
+    name, difference, _ = name.partition(" - baseline.")
+    if difference:
+        return f"{label(name)}, less the baseline's"
     if match := re.fullmatch(r"top_(\d+)_accuracy", name):
         return f"Top-{match[1]} accuracy"
     return LABELS.get(name, name.replace("_", " ").capitalize())

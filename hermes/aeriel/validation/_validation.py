@@ -25,6 +25,7 @@ from hermes.aeriel.metrics import (
     check_scores,
     choose_output,
     compute_metrics,
+    difference_name,
     has_labels,
     parse_metrics,
     parse_requirement,
@@ -103,6 +104,7 @@ def choose_metrics(
     target: DatasetFacts | None,
     *,
     scores: str = "auto",
+    baseline: str = "",
 ) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
     """Return the metrics to compute and the requirements on them.
 
@@ -116,6 +118,8 @@ def choose_metrics(
         The dataset with the targets, where there is one.
     scores
         What scores of classes are, as `compute_metrics` takes it; it is only checked here.
+    baseline
+        Predictions to compare with, where there are any: requirements may be on differences.
 
     Raises
     ------
@@ -128,7 +132,7 @@ def choose_metrics(
     requirements = tuple(parse_requirement(text) for text in required)
     check_report_extra()
     if target is None:
-        if metrics or requirements:
+        if metrics or requirements or baseline:
             problem = "is not given, but metrics need a dataset with targets in each file"
             raise ParameterError("target", problem)
         return (), ()
@@ -138,13 +142,19 @@ def choose_metrics(
         [
             *names,
             *(
-                requirement.metric
+                requirement.scalar
                 for requirement in requirements
-                if requirement.metric not in known
+                if requirement.scalar not in known
             ),
         ]
     )
-    check_requirements(requirements, scalar_names(names))
+    computed = scalar_names(names)
+    differences = [difference_name(name) for name in computed]
+    for requirement in requirements:
+        if requirement.metric in differences and not baseline:
+            problem = f"{str(requirement)!r} is on a difference from a baseline; give baseline"
+            raise ParameterError("require", f"{problem}, the output directory of a Validate")
+    check_requirements(requirements, [*computed, *(differences if baseline else ())])
     check_metrics_extra(names)
     return names, requirements
 
