@@ -102,7 +102,11 @@ def infer(
     tasks do.
     """
     from hermes.aeriel import files, supervise  # noqa: PLC0415 (an import of 0.4 s)
-    from hermes.aeriel.repository import RepositoryModel, read_model  # noqa: PLC0415 (as above)
+    from hermes.aeriel.repository import (  # noqa: PLC0415 (as above)
+        RepositoryModel,
+        check_model,
+        read_model,
+    )
 
     with errors_as_text(ExitCode.REFUSED):
         named = [server, *([model] if model else []), *(inputs or ())]
@@ -129,6 +133,7 @@ def infer(
         elif wait_s:
             raise ParameterError("wait_s", "applies to an endpoint file, not with --models")
         else:
+            check_model(models, model_name, asked.model_version)
             known = read_model(models, model_name, asked.model_version)
         found = files.find_inputs(by_channel or patterns, asked, known.specification)
         for warning in found.warnings:

@@ -323,7 +323,7 @@ class ModelLoadError(ModelError):
     reason: str
 
     def __str__(self) -> str:
-        return f"model {self.model!r} did not load on {self.where}: {self.reason}"
+        return f"model {self.model!r} of {self.where} does not load: {self.reason}"
 
 
 class InferenceError(HermesError):

@@ -103,7 +103,7 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
         ["the server at b has no model 'a'; models there: c, d"],
     ),
     (ModelNotFoundError("a", "models", ()), ["models there: none"]),
-    (ModelLoadError("a", "b", "no weights"), ["model 'a' did not load on b: no weights"]),
+    (ModelLoadError("a", "b", "no weights"), ["model 'a' of b does not load: no weights"]),
     (
         InputError("a", "x", "float64 of shape (2,)", "dtype float32"),
         ["input 'x' of model 'a': given float64 of shape (2,), wanted dtype float32"],

@@ -37,7 +37,7 @@ from hermes.aeriel.metrics import (
     evaluate_requirements,
 )
 from hermes.aeriel.report import build_report, summarise, write_report_html, write_report_json
-from hermes.aeriel.repository import class_names, read_model
+from hermes.aeriel.repository import check_model, class_names, read_model
 from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.aeriel.validation import (
     FilePredictions,
@@ -197,6 +197,7 @@ class Merge(ValidationParameters, luigi.Task):
             Something cannot work.
         """
         report("step", text="checking the inputs")
+        check_model(self.model_repository, self.model_name, self.model_version)
         if self.target:
             check_all_rows(self.target, is_selected=bool(self.keep))
         repository = read_model(self.model_repository, self.model_name, self.model_version)

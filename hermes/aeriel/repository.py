@@ -11,10 +11,11 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from hermes.aeriel._model_files import is_model, problem_of
 from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.serve import check_model_repository
 from hermes.aeriel.supervise import repository_stamp
-from hermes.errors import ModelLoadError, ModelNotFoundError
+from hermes.errors import ModelLoadError, ModelNotFoundError, ParameterError
 
 # Of a text from a configuration, in a message.
 SHOWN = 300
@@ -57,7 +58,10 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
     directory = repository / model_name
     where = f"the model repository {repository}"
     if not _is_name(model_name) or not directory.is_dir():
-        models = tuple(sorted(path.name for path in repository.iterdir() if path.is_dir()))
+        models = tuple(sorted(path.name for path in repository.iterdir() if is_model(path)))
+        if not models and is_model(repository):
+            problem = f"{repository} looks like a model; give its parent, {repository.parent}"
+            raise ParameterError("model_repository", problem)
         raise ModelNotFoundError(model=model_name, where=where, available=models)
     versions = sorted(path.name for path in directory.iterdir() if path.name.isdigit())
     if model_version and model_version not in versions:
@@ -68,6 +72,33 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
     configs = _read_configs(repository, model_name, where)
     stamp = repository_stamp(str(repository), configs)
     return RepositoryModel(specification=_specification(model_name, configs, where), stamp=stamp)
+
+
+def check_model(model_repository: str, model_name: str, model_version: str = "") -> None:
+    """Raise an error where the files of a model, or of a step of an ensemble, are not for Triton.
+
+    That is what can be seen without a server: the directories and the names of files, what the
+    configuration says of them, and the inputs and outputs in an ONNX file.
+
+    Raises
+    ------
+    ModelLoadError
+        A server would not load it.
+    HermesError
+        What `read_model` raises.
+    """
+    read_model(model_repository, model_name, model_version)
+    if "://" in model_repository:
+        return
+    repository = Path(model_repository).absolute()
+    where = f"the model repository {repository}"
+    for name, config in _read_configs(repository, model_name, where).items():
+        if not (repository / name).is_dir():
+            reason = f"its config.pbtxt names {name!r} as a step, and there is no such model"
+            raise ModelLoadError(model=model_name, where=where, reason=reason)
+        version = model_version if name == model_name else ""
+        if reason := problem_of(repository / name, config, version):
+            raise ModelLoadError(model=name, where=where, reason=reason)
 
 
 def class_names(model_repository: str, model_name: str, output: str) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ def test_a_configuration_that_cannot_be_understood(
 ) -> None:
     write_model(tmp_path / "models", "double", "max_batch_size: many", MODEL)
     said = validate(luigi, tmp_path / "models")
-    assert "model 'double' did not load" in said
+    assert "model 'double' of the model repository" in said
     assert "config.pbtxt cannot be understood" in said
     assert_no_server_was_started(tmp_path)
 
@@ -158,7 +158,7 @@ def test_a_model_that_does_not_load(luigi: Luigi, data: Path, tmp_path: Path) ->
         ("batch_size", "-1", "batch_size: -1 is not a whole number, 0 or more"),
         ("batch_size", "17", "batch_size: 17 rows, but model 'double' takes 16 at most"),
         ("gpus", "all", "gpus: 'all' is not a JSON list of GPUs"),
-        ("input_map", '["x"]', "input_map: ['x'] is not a JSON object of texts"),
+        ("input_map", '["x"]', "input_map: ['x'] is not a JSON object of paths"),
         ("input_map", '{"z": "x"}', "input_map: 'z': the model has no such input; it has ['x']"),
         ("timeout_s", "soon", "timeout_s: 'soon' is not a number, 0 or more"),
         ("metrics", "speed", "target: is not given, but metrics need a dataset with targets"),
