@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import hermes
-from hermes import _cli_files
+from hermes import _cli_files, _cli_validation
 from hermes._cli_options import (
     CPU,
     LINGER_S,
@@ -41,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(_cli_files.app)
+app.add_typer(_cli_validation.app)
 
 
 @app.callback(invoke_without_command=True)

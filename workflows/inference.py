@@ -136,11 +136,6 @@ class InferenceTask(InferenceParameters, luigi.Task):
         )
 
     @property
-    def selects(self) -> bool:
-        """Whether rows may be left out of the output."""
-        return bool(self.keep) or self.postprocess is not None
-
-    @property
     def input_files(self) -> tuple[Path, ...]:
         """The HDF5 files to read: the target, or the targets, of the requirement ``"input"``."""
         return tuple(Path(target.path) for target in flatten(self.input()["input"]))
@@ -216,6 +211,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
             provenance={
                 **named(self.input_files),
                 **self.server.provenance(),
+                "model_stamp": self.server.model_stamp(self.model_name, self.model_version),
                 "task": self.task_id,
                 "parameters": self.to_str_params(),
             },

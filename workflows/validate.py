@@ -5,14 +5,11 @@ The main job, from a shell: ``luigi --module workflows.validate Validate …``; 
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import luigi
 
 from hermes._reports import report
@@ -22,41 +19,23 @@ from hermes.aeriel.files import (
     check_agreement,
     examine,
     find_inputs,
-    fingerprint,
-    fingerprint_of,
     output_names,
     plan,
-    versions,
 )
-from hermes.aeriel.metrics import (
-    Comparison,
-    MetricsResult,
-    Requirement,
-    RequirementResult,
-    check_target,
-    evaluate_requirements,
-)
-from hermes.aeriel.report import build_report, summarise, write_report_html, write_report_json
-from hermes.aeriel.repository import check_model, class_names, read_model
+from hermes.aeriel.metrics import Requirement, check_target
+from hermes.aeriel.repository import check_model, read_model
 from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.aeriel.validation import (
     FilePredictions,
-    Part,
+    MergeJob,
+    ValidationDirectory,
+    ValidationOptions,
     check_all_rows,
-    check_same_rows,
     check_writable,
     choose_metrics,
-    compare_with,
-    describe_baseline,
-    describe_inputs,
-    describe_outputs,
-    find_baseline,
-    finite_warnings,
-    measure,
-    merge,
-    throughput,
+    report_fingerprint,
+    write_reports,
 )
-from hermes.errors import ParameterError, RequirementError
 from workflows._builds import once_per_build
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
@@ -64,7 +43,7 @@ from workflows._settings import apply_settings
 from workflows._terminal import begin_terminal, expect_files
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.jobs import InferenceJobs, JobParameters
-from workflows.parameters import AbsolutePath, FilePatterns, Number, Text, TextList
+from workflows.parameters import AbsolutePath, FilePatterns, Text, TextList, option_parameters
 from workflows.server import ServerParameters, TritonServerTask
 
 # The one whose messages Luigi shows.
@@ -116,6 +95,11 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
     output_dir = AbsolutePath(description="directory for everything that is written")
 
     @property
+    def directory(self) -> ValidationDirectory:
+        """The files that are written."""
+        return ValidationDirectory(Path(self.output_dir))
+
+    @property
     def monitor_table(self) -> str:
         """The CSV file that says what the server did."""
         return self.server_monitor or str(Path(self.output_dir) / "logs" / "triton.csv")
@@ -132,6 +116,25 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
         begin_terminal(
             f"{type(self).__name__} {self.model_name}", Path(self.output_dir), state.status
         )
+
+
+class MetricParameters:
+    """How predictions are measured: a parameter for each field of `ValidationOptions`."""
+
+    if TYPE_CHECKING:  # they are made below
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @property
+    def validation(self) -> ValidationOptions:
+        """The parameters as options."""
+        names = [each.name for each in fields(ValidationOptions)]
+        return ValidationOptions(**{name: getattr(self, name) for name in names})
+
+
+for _name, _parameter in option_parameters(ValidationOptions).items():
+    setattr(MetricParameters, _name, _parameter)
+    _parameter.__set_name__(MetricParameters, _name)  # as a class statement does
 
 
 class Merge(ValidationParameters, luigi.Task):
@@ -168,12 +171,12 @@ class Merge(ValidationParameters, luigi.Task):
 
     def output(self) -> luigi.LocalTarget:
         """Return the merged file."""
-        return luigi.LocalTarget(str(Path(self.output_dir) / "merged.h5"))
+        return luigi.LocalTarget(str(self.directory.merged))
 
     def complete(self) -> bool:
         """Tell whether the merged file is there, and is that of these predictions."""
         self.begin_terminal()
-        return fingerprint_of(Path(self.output().path)) == self.fingerprint
+        return self.job.is_complete()
 
     @once_per_build
     def found_inputs(self) -> FoundInputs:
@@ -220,28 +223,24 @@ class Merge(ValidationParameters, luigi.Task):
         return facts
 
     @once_per_build
-    def fingerprint(self) -> str:
-        """What stands for everything that the merged file depends on."""
-        parts = [task.fingerprint for task in self.predictions]
-        return fingerprint(parts=parts, target=self.target)
+    def job(self) -> MergeJob:
+        """What is to be merged."""
+        return MergeJob(
+            predictions=[task.output_file for task in self.predictions],
+            fingerprints=[task.fingerprint for task in self.predictions],
+            output_file=self.directory.merged,
+            target=self.target,
+            model_name=self.model_name,
+        )
 
     def run(self) -> None:
         """Merge the files."""
-        parts = [
-            Part.of(task.input_files, task.output_file, rows=facts.rows, selected=task.selects)
-            for task, facts in zip(self.predictions, self.inputs_facts, strict=True)
-        ]
-        merge(
-            parts,
-            Path(self.output().path),
-            target=self.target or None,
-            fingerprint=self.fingerprint,
-            attributes={"model_name": self.model_name, "hermes": version("hermes-aeriel")},
-            on_progress=Progress(
+        self.job.run(
+            Progress(
                 lambda done, total: report("step", text=f"merging: {done:,} of {total:,} rows"),
                 self.set_status_message,
                 self.set_progress_percentage,
-            ),
+            )
         )
 
 
@@ -259,7 +258,7 @@ class PredictInJobs(ValidationParameters, InferenceJobs):
         return Path(self.output_dir) / "jobs"
 
 
-class Validate(ValidationParameters, luigi.Task):
+class Validate(ValidationParameters, MetricParameters, luigi.Task):
     """Predictions for every file, measured against targets, held against requirements, reported.
 
     The output directory gets ``predictions/`` (a file per input), ``merged.h5``, ``report.json``
@@ -296,17 +295,6 @@ class Validate(ValidationParameters, luigi.Task):
         The headline of the report.
     """
 
-    metrics = TextList(default=(), description="metrics to compute, as a JSON list")
-    require = TextList(default=(), description="requirements, such as 'accuracy >= 0.95'")
-    output_name = Text(default="", description="output to compare with the target")
-    scores = Text(default="auto", description="auto, probabilities or logits")
-    rtol = Number(default=1e-5, description="relative tolerance of the metric reference")
-    atol = Number(default=1e-8, description="absolute tolerance of the metric reference")
-    baseline = AbsolutePath(
-        default="", description="output directory of another Validate of these rows, to compare"
-    )
-    title = Text(default="", significant=False, description="headline of the report")
-
     def requires(self) -> Merge:
         """Return the task that merges the predictions, after checking what was asked for."""
         merge_task: Merge = self.clone(Merge)
@@ -317,34 +305,23 @@ class Validate(ValidationParameters, luigi.Task):
 
     def output(self) -> dict[str, luigi.LocalTarget]:
         """Return the two reports."""
-        directory = Path(self.output_dir)
+        directory = self.directory
         return {
-            "json": luigi.LocalTarget(str(directory / "report.json")),
-            "html": luigi.LocalTarget(str(directory / "report.html")),
+            "json": luigi.LocalTarget(str(directory.report_json)),
+            "html": luigi.LocalTarget(str(directory.report_html)),
         }
 
     def complete(self) -> bool:
         """Tell whether there is a report of just this, whose requirements were met."""
         self.begin_terminal()
-        try:
-            report = json.loads(Path(self.output()["json"].path).read_text())
-        except (OSError, json.JSONDecodeError):
-            return False
-        is_whole = self.output()["html"].exists() and report["verdict"] != "failed"
-        return bool(is_whole and report.get("fingerprint") == self.fingerprint)
+        return self.directory.is_reported(self.fingerprint)
 
     @once_per_build
     def fingerprint(self) -> str:
         """What stands for everything that the report depends on."""
-        return fingerprint(
-            merged=self.clone(Merge).fingerprint,
-            metrics=self.metrics,
-            require=self.require,
-            output_name=self.output_name,
-            scores=self.scores,
-            tolerance=[self.rtol, self.atol],
-            **({"baseline": fingerprint_of(self.baseline_file)} if self.baseline else {}),
-        )
+        baseline = self.baseline_file if self.baseline else None
+        merged = self.clone(Merge).job.fingerprint
+        return report_fingerprint(merged, self.validation, baseline)
 
     def check_metrics(self, facts: InputFacts) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
         """Return the metrics to compute and the requirements on them.
@@ -386,117 +363,36 @@ class Validate(ValidationParameters, luigi.Task):
         ParameterError
             They are not there, or not of the same rows.
         """
-        file = find_baseline(self.baseline)
-        if file.parent == Path(self.output_dir):
-            raise ParameterError(
-                "baseline", f"is the output directory, {file.parent}; give another"
-            )
-        check_same_rows(file, self.clone(Merge).inputs_facts)
-        return file
+        return self.directory.find_baseline(self.baseline, self.clone(Merge).inputs_facts)
 
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
         report("step", text="measuring, and writing the report")
-        merged_file = Path(self.input().path)
         merge_task = self.requires()
-        names, requirements = self.check_metrics(merge_task.inputs_facts[0])
-        result: MetricsResult | None = None
-        comparison: Comparison | None = None
-        outcomes: tuple[RequirementResult, ...] = ()
-        if names:
-            result = measure(
-                merged_file,
-                names,
-                output_name=self.output_name,
-                scores=self.scores,
-                rtol=self.rtol,
-                atol=self.atol,
-                optional=()
-                if self.metrics
-                else set(names) - {requirement.scalar for requirement in requirements},
-            )
-            scalars = result.scalars
-            if self.baseline:
-                comparison = compare_with(
-                    self.baseline_file,
-                    merged_file,
-                    result,
-                    names,
-                    output=self.output_name,
-                    scores=self.scores,
-                    rtol=self.rtol,
-                    atol=self.atol,
-                )
-                scalars = scalars | comparison.scalars
-            outcomes = evaluate_requirements(requirements, scalars)
-        page = self._report(merge_task, merged_file, result, outcomes, comparison)
-        write_report_html(Path(self.output()["html"].path), page)
-        write_report_json(
-            Path(self.output()["json"].path), {**page, "fingerprint": self.fingerprint}
-        )
-        logger.info("the report is %s", self.output()["html"].path)
-        misses = tuple(str(outcome) for outcome in outcomes if not outcome.passed)
-        if misses:
-            raise RequirementError(misses, self.output()["html"].path)
-
-    def _class_names(self, facts: InputFacts) -> tuple[str, ...]:
-        named = class_names(self.model_repository, self.model_name, self.output_name)
-        enum = facts.target and h5py.check_enum_dtype(facts.target.dtype)
-        # HDF5's own names of integers, where they are those of classes.
-        by_class = {number: name for name, number in (enum or {}).items()}
-        is_whole = set(by_class) == set(range(len(by_class)))
-        return named or tuple(by_class[n] for n in range(len(by_class)) if is_whole)
-
-    def _report(
-        self,
-        merge_task: Merge,
-        merged_file: Path,
-        result: MetricsResult | None,
-        outcomes: Sequence[RequirementResult],
-        comparison: Comparison | None,
-    ) -> dict[str, Any]:
-        done = [FilePredictions.read(task.output_file) for task in merge_task.predictions]
-        attributes = done[0].attributes
-        directory = Path(self.output_dir)
-        return build_report(
-            title=self.title or f"Validation of {self.model_name}",
+        facts = merge_task.inputs_facts[0]
+        logs = self.directory.path / "logs"
+        write_reports(
+            self.directory,
+            [FilePredictions.read(task.output_file) for task in merge_task.predictions],
+            self.validation,
+            self.check_metrics(facts),
+            target=facts.target,
+            baseline=self.baseline_file if self.baseline else None,
+            fingerprint=self.fingerprint,
+            parameters=self.to_str_params(),
+            gpus=self.gpus,
             warnings=[
                 *gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),
-                *finite_warnings(done),
                 *merge_task.found_inputs.warnings,
             ],
-            model={
-                "name": self.model_name,
-                "version": attributes["model_version"],
-                "repository": self.model_repository,
-                "platform": attributes["model_platform"],
-            },
-            server={
-                "address": attributes["server"],
-                "runtime": "Singularity/Apptainer" if self.image else "local",
-                "image": self.image,
-                "gpus": self.gpus,
-                "version": attributes["server_version"],
-            },
-            inputs=describe_inputs(done),
-            predictions=() if result else describe_outputs(merged_file),
-            class_names=self._class_names(merge_task.inputs_facts[0]),
-            metrics=result,
-            comparison=comparison,
-            baseline=describe_baseline(self.baseline_file) if self.baseline else None,
-            requirements=outcomes,
-            throughput=throughput(done),
-            monitor=summarise(Path(self.monitor_table), since=min(part.started for part in done)),
-            parameters=self.to_str_params(),
-            versions=versions(),
+            monitor_table=Path(self.monitor_table),
             outputs={
-                "merged predictions": merged_file,
-                "predictions": directory / "predictions",
-                "server log": directory / "logs" / "triton.log",
-                "server over time": self.monitor_table,
+                "predictions": self.directory.path / "predictions",
+                "server log": logs / "triton.log",
+                "server over time": Path(self.monitor_table),
             },
-            directory=directory,
         )
+        logger.info("the report is %s", self.directory.report_html)
 
 
 def _predict_is_done(task: Predict) -> None:

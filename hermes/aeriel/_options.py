@@ -1,4 +1,4 @@
-"""The options of an inference, each once: name, default, help text, whether it changes results."""
+"""Options, each once: name, default, help text, whether it changes results."""
 
 from __future__ import annotations
 
@@ -138,4 +138,36 @@ class InferenceOptions:
             "rate_hz": self.rate_hz or None,
             "timeout_s": self.timeout_s,
             "retry_for_s": self.retry_for_s,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """What predictions are measured by, and held against.
+
+    The options of the command ``hermes validate`` and the parameters of ``Validate`` are made of
+    these fields. Their help texts say what they are.
+    """
+
+    metrics: tuple[str, ...] = option("Metrics to compute; none: what suits the target.", ())
+    require: tuple[str, ...] = option("Requirements, such as 'accuracy >= 0.95'.", ())
+    output_name: str = option(
+        "The output to compare with the target, for a model with several.", ""
+    )
+    scores: str = option("What scores of classes are: auto, probabilities or logits.", "auto")
+    rtol: float = option("Relative tolerance of the metric reference.", 1e-5)
+    atol: float = option("Absolute tolerance of the metric reference.", 1e-8)
+    baseline: str = option(
+        "Output directory of another validation of these rows, to compare with.", ""
+    )
+    title: str = option("Headline of the report.", "", changes_result=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the options that change the result, for a fingerprint; but for the baseline."""
+        return {
+            "metrics": self.metrics,
+            "require": self.require,
+            "output_name": self.output_name,
+            "scores": self.scores,
+            "tolerance": [self.rtol, self.atol],
         }

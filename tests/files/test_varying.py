@@ -304,7 +304,7 @@ def test_the_command_has_it_and_the_documentation_reads_it_back(
     assert done.returncode == 0, done.stderr
     check(tmp_path / "out" / "x.h5", COUNTS)
     with h5py.File(tmp_path / "out" / "x.h5") as file:
-        assert '"varying": ["boxes", "ids", "words"]' in file.attrs["parameters"]
+        assert '"varying": ["boxes", "ids", "words"]' in file.attrs["options"]
     (tmp_path / "out" / "x.h5").rename(tmp_path / "predictions.h5")
     monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / "docs" / "streaming.md").read_text()

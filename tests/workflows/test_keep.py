@@ -80,7 +80,7 @@ def write_kept(file: Path, *, times: bool = False) -> Part:
             opened["index/time"] = np.array([11.0, 13.0])
             opened["index"].attrs["start_time"] = 10.0
         opened.attrs["rows_kept"] = 2
-    return Part.of((file,), file, rows=4, selected=True)
+    return Part(input_files=(file,), predictions=file, rows=4, rows_kept=2)
 
 
 def merged(parts: list[Part], output: Path, target: str | None = None) -> None:
@@ -109,7 +109,7 @@ def test_files_of_all_rows_do_not_go_with_files_of_some(tmp_path: Path) -> None:
     some, other = write_kept(tmp_path / "some.h5"), tmp_path / "all.h5"
     with h5py.File(other, "w") as opened:
         opened["y"] = np.zeros(4)
-    whole = Part.of((other,), other, rows=4, selected=True)
+    whole = Part(input_files=(other,), predictions=other, rows=4)
     for parts in ([some, whole], [whole, some]):
         with pytest.raises(DataError, match=r"all\.h5: has all rows of its input, but other files"):
             merged(parts, tmp_path / "merged.h5")

@@ -302,6 +302,7 @@ def test_what_is_not_finite_is_counted_by_file_and_in_the_first_lines(tmp_path: 
             file.attrs["input_file"] = f"/data/{name}"
             file.attrs["rows"] = 10
             file.attrs["started"] = file.attrs["created"] = "2025-03-01T10:00:00+00:00"
+            file.attrs["fingerprint"] = name
             file.attrs["statistics"] = json.dumps({"latencies": {}})
             file.attrs["not_finite_inputs"] = json.dumps(inputs)
             file.attrs["not_finite_outputs"] = json.dumps(outputs)

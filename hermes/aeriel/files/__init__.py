@@ -26,6 +26,7 @@ from hermes.aeriel.files._job import (
 )
 from hermes.aeriel.files._links import as_data_errors
 from hermes.aeriel.files._output import (
+    FINGERPRINT,
     OutputFile,
     fingerprint_of,
     output_name,
@@ -43,6 +44,7 @@ from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
 
 __all__ = [
+    "FINGERPRINT",
     "NO_HOOKS",
     "DatasetFacts",
     "FileJob",

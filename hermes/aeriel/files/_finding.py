@@ -12,17 +12,25 @@ from hermes.errors import ParameterError
 _MAGIC_CHARACTERS = set("*?[")
 
 
-def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
+def find_files(patterns: Sequence[str], *, of_results: bool = False) -> tuple[Path, ...]:
     """Return the files that paths and glob patterns name, sorted, each once.
+
+    Parameters
+    ----------
+    patterns
+        Paths and glob patterns.
+    of_results
+        Whether they are meant to name results of an earlier run.
 
     Raises
     ------
     ParameterError
-        There is no pattern, or one matches no file, or results of an earlier run; or two paths lead
-        to one file.
+        There is no pattern, or one matches no file, or results of an earlier run by chance; or two
+        paths lead to one file.
     """
+    parameter = "predictions" if of_results else "inputs"
     if not patterns:
-        raise ParameterError("inputs", "no file was given; give paths or globs of HDF5 files")
+        raise ParameterError(parameter, "no file was given; give paths or globs of HDF5 files")
     found: set[Path] = set()
     for pattern in patterns:
         path = Path(pattern)
@@ -34,9 +42,9 @@ def find_files(patterns: Sequence[str]) -> tuple[Path, ...]:
         if not files:
             is_glob = bool(_MAGIC_CHARACTERS & set(pattern))
             problem = "matches no file" if is_glob else "is not a file"
-            raise ParameterError("inputs", f"{pattern!r} {problem} (in {Path.cwd()})")
+            raise ParameterError(parameter, f"{pattern!r} {problem} (in {Path.cwd()})")
         ours = [str(file) for file in sorted(files) if fingerprint_of(file) is not None]
-        if ours:
+        if ours and not of_results:
             problem = f"{pattern!r} also matches results of earlier runs: {ours[:5]}"
             raise ParameterError("inputs", f"{problem}; give a pattern that leaves them out")
         found.update(files)

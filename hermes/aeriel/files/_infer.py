@@ -164,6 +164,7 @@ def _infer_file(
             {
                 **request.provenance,
                 "server": client.address,
+                "options": request.options.facts(),
                 "started": started.isoformat(timespec="milliseconds"),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "host": socket.gethostname(),

@@ -183,6 +183,6 @@ def _request(server: Server, job: FileJob) -> Request:
         provenance={
             **named(job.input_files),
             **server.provenance(),
-            "parameters": job.options.facts(),
+            "model_stamp": job.model_stamp,
         },
     )

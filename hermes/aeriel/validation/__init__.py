@@ -1,40 +1,38 @@
-"""Files of predictions as one file, and what a validation finds in them."""
+"""Predictions of many files as one file, measured, held against requirements, and reported."""
 
-from hermes.aeriel.validation._baseline import (
-    check_same_rows,
-    compare_with,
-    describe_baseline,
-    find_baseline,
-)
-from hermes.aeriel.validation._index import INDEX, Part
-from hermes.aeriel.validation._merge import TARGET, check_all_rows, merge
+from hermes.aeriel._options import ValidationOptions
+from hermes.aeriel.validation._find import find_predictions, inputs_with_targets, merge_job
+from hermes.aeriel.validation._index import Part
+from hermes.aeriel.validation._merge import check_all_rows, merge
 from hermes.aeriel.validation._outputs import describe_outputs
+from hermes.aeriel.validation._run import (
+    MergeJob,
+    ValidationDirectory,
+    report_fingerprint,
+    write_reports,
+)
 from hermes.aeriel.validation._validation import (
     FilePredictions,
     check_writable,
     choose_metrics,
-    describe_inputs,
-    finite_warnings,
     measure,
-    throughput,
 )
 
 __all__ = [
-    "INDEX",
-    "TARGET",
     "FilePredictions",
+    "MergeJob",
     "Part",
+    "ValidationDirectory",
+    "ValidationOptions",
     "check_all_rows",
-    "check_same_rows",
     "check_writable",
     "choose_metrics",
-    "compare_with",
-    "describe_baseline",
-    "describe_inputs",
     "describe_outputs",
-    "find_baseline",
-    "finite_warnings",
+    "find_predictions",
+    "inputs_with_targets",
     "measure",
     "merge",
-    "throughput",
+    "merge_job",
+    "report_fingerprint",
+    "write_reports",
 ]

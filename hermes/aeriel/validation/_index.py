@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel.files import OutputFile, open_input, parts_of
+from hermes.aeriel.files import OutputFile, parts_of
 
 BLOCK_BYTES = 16 << 20
 INDEX = "index"
@@ -40,23 +40,6 @@ class Part:
     predictions: Path
     rows: int
     rows_kept: int | None = None
-
-    @classmethod
-    def of(
-        cls, input_files: tuple[Path, ...], predictions: Path, *, rows: int, selected: bool
-    ) -> Self:
-        """Return the part for predictions; if `selected`, they may be of some of the rows alone.
-
-        Raises
-        ------
-        DataError
-            They cannot be read.
-        """
-        kept = None
-        if selected:
-            with open_input(predictions) as opened:
-                kept = rows_kept(opened.attrs)
-        return cls(input_files=input_files, predictions=predictions, rows=rows, rows_kept=kept)
 
     @property
     def stored(self) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hermes.aeriel import files
 from hermes.aeriel.client import ClientStatistics
-from hermes.aeriel.files import DatasetFacts
+from hermes.aeriel.files import FINGERPRINT, DatasetFacts
 from hermes.aeriel.metrics import (
     METRICS,
     MetricsResult,
@@ -34,18 +34,19 @@ from hermes.aeriel.metrics import (
 )
 from hermes.aeriel.metrics import check_extra as check_metrics_extra
 from hermes.aeriel.report import check_extra as check_report_extra
-from hermes.aeriel.validation._index import INDEX, rows_kept
+from hermes.aeriel.validation._index import INDEX, Part, rows_kept
 from hermes.aeriel.validation._merge import TARGET
-from hermes.errors import OutputError, ParameterError
+from hermes.errors import DataError, OutputError, ParameterError
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilePredictions:
     """What a file of predictions says of itself.
 
-    ``rows_kept`` is how many of the rows it has, None for all of them. ``not_finite`` has, for
-    ``inputs`` and ``outputs``, how many values of each are NaN or infinite, by name; nothing in a
-    file that was written before they were counted.
+    ``file`` is the input, ``path`` the file of predictions. ``rows_kept`` is how many of the rows
+    it has, None for all of them. ``not_finite`` has, for ``inputs`` and ``outputs``, how many
+    values of each are NaN or infinite, by name; nothing in a file that was written before they were
+    counted.
     """
 
     file: str
@@ -60,9 +61,18 @@ class FilePredictions:
 
     @classmethod
     def read(cls, file: Path) -> FilePredictions:
-        """Return what a file says."""
-        with h5py.File(file, "r") as opened:
+        """Return what a file says.
+
+        Raises
+        ------
+        DataError
+            It cannot be read, or holds no predictions for one file.
+        """
+        with files.open_input(file) as opened:
             attributes = dict(opened.attrs)
+        if "statistics" not in attributes or FINGERPRINT not in attributes:
+            problem = "holds no predictions for one file, as hermes infer and the tasks write them"
+            raise DataError(file=str(file), problem=problem)
         facts = json.loads(attributes["statistics"])
         latencies = {int(number): count for number, count in facts.pop("latencies").items()}
         return cls(
@@ -79,6 +89,27 @@ class FilePredictions:
             started=datetime.fromisoformat(attributes["started"]),
             created=datetime.fromisoformat(attributes["created"]),
         )
+
+    @property
+    def input_files(self) -> tuple[Path, ...]:
+        """The file that they are for; or several, each with one channel of every series."""
+        several = json.loads(self.attributes.get("input_files", "[]"))
+        return tuple(map(Path, several)) or (Path(self.file),)
+
+    @property
+    def part(self) -> Part:
+        """The predictions as what `merge` takes."""
+        return Part(
+            input_files=self.input_files,
+            predictions=self.path,
+            rows=self.rows,
+            rows_kept=self.rows_kept,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What stands for everything that they depend on."""
+        return str(self.attributes[FINGERPRINT])
 
 
 def check_writable(directory: Path) -> None:

@@ -1,0 +1,117 @@
+"""The commands that work on predictions: ``hermes merge`` and ``hermes validate``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hermes._cli_options import Command, ExitCode, errors_as_text, read_options, with_options
+from hermes.aeriel._options import ValidationOptions
+from hermes.errors import ParameterError
+
+if TYPE_CHECKING:
+    from hermes.aeriel.validation import MergeJob
+
+app = typer.Typer()
+
+
+@app.command(cls=Command)
+def merge(
+    predictions: Annotated[
+        list[str], typer.Argument(help="Files of predictions; paths and globs.")
+    ],
+    output_file: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
+    target: Annotated[
+        str, typer.Option(help="Dataset with the targets in each input file, to put beside them.")
+    ] = "",
+) -> None:
+    """Bring the predictions for many files into one file, with an index back to file and row.
+
+    Exits with 35 where something is refused before it is written, and with 30 where it fails, as
+    the tasks do.
+    """
+    from hermes.aeriel import validation  # noqa: PLC0415 (an import of 0.6 s)
+
+    with errors_as_text(ExitCode.REFUSED):
+        found = validation.find_predictions(predictions)
+        validation.inputs_with_targets(found, target)
+        output = output_file.absolute()
+        for each in found:
+            if output.resolve() in {file.resolve() for file in (each.path, *each.input_files)}:
+                raise ParameterError("output_file", f"{output} is one of the files to read")
+        validation.check_writable(output.parent)
+    with errors_as_text(ExitCode.FAILED):
+        _merge(validation.merge_job(found, output, target))
+
+
+@app.command(cls=Command)
+@with_options(ValidationOptions)
+def validate(
+    predictions: Annotated[
+        list[str], typer.Argument(help="Files of predictions; paths and globs.")
+    ],
+    output_dir: Annotated[
+        Path, typer.Option(help="Directory for the merged predictions and the report.")
+    ],
+    target: Annotated[
+        str, typer.Option(help="Dataset with the targets in each input file; none: no metrics.")
+    ] = "",
+    **options: Any,
+) -> None:
+    """Merge predictions, measure them, hold them against requirements, and write the report.
+
+    Exits with 35 where something is refused before anything is written, and with 30 where it fails
+    or a requirement is missed, as the task Validate does.
+    """
+    from hermes.aeriel import validation  # noqa: PLC0415 (as above)
+
+    with errors_as_text(ExitCode.REFUSED):
+        asked = read_options(ValidationOptions, options)
+        found = validation.find_predictions(predictions)
+        inputs = validation.inputs_with_targets(found, target)
+        targets = inputs[0].target if inputs else None
+        chosen = validation.choose_metrics(
+            asked.metrics,
+            asked.require,
+            targets,
+            scores=asked.scores,
+            baseline=asked.baseline,
+        )
+        directory = validation.ValidationDirectory(output_dir.absolute())
+        baseline = directory.find_baseline(asked.baseline, inputs) if asked.baseline else None
+        validation.check_writable(directory.path)
+    with errors_as_text(ExitCode.FAILED):
+        job = validation.merge_job(found, directory.merged, target)
+        fingerprint = validation.report_fingerprint(job.fingerprint, asked, baseline)
+        if not (directory.is_reported(fingerprint) and job.is_complete()):
+            _merge(job)
+            validation.write_reports(
+                directory,
+                found,
+                asked,
+                chosen,
+                target=targets,
+                baseline=baseline,
+                fingerprint=fingerprint,
+                parameters={"target": target, **asdict(asked)},
+            )
+        typer.echo(f"the report is {directory.report_html}")
+
+
+def _merge(job: MergeJob) -> None:
+    from tqdm import tqdm  # noqa: PLC0415 (as above)
+
+    if job.is_complete():
+        typer.echo(f"{job.output_file} is complete already")
+        return
+    with tqdm(desc="merge", unit=" rows", leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        job.run(show)
+    typer.echo(f"merged {len(job.predictions)} files into {job.output_file}")

@@ -1,0 +1,99 @@
+"""Files of predictions that are there already, and what they have to agree in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hermes.aeriel.files import InputFacts, check_unchanged, find_files, inspect
+from hermes.aeriel.validation._run import MergeJob
+from hermes.aeriel.validation._validation import FilePredictions
+from hermes.errors import DataError
+
+# How a file was read may differ from file to file only in this.
+_OWN_OPTION = "input_map"
+_OF_THE_MODEL = ("model_name", "model_version")
+
+
+def find_predictions(patterns: Sequence[str]) -> list[FilePredictions]:
+    """Return what the files say that paths and glob patterns name, sorted by their paths.
+
+    Raises
+    ------
+    ParameterError
+        There is no pattern, or one matches no file.
+    DataError
+        A file holds no predictions, or was made with another model, or other options, than those
+        before; two of them are of the same input; or an input was changed since.
+    """
+    found = [FilePredictions.read(file) for file in find_files(patterns, of_results=True)]
+    first = found[0]
+    inputs: dict[str, Path] = {}
+    for each in found:
+        other = inputs.setdefault(each.file, each.path)
+        if other != each.path:
+            problem = f"holds predictions for {each.file}, as {other} does; name one of them"
+            raise DataError(file=str(each.path), problem=problem)
+        for name, value in _facts(each).items():
+            before = _facts(first).get(name, value)
+            if value != before:
+                problem = f"was made with {name} {value!r}, but {first.path} with {before!r}"
+                raise DataError(file=str(each.path), problem=problem)
+        _check_input(each)
+    return found
+
+
+def merge_job(found: Sequence[FilePredictions], output_file: Path, target: str) -> MergeJob:
+    """Return what it takes to have predictions in one file.
+
+    Parameters
+    ----------
+    found
+        What `find_predictions` returned.
+    output_file
+        The file to write.
+    target
+        The dataset with the targets in each input file; none where it is empty.
+    """
+    return MergeJob(
+        predictions=[each.path for each in found],
+        fingerprints=[each.fingerprint for each in found],
+        output_file=output_file,
+        target=target,
+        model_name=str(found[0].attributes["model_name"]),
+    )
+
+
+def inputs_with_targets(found: Sequence[FilePredictions], target: str) -> list[InputFacts]:
+    """Return what is known of the inputs and their targets; nothing where no target is named.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, or has no such dataset.
+    """
+    if not target:
+        return []
+    return [inspect(each.input_files, {"": target}, target=target) for each in found]
+
+
+def _facts(predictions: FilePredictions) -> dict[str, object]:
+    """Return what predictions have to agree in, as far as the file says it."""
+    attributes = predictions.attributes
+    facts = {name: attributes[name] for name in _OF_THE_MODEL}
+    if "model_repository" in attributes:  # else the files of the model were not known
+        facts["model_stamp"] = attributes["model_stamp"]
+    options = json.loads(attributes.get("options", "{}"))
+    return {**facts, **{name: value for name, value in options.items() if name != _OWN_OPTION}}
+
+
+def _check_input(predictions: FilePredictions) -> None:
+    try:
+        check_unchanged(predictions.input_files, predictions.attributes["input_stamp"])
+    except FileNotFoundError as error:
+        problem = f"is gone, but {predictions.path} holds predictions for it"
+        raise DataError(file=str(error.filename), problem=problem) from error
+    except DataError as error:
+        problem = f"is not what {predictions.path} holds predictions for any more; make them again"
+        raise DataError(file=predictions.file, problem=problem) from error

@@ -1,0 +1,324 @@
+"""A validation in its output directory: predictions merged, measured and reported."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from hermes.aeriel._options import ValidationOptions
+from hermes.aeriel.files import DatasetFacts, InputFacts, fingerprint, fingerprint_of, versions
+from hermes.aeriel.metrics import (
+    Comparison,
+    MetricsResult,
+    Requirement,
+    RequirementResult,
+    evaluate_requirements,
+)
+from hermes.aeriel.report import build_report, summarise, write_report_html, write_report_json
+from hermes.aeriel.repository import class_names
+from hermes.aeriel.validation._baseline import (
+    check_same_rows,
+    compare_with,
+    describe_baseline,
+    find_baseline,
+)
+from hermes.aeriel.validation._merge import merge
+from hermes.aeriel.validation._outputs import describe_outputs
+from hermes.aeriel.validation._validation import (
+    FilePredictions,
+    describe_inputs,
+    finite_warnings,
+    measure,
+    throughput,
+)
+from hermes.errors import ParameterError, RequirementError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ValidationDirectory:
+    """The files that a validation writes.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    """
+
+    path: Path
+
+    @property
+    def merged(self) -> Path:
+        """The predictions of all files."""
+        return self.path / "merged.h5"
+
+    @property
+    def report_json(self) -> Path:
+        """The report for programs."""
+        return self.path / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        """The report for people."""
+        return self.path / "report.html"
+
+    def find_baseline(self, baseline: str, inputs: Sequence[InputFacts]) -> Path:
+        """Return the merged predictions to compare with, which have to be of the same rows.
+
+        Parameters
+        ----------
+        baseline
+            The output directory of another validation.
+        inputs
+            What is known of the inputs.
+
+        Raises
+        ------
+        ParameterError
+            They are not there, not of the same rows, or those of this validation.
+        """
+        file = find_baseline(baseline).absolute()
+        if file.parent == self.path:
+            problem = f"is the output directory, {file.parent}; give another"
+            raise ParameterError("baseline", problem)
+        check_same_rows(file, inputs)
+        return file
+
+    def is_reported(self, fingerprint: str) -> bool:
+        """Tell whether there is a report with a fingerprint, whose requirements were met."""
+        try:
+            report = json.loads(self.report_json.read_text())
+        except (OSError, json.JSONDecodeError):
+            return False
+        is_whole = self.report_html.exists() and report["verdict"] != "failed"
+        return bool(is_whole and report.get("fingerprint") == fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeJob:
+    """Predictions that are to be one file.
+
+    Parameters
+    ----------
+    predictions
+        The files, in the order that their rows are to have; they need not be there yet.
+    fingerprints
+        What stands for each of them.
+    output_file
+        The file to write.
+    target
+        The dataset with the targets in each input file; none where it is empty.
+    model_name
+        The model that made the predictions.
+    """
+
+    predictions: Sequence[Path]
+    fingerprints: Sequence[str]
+    output_file: Path
+    target: str
+    model_name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """What stands for everything that the merged file depends on."""
+        return fingerprint(parts=list(self.fingerprints), target=self.target)
+
+    def is_complete(self) -> bool:
+        """Tell whether the merged file is there, and is that of these predictions."""
+        return fingerprint_of(self.output_file) == self.fingerprint
+
+    def run(self, on_progress: Callable[[int, int], None]) -> None:
+        """Merge the files.
+
+        Parameters
+        ----------
+        on_progress
+            Called with the rows done and the rows in all.
+
+        Raises
+        ------
+        ParameterError, DataError, OutputError
+            As `merge` does.
+        """
+        merge(
+            [FilePredictions.read(file).part for file in self.predictions],
+            self.output_file,
+            target=self.target or None,
+            fingerprint=self.fingerprint,
+            attributes={"model_name": self.model_name, "hermes": version("hermes-aeriel")},
+            on_progress=on_progress,
+        )
+
+
+def report_fingerprint(
+    merged: str, options: ValidationOptions, baseline: Path | None = None
+) -> str:
+    """Return what stands for everything that a report depends on.
+
+    Parameters
+    ----------
+    merged
+        The fingerprint of the merged file.
+    options
+        What the predictions are measured by.
+    baseline
+        The merged file to compare with, if any.
+    """
+    compared = {} if baseline is None else {"baseline": fingerprint_of(baseline)}
+    return fingerprint(merged=merged, **options.facts(), **compared)
+
+
+def write_reports(
+    directory: ValidationDirectory,
+    predictions: Sequence[FilePredictions],
+    options: ValidationOptions,
+    chosen: tuple[Sequence[str], Sequence[Requirement]],
+    *,
+    target: DatasetFacts | None,
+    baseline: Path | None,
+    fingerprint: str,
+    parameters: Mapping[str, Any],
+    gpus: Sequence[int | str] | None = None,
+    warnings: Sequence[str] = (),
+    monitor_table: Path | None = None,
+    outputs: Mapping[str, Path] | None = None,
+) -> None:
+    """Measure merged predictions, write the reports, and fail where a requirement was missed.
+
+    Parameters
+    ----------
+    directory
+        Has the merged file, and gets the reports.
+    predictions
+        What the files that were merged say of themselves.
+    options
+        What they are measured by.
+    chosen
+        The metrics and requirements: what `choose_metrics` returned.
+    target
+        What is known of the targets of the first input file.
+    baseline
+        The merged file to compare with, if any: what `find_baseline` returned.
+    fingerprint
+        What `report_fingerprint` returned.
+    parameters
+        What was asked for, for the reader.
+    gpus, warnings, monitor_table
+        What is known of the server: its GPUs, what is other than a reader may think, and the CSV
+        file of a `ServerMonitor`.
+    outputs
+        Further files that were written, by what they hold.
+
+    Raises
+    ------
+    ParameterError, DataError
+        A metric cannot be computed, as `measure` says.
+    RequirementError
+        A requirement was missed; the reports are written.
+    OutputError
+        They cannot be written.
+    """
+    names, requirements = chosen
+    result: MetricsResult | None = None
+    comparison: Comparison | None = None
+    outcomes: tuple[RequirementResult, ...] = ()
+    if names:
+        required = {requirement.scalar for requirement in requirements}
+        result = measure(
+            directory.merged,
+            names,
+            output_name=options.output_name,
+            scores=options.scores,
+            rtol=options.rtol,
+            atol=options.atol,
+            optional=() if options.metrics else set(names) - required,
+        )
+        scalars = result.scalars
+        if baseline is not None:
+            comparison = compare_with(
+                baseline,
+                directory.merged,
+                result,
+                names,
+                output=options.output_name,
+                scores=options.scores,
+                rtol=options.rtol,
+                atol=options.atol,
+            )
+            scalars = scalars | comparison.scalars
+        outcomes = evaluate_requirements(requirements, scalars)
+    of_model = predictions[0].attributes
+    of_repository, of_server = _origin(of_model, gpus)
+    report = build_report(
+        title=options.title or f"Validation of {of_model['model_name']}",
+        warnings=[*warnings, *finite_warnings(predictions)],
+        model={
+            "name": of_model["model_name"],
+            "version": of_model["model_version"],
+            "platform": of_model["model_platform"],
+            **of_repository,
+        },
+        server={
+            "address": of_model["server"],
+            "version": of_model["server_version"],
+            **of_server,
+        },
+        inputs=describe_inputs(predictions),
+        predictions=() if result else describe_outputs(directory.merged),
+        class_names=_class_names(of_model, options.output_name, target),
+        metrics=result,
+        comparison=comparison,
+        baseline=None if baseline is None else describe_baseline(baseline),
+        requirements=outcomes,
+        throughput=throughput(predictions),
+        monitor=None
+        if monitor_table is None
+        else summarise(monitor_table, since=min(part.started for part in predictions)),
+        parameters=parameters,
+        versions=versions(),
+        outputs={"merged predictions": directory.merged, **(outputs or {})},
+        directory=directory.path,
+    )
+    write_report_html(directory.report_html, report)
+    write_report_json(directory.report_json, {**report, "fingerprint": fingerprint})
+    misses = tuple(str(outcome) for outcome in outcomes if not outcome.passed)
+    if misses:
+        raise RequirementError(misses, str(directory.report_html))
+
+
+def _origin(
+    attributes: Mapping[str, Any], gpus: Sequence[int | str] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is known of a model and its server, besides what the server says.
+
+    Of a server that somebody else ran, that is nothing.
+    """
+    if "model_repository" not in attributes:
+        return {}, {}
+    image = attributes["image"]
+    runtime = "Singularity/Apptainer" if image else "local"
+    return (
+        {"repository": attributes["model_repository"]},
+        {"runtime": runtime, "image": image, "gpus": gpus},
+    )
+
+
+def _class_names(
+    attributes: Mapping[str, Any], output_name: str, target: DatasetFacts | None
+) -> tuple[str, ...]:
+    """Return what the classes are called, where the model repository or the targets say it."""
+    repository = attributes.get("model_repository")
+    named = class_names(repository, attributes["model_name"], output_name) if repository else ()
+    enum = target and h5py.check_enum_dtype(target.dtype)
+    # HDF5's own names of integers, where they are those of classes.
+    by_class = {number: name for name, number in (enum or {}).items()}
+    is_whole = set(by_class) == set(range(len(by_class)))
+    return named or tuple(by_class[n] for n in range(len(by_class)) if is_whole)
