@@ -63,6 +63,7 @@ class Everything(luigi.Task):
         ("mapping", '{"x": "/y"}', {"x": "/y"}),
         ("mapping", "x=/y", {"x": "/y"}),
         ("mapping", '{"x": ["/y", "/z"]}', {"x": ("/y", "/z")}),
+        ("mapping", "x=/y=z", {"x": "/y=z"}),
         ("path", "/a/b", "/a/b"),
         ("path", "s3://bucket/models", "s3://bucket/models"),
         ("path", "", ""),
