@@ -12,6 +12,7 @@ from hermes.errors import (
     LOG_TAIL_LINES,
     DataError,
     EngineError,
+    FilesError,
     GPUBusyError,
     HermesError,
     HookError,
@@ -116,6 +117,7 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
         EngineError(("squeue", "--name=a b"), "ended with exit code 1: no"),
         ["squeue '--name=a b': ended with exit code 1: no"],
     ),
+    (FilesError(("a.h5: bad",), 3), ["1 of 3 files cannot be used:", "  | a.h5: bad"]),
     (JobsError(("a.h5: bad",)), ["batch jobs failed:", "  | a.h5: bad"]),
     (JobsError(tuple("abcdefghijkl")), ["  | j", "  | and 2 more"]),
     (

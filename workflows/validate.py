@@ -15,6 +15,7 @@ import luigi
 from hermes._reports import report
 from hermes.aeriel.files import (
     FoundInputs,
+    Hooks,
     InputFacts,
     check_agreement,
     examine,
@@ -140,8 +141,17 @@ for _name, _parameter in option_parameters(ValidationOptions).items():
 class Merge(ValidationParameters, luigi.Task):
     """The predictions for all files in one file, with an index back to file and row.
 
-    The inputs are checked first, before a server is started.
+    The inputs are checked first, before a server is started. A subclass may name a subclass of
+    `Predict`, with hooks, as ``predict_task``.
     """
+
+    predict_task: type[Predict] = Predict
+
+    @property
+    def hooks(self) -> Hooks:
+        """What is done to the rows of each file."""
+        task: Predict = self.clone(self.predict_task, files=(), predictions="")
+        return task.hooks
 
     @property
     def predictions(self) -> list[Predict]:
@@ -150,7 +160,7 @@ class Merge(ValidationParameters, luigi.Task):
         names = output_names([facts.files for facts in self.inputs_facts])
         return [
             self.clone(
-                Predict,
+                self.predict_task,
                 files=facts.files,
                 # As found beside the target, of which the task knows nothing.
                 input_map={name: dataset.paths for name, dataset in facts.datasets.items()},
@@ -200,6 +210,9 @@ class Merge(ValidationParameters, luigi.Task):
             Something cannot work.
         """
         report("step", text="checking the inputs")
+        hooks = self.hooks
+        if hooks.given and self.engine != "local":
+            raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")
         check_model(self.model_repository, self.model_name, self.model_version)
         if self.target:
             check_all_rows(self.target, is_selected=bool(self.keep))
@@ -209,12 +222,12 @@ class Merge(ValidationParameters, luigi.Task):
         for warning in found.warnings:
             logger.warning(warning)
         facts = [
-            examine(files, self.options, model, target=self.target or None)
+            examine(files, self.options, model, target=self.target or None, hooks=hooks)
             for files in found.inputs
         ]
         check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
-            plan(facts[0], self.options, model)
+            plan(facts[0], self.options, model, hooks)
         check_writable(Path(self.output_dir))
         if self.engine == "local":  # jobs report all of them together
             labels = output_names([each.files for each in facts])
@@ -263,6 +276,7 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
 
     The output directory gets ``predictions/`` (a file per input), ``merged.h5``, ``report.json``
     and ``report.html``. A requirement that is missed fails the task, after the report is written.
+    A subclass may name a subclass of `Merge` as ``merge_task``.
 
     Parameters
     ----------
@@ -295,9 +309,11 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
         The headline of the report.
     """
 
+    merge_task: type[Merge] = Merge
+
     def requires(self) -> Merge:
         """Return the task that merges the predictions, after checking what was asked for."""
-        merge_task: Merge = self.clone(Merge)
+        merge_task: Merge = self.clone(self.merge_task)
         self.check_metrics(merge_task.inputs_facts[0])
         if self.baseline:
             logger.info("the baseline is %s", self.baseline_file)
@@ -320,7 +336,7 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
     def fingerprint(self) -> str:
         """What stands for everything that the report depends on."""
         baseline = self.baseline_file if self.baseline else None
-        merged = self.clone(Merge).job.fingerprint
+        merged = self.clone(self.merge_task).job.fingerprint
         return report_fingerprint(merged, self.validation, baseline)
 
     def check_metrics(self, facts: InputFacts) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
