@@ -379,7 +379,7 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
         ParameterError
             They are not there, or not of the same rows.
         """
-        return self.directory.find_baseline(self.baseline, self.clone(Merge).inputs_facts)
+        return self.directory.find_baseline(self.baseline, self.clone(self.merge_task).inputs_facts)
 
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
