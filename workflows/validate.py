@@ -37,6 +37,7 @@ from hermes.aeriel.validation import (
     report_fingerprint,
     write_reports,
 )
+from hermes.errors import ParameterError
 from workflows._builds import once_per_build
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
