@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 import hermes
-from hermes import _cli_files, _cli_validation
+from hermes import _cli_files, _cli_serve, _cli_validation
 from hermes._cli_options import (
     CPU,
     LINGER_S,
@@ -30,16 +25,13 @@ from hermes._cli_options import (
 )
 from hermes.errors import ParameterError
 
-if TYPE_CHECKING:
-    from hermes.aeriel.serve import TritonInstance
-
-
 app = typer.Typer(
     help="Offline inference with NVIDIA Triton.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(_cli_serve.app)
 app.add_typer(_cli_files.app)
 app.add_typer(_cli_validation.app)
 
@@ -55,95 +47,6 @@ def main(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-@app.command(cls=Command)
-def serve(
-    model_repository: Annotated[str, typer.Argument(help="A directory, or a URL.")],
-    image: Image = "",
-    name: Annotated[str | None, typer.Option(help="Name of the container instance.")] = None,
-    gpus: GPUs = None,
-    n_gpus: NGPUs = None,
-    cpu: CPU = False,
-    gpu_timeout_s: Annotated[
-        float, typer.Option(help="Seconds to wait for GPUs that another server has.")
-    ] = 0.0,
-    ports: Annotated[
-        str | None,
-        typer.Option(
-            help="GRPC, HTTP and metrics port, as 8001,8000,8002, which is the default; or auto."
-        ),
-    ] = None,
-    listen: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on, or unix (sockets); any but a loopback one asks for TLS."
-        ),
-    ] = "127.0.0.1",
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let everybody in who reaches the address.")
-    ] = False,
-    server_arg: ServerArg = None,
-    log_file: Annotated[Path | None, typer.Option(help="Takes the server's output.")] = None,
-    endpoint_file: Annotated[
-        Path | None, typer.Option(help="Written when the server is ready, removed at its end.")
-    ] = None,
-    timeout_s: Annotated[float, typer.Option(help="Seconds to wait until it is ready.")] = 600.0,
-    stop_timeout_s: Annotated[
-        float, typer.Option(help="Seconds that it may take to finish when it stops.")
-    ] = 30.0,
-    monitor: Annotated[
-        Path | None, typer.Option(help="CSV file that says once a second what the server does.")
-    ] = None,
-) -> None:
-    """Serve a model repository until SIGTERM or SIGINT."""
-    from hermes.aeriel import serve as serving  # noqa: PLC0415 (an import of 0.3 s)
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    with errors_as_text():
-        if endpoint_file is not None:
-            directory = endpoint_file.absolute().parent
-            if endpoint_file.is_dir() or not os.access(directory, os.W_OK):
-                raise ParameterError("endpoint_file", f"{endpoint_file} cannot be written")
-            endpoint_file.unlink(missing_ok=True)  # of a server that was killed
-        request = serving.GPURequest(gpus=read_gpus(gpus), n_gpus=n_gpus, cpu=cpu)
-        start = functools.partial(
-            serving.serve,
-            model_repository,
-            image or None,
-            name=name,
-            server_args=server_arg or (),
-            log_file=log_file,
-            ports=None if ports is None else _ports(ports),
-            listen=listen,
-            insecure=insecure,
-            stop_timeout_s=stop_timeout_s,
-            endpoint_file=endpoint_file,
-            started_by="command",
-        )
-
-        def server(**options: Any) -> AbstractContextManager[TritonInstance]:
-            started = start(**options)
-            return started if monitor is None else _monitored(started, monitor)
-
-        with serving.stop_signal() as stopped:
-
-            def publish(endpoint: serving.Endpoint) -> None:
-                typer.echo(f"ready: GRPC at {endpoint.grpc}, HTTP at {endpoint.http}")
-                if endpoint_file is not None:
-                    endpoint.write(endpoint_file)
-
-            def unpublish() -> None:
-                if endpoint_file is not None:
-                    endpoint_file.unlink(missing_ok=True)
-
-            serving.run_with_restarts(
-                server(gpus=request.gpus, n_gpus=n_gpus, cpu=cpu, gpu_timeout_s=gpu_timeout_s),
-                timeout_s=timeout_s,
-                is_wanted=lambda: not stopped.is_set(),
-                publish=publish,
-                unpublish=unpublish,
-            )
 
 
 @app.command("with", cls=Command)
@@ -267,26 +170,3 @@ def install_triton(
     with errors_as_text():
         triton = install(packages=with_ or (), report=typer.echo)
         typer.echo(f"Triton is at {triton.binary}")
-
-
-@contextmanager
-def _monitored(
-    server: AbstractContextManager[TritonInstance], path: Path
-) -> Iterator[TritonInstance]:
-    from hermes.aeriel.monitor import ServerMonitor  # noqa: PLC0415 (as above)
-
-    # Not the endpoint of now: a server that lost its ports to another one takes others.
-    with server as instance, ServerMonitor(lambda: instance.endpoint, path):
-        yield instance
-
-
-def _ports(text: str) -> Any:
-    from hermes.aeriel.serve import Ports  # noqa: PLC0415 (as above)
-
-    if text == "auto":
-        return text
-    try:
-        grpc, http, metrics = (int(port) for port in text.split(","))
-    except ValueError:
-        raise ParameterError("ports", f"{text!r} is neither auto nor like 8001,8000,8002") from None
-    return Ports(grpc=grpc, http=http, metrics=metrics)

@@ -13,12 +13,12 @@ import time
 from types import TracebackType
 from typing import Self
 
+from hermes.aeriel._beacon import LIMIT_S, BeaconReader
 from hermes.aeriel.jobs._files import RunDirectory
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
-LIMIT_S = 30.0
 
 
 class Beacon:
@@ -75,8 +75,7 @@ class BeaconWatch:
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._seen = ""
-        self._changed_at = time.monotonic()
+        self._beacon = BeaconReader(run.beacon)
 
     def is_moving(self) -> bool:
         """Tell whether the beacon has changed within the limit; to be asked once in a while.
@@ -86,18 +85,10 @@ class BeaconWatch:
         """
         if self._run.tombstone.exists():
             return False
-        try:
-            content = self._run.beacon.read_text()
-        except FileNotFoundError:
-            return False
-        except OSError as error:  # of a file server that is away; it counts as standing still
-            logger.warning("the beacon %s cannot be read: %s", self._run.beacon, error)
-            content = self._seen
-        if content != self._seen:
-            self._seen, self._changed_at = content, time.monotonic()
-        if time.monotonic() - self._changed_at <= LIMIT_S:
+        if self._beacon.is_moving():
             return True
-        message = "the driver's beacon, %s, has not moved for %.0f s: the run is over"
-        logger.error(message, self._run.beacon, LIMIT_S)
-        self._run.bury()
+        if self._run.beacon.exists():
+            message = "the driver's beacon, %s, has not moved for %.0f s: the run is over"
+            logger.error(message, self._run.beacon, LIMIT_S)
+            self._run.bury()
         return False
