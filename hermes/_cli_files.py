@@ -102,6 +102,7 @@ def infer(
     tasks do.
     """
     from hermes.aeriel import files, supervise  # noqa: PLC0415 (an import of 0.4 s)
+    from hermes.aeriel.endpoint import Endpoint  # noqa: PLC0415 (as above)
     from hermes.aeriel.repository import (  # noqa: PLC0415 (as above)
         RepositoryModel,
         check_model,
@@ -130,6 +131,8 @@ def infer(
         if spec is None:
             # A server does not show what its models are made of.
             known = RepositoryModel(stamp="resumable" if resume else secrets.token_hex(8))
+            if not wait_s:
+                Endpoint.of(served_by)
         elif wait_s:
             raise ParameterError("wait_s", "applies to an endpoint file, not with --models")
         else:

@@ -63,11 +63,11 @@ def served(repository: Path, file: Path) -> Iterator[tuple[subprocess.Popen[str]
         yield process, server_id
 
 
-def failed(*arguments: object) -> str:
+def failed(*arguments: object, code: int = 1) -> str:
     """Return what ``hermes`` says when it fails: one message, and no traceback."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert result.stdout == ""
     return result.stderr
 
@@ -251,7 +251,7 @@ def test_installation_that_cannot_be_is_told(
 
 @pytest.mark.parametrize("server", ["missing.json", "localhost", "http://localhost:8000"])
 def test_a_server_that_is_neither_file_nor_address_is_told_at_once(server: str) -> None:
-    told = failed("infer", server, "model", "x.h5", "--output-dir=out")
+    told = failed("infer", server, "model", "x.h5", "--output-dir=out", code=35)
     assert f"there is no file '{server}', and a server is named by host:port" in told
 
 

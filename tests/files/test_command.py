@@ -279,7 +279,7 @@ def test_what_cannot_be_is_a_line(
 def test_an_endpoint_file_that_is_none_is_a_line(data: Path) -> None:
     (data / "e.json").write_text("{}")
     done = infer("e.json", "rows", "series.h5", "--output-dir=out", cwd=data)
-    assert done.returncode == 30
+    assert done.returncode == 35
     assert "is not an endpoint file" in done.stderr
 
 
