@@ -1,4 +1,4 @@
-"""What this machine has for hermes, and what is missing: the answers of `hermes check`."""
+"""What this machine offers hermes and what is missing, as `hermes check` shows it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from hermes.runtime._layout import HOME_VARIABLE, triton_home
 
 VERSION_TIMEOUT_S = 20.0
 LOOPBACK = (
-    "every user of this host can use a server on a port: infer with it, read its configuration, "
-    "name its clients' shared memory as input or output; pipelines' servers listen on Unix "
-    "sockets, to which no other user can connect, and so does any other that is told to "
-    '(listen="unix", --listen=unix)'
+    "every user of this host can use a server on a port: send requests, read its configuration, "
+    "and name the shared memory of other clients as input or output. Servers of pipelines listen "
+    "on Unix sockets, which no other user can connect to; other servers do with "
+    'listen="unix" or --listen=unix'
 )
-TRITON_BYTES = 1_000_000_000  # an installed one has a third of that; pip unpacks beside it
-TEMPORARY_BYTES = 100_000_000  # logs, and what pip unpacks
-# What each extra is for, and a module that it brings.
+TRITON_BYTES = 1_000_000_000  # an installation has a third of that; pip needs the rest
+TEMPORARY_BYTES = 100_000_000  # for logs and for pip
+# The purpose of each extra, and a module that it installs.
 EXTRAS = {
     "report": ("jinja2", "reports as pages"),
     "tls": ("cryptography", "servers that clients on other hosts reach"),
@@ -43,14 +43,14 @@ EXTRAS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One thing about this machine.
+    """One line of `hermes check`.
 
     Parameters
     ----------
     subject, text
-        What about what.
+        What was checked, and the result.
     is_missing
-        Whether some feature does not work without it.
+        Whether a feature does not work.
     """
 
     subject: str
@@ -72,9 +72,7 @@ def machine_facts() -> Iterator[Fact]:
     yield from _shared_memory()
     if not processes.is_missing:
         for region in regions_of_the_dead():
-            yield Fact(
-                subject=str(region), text="left by a process that is gone; it can be removed"
-            )
+            yield Fact(subject=str(region), text="its process has ended; it can be removed")
     for extra, (module, purpose) in EXTRAS.items():
         is_missing = importlib.util.find_spec(module) is None
         text = f"pip install 'hermes-aeriel[{extra}]' for {purpose}" if is_missing else "installed"
@@ -106,15 +104,15 @@ def _temporary_files() -> Fact:
 
 
 def _room(subject: str, directory: Path, wanted_bytes: int, advice: str) -> Fact:
-    """Return whether a directory, which may not be there yet, can take so many bytes."""
+    """Return whether a directory, which need not exist yet, has room for so many bytes."""
     there = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if not os.access(there, os.W_OK | os.X_OK):
-        return Fact(subject=subject, text=f"{there} cannot be written; {advice}", is_missing=True)
+        return Fact(subject=subject, text=f"{there} is not writable; {advice}", is_missing=True)
     text = f"{directory}, {free / 1e9:.1f} GB free"
     if free >= wanted_bytes:
         return Fact(subject=subject, text=text)
-    text = f"{text}, and {wanted_bytes / 1e9:.1f} GB are needed; {advice}"
+    text = f"{text}, but {wanted_bytes / 1e9:.1f} GB are needed; {advice}"
     return Fact(subject=subject, text=text, is_missing=True)
 
 
@@ -173,7 +171,7 @@ def _ports() -> Iterator[Fact]:
         try:
             check_free("127.0.0.1", port, service)
         except PortInUseError:
-            text = 'in use; give others, or ask for free ones (--ports=auto, ports="auto")'
+            text = 'in use; give other ports, or use free ones (--ports=auto, ports="auto")'
         except HermesError as error:
             text = str(error)
         else:
@@ -184,11 +182,11 @@ def _ports() -> Iterator[Fact]:
 def _shared_memory() -> Iterator[Fact]:
     subject, purpose = str(SHARED_MEMORY), "Triton's Python models and fast tensors need it"
     if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
-        problem = "cannot be written" if SHARED_MEMORY.is_dir() else "is not there"
+        problem = "is not writable" if SHARED_MEMORY.is_dir() else "does not exist"
         yield Fact(subject=subject, text=f"{problem}; {purpose}", is_missing=True)
         return
     usage = shutil.disk_usage(SHARED_MEMORY)
     size = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free"
     small = usage.total < 256e6
-    text = f"{size}; Python models and large tensors want more" if small else size
+    text = f"{size}; Python models and large tensors need more" if small else size
     yield Fact(subject=subject, text=text, is_missing=small)

@@ -1,7 +1,7 @@
-"""The end of a server, for whoever ends it; nothing but the standard library.
+"""Ends a server and removes its files; needs the standard library alone.
 
-The instance that started it, its watcher, ``hermes stop`` and the sweep at the next start all call
-`end_all`, which needs the server's directory and nothing else.
+The instance that started the server, its guard, ``hermes stop`` and the sweep at the next start all
+call `end_all`, which needs only the server's directory.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What has to be known to end a server, beside its id.
+    """What is needed to end a server, besides its id.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ class Plan:
     container
         The container that it runs in, if any.
     endpoint_file
-        A file outside of the directory that its endpoint is written to, if any.
+        A file outside of the directory that holds the server's endpoint, if any.
     gpu_notes
-        The files that say who holds its GPUs.
+        The files that record the holder of each of its GPUs.
     started_by
         ``supervisor``, ``command`` (``hermes serve``) or ``program``.
     """
@@ -77,12 +77,12 @@ class Plan:
     started_by: str = "program"
 
     def write(self, directory: ServerDirectory) -> None:
-        """Write it into the server's directory."""
+        """Write the plan into the server's directory."""
         write_state(directory.plan_file, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, directory: ServerDirectory) -> Plan:
-        """Return the one in a server's directory; without any there was no server yet."""
+        """Return the plan in a server's directory; the default one where there is none."""
         facts: dict[str, Any] | None = facts_of(directory.plan_file)
         if facts is None:
             return cls()
@@ -98,27 +98,27 @@ def end_all(
     settle_s: float = SETTLE_S,
     reap: Callable[[], object] = lambda: None,
 ) -> None:
-    """End whatever there is of a server, and remove what it leaves but its logs and leases.
+    """End all processes of a server, and remove its files except logs and leases.
 
-    Goes on with the rest where something cannot be done. The caller holds `cleaning`, or is the
-    process that started the server.
+    A step that fails does not prevent the others. The caller holds `cleaning`, or is the process
+    that started the server.
 
     Parameters
     ----------
     directory
         The server's directory.
     grace_s
-        Seconds that the server may take to finish; by default what its plan says.
+        Seconds that the server may take to finish; by default those of its plan.
     settle_s
-        Go on looking until nothing has shown up for so many seconds: for a caller that does not
-        know whether the server was just about to start.
+        Seconds without any process after which the search ends. A caller that cannot rule out that
+        the server is just starting gives some.
     reap
-        Called while waiting, so that the parent of a process can collect it.
+        Called while waiting, so that the parent of a process can collect its exit status.
 
     Raises
     ------
     ServerStopError
-        Something is still there.
+        Parts of the server remain.
     """
     plan = Plan.read(directory)
     server_id = directory.server_id
@@ -132,7 +132,7 @@ def end_all(
         remaining += stop_container(plan.container)
     remaining += [f"process {pid}" for pid in sorted(kill(server_id, settle_s, reap))]
     if remaining:
-        # Its regions may be in use, and the next one who looks has to find the plan.
+        # Its regions may be in use, and the next sweep needs the plan.
         raise ServerStopError(server_id=server_id, remaining=tuple(remaining))
     for region in server_regions(server_id):
         region.unlink(missing_ok=True)
@@ -140,32 +140,33 @@ def end_all(
 
 
 def end_leftovers(directory: ServerDirectory) -> None:
-    """End what the owner of a directory left who was killed; the caller holds `cleaning`.
+    """End the server whose owner was killed; the caller holds `cleaning`.
 
     Raises
     ------
     ServerStopError
-        Something is still there.
+        Parts of the server remain.
     """
-    if directory.plan_file.exists():  # else no server was ever started
+    if directory.plan_file.exists():  # otherwise no server was started
         end_all(directory)
     directory.log_file.unlink(missing_ok=True)
 
 
 def sweep(home: Path) -> None:
-    """End what those left behind who were killed, in all directories of this user.
+    """End the servers of this user whose owners were killed.
 
-    Called at every start of a server, and where a pipeline begins. What another process cleans
-    already is left to it. Logs of servers that failed go after a week.
+    `serve` calls it before it makes a server's directory, and a pipeline when it begins. A
+    directory that another process is cleaning is skipped. Logs of failed servers are removed after
+    a week.
     """
     for directory in ServerDirectory.all(home):
         if not (directory.is_left() or directory.is_vacant()):
             continue
         try:
-            # Within `cleaning`, which whoever starts a server here holds before it is the owner.
+            # A process that starts a server here holds `cleaning` until it is the owner.
             with directory.cleaning(timeout_s=0):
                 if directory.is_left():
-                    logger.info("%s: its owner is gone; what it left is ended", directory.path)
+                    logger.info("ending the server of %s: its owner is gone", directory.path)
                     end_leftovers(directory)
                     directory.clear_owner()
                 directory.tidy()
@@ -185,17 +186,17 @@ def end_politely(server_id: str, grace_s: float, reap: Callable[[], object]) -> 
     while (running := server_processes(server_id)) and time.monotonic() < deadline:
         servers = {pid for pid, command in running.items() if is_tritonserver(command)}
         if not servers and (signalled or all(is_stub(command) for command in running.values())):
-            return  # the server itself is gone; what is left of it is not worth a wait
-        # Not the container runtime's client: it would take its server down by force.
+            return  # the server itself is gone; the other processes have nothing to finish
+        # The container runtime's client gets no signal: it would kill its server.
         send(signal.SIGTERM, servers - signalled)
-        send(signal.SIGCONT, running)  # one that was stopped could not hear it
+        send(signal.SIGCONT, running)  # a stopped process does not handle SIGTERM
         signalled |= servers
         reap()
         time.sleep(POLL_S)
 
 
 def kill(server_id: str, settle_s: float, reap: Callable[[], object] = lambda: None) -> set[int]:
-    """Kill a server's processes until none has shown up for a while; return those left."""
+    """Kill a server's processes until none was found for `settle_s`; return the remaining ones."""
     deadline = time.monotonic() + KILL_TIMEOUT_S + settle_s
     quiet_since: float | None = None
     while True:
@@ -213,7 +214,7 @@ def kill(server_id: str, settle_s: float, reap: Callable[[], object] = lambda: N
 
 
 def stop_container(container: Container) -> list[str]:
-    """Stop the container of a server; return what is left of it, in words."""
+    """Stop the container of a server; return its description if it still runs."""
     try:
         done = subprocess.run(
             container.stop,
@@ -238,7 +239,7 @@ def stop_container(container: Container) -> list[str]:
 
 
 def _remove_endpoint(file: Path, server_id: str) -> None:
-    """Remove an endpoint file, unless it is another server's by now."""
+    """Remove an endpoint file, unless another server has written it since."""
     facts = facts_of(file) if file.is_file() else None
     if facts is not None and facts.get("server_id") == server_id:
         file.unlink(missing_ok=True)

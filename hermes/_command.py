@@ -1,4 +1,4 @@
-"""Runs a command as a part of this one: it gets the signals, and ends when this one is killed."""
+"""Runs a command as a child that receives this process's signals and ends when it is killed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def find_command(command: Sequence[str]) -> list[str]:
     """
     program = shutil.which(command[0])
     if program is None:
-        raise ParameterError("command", f"{command[0]!r} is not on the PATH, or cannot be run")
-    return [os.path.abspath(program), *command[1:]]  # noqa: PTH100 (a link stays one)
+        raise ParameterError("command", f"{command[0]!r} is not on the PATH or not executable")
+    return [os.path.abspath(program), *command[1:]]  # noqa: PTH100 (links are not resolved)
 
 
 def run_bound(command: Sequence[str], **variables: str) -> int:
@@ -44,7 +44,7 @@ def run_bound(command: Sequence[str], **variables: str) -> int:
     )
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        # A terminal's Ctrl-C reaches the whole process group, and so the command, by itself.
+        # A terminal sends SIGINT to the whole process group, which includes the command.
         if number != signal.SIGINT or not os.isatty(0):
             child.send_signal(number)
 

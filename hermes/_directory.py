@@ -1,7 +1,7 @@
-"""The private directory of one server, and who may touch it; nothing but the standard library.
+"""The private directory of one server, and its locks; needs the standard library alone.
 
-Everything that belongs to a server is in it, but its processes and what its backends put into
-``/dev/shm``; both carry the directory's name, which is the server's id.
+Everything that belongs to a server is in it, except its processes and the shared memory of its
+backends. Both have the directory's name, which is the server's id, in theirs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hermes.errors import LockTimeoutError, ParameterError
 STATE_VARIABLE = "HERMES_STATE_HOME"
 LOCK_TIMEOUT_S = 60.0
 POLL_S = 0.02
-# A socket's path has 107 bytes at most, and the longest name in a server's directory is a socket's.
+# A socket's path has 107 bytes at most.
 MOST_HOME_BYTES = 64
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
 _SERVER_ID = re.compile(r"hermes-[0-9a-f]{14}")
@@ -38,10 +38,10 @@ _SERVER_ID = re.compile(r"hermes-[0-9a-f]{14}")
 def state_home(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the directory that holds the directories of this user's servers on this host.
 
-    ``HERMES_STATE_HOME``, else ``hermes-UID`` among the temporary files: it has to be on a disk of
-    this host, because locks and process ids mean nothing on another. Where that path is too long
-    for a socket, or has characters that gRPC's addresses or a shell read in their own way,
-    a directory in ``/tmp`` stands for it.
+    ``HERMES_STATE_HOME``, else ``hermes-UID`` in the directory for temporary files. It has to be
+    on a disk of this host, because locks and process ids are valid on one host only. Where that
+    path is too long for a socket, or has characters with a meaning in gRPC's addresses or in a
+    shell, a directory in ``/tmp`` is used in its place.
     """
     named = environ.get(STATE_VARIABLE)
     user = f"hermes-{os.getuid()}"
@@ -52,7 +52,7 @@ def state_home(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def new_server_id(identity: str | None = None) -> str:
-    """Return an id for a server on this host: a random one, or the one that stands for a text."""
+    """Return an id for a server on this host: a random one, or one that depends on a text."""
     return (
         f"hermes-{Host.here().digest}{_digest(identity, 8) if identity else secrets.token_hex(4)}"
     )
@@ -64,16 +64,16 @@ def _digest(text: str, digits: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What the owner of a server says of it.
+    """The state of a server, as its owner has recorded it.
 
     Parameters
     ----------
     phase
         ``starting``, ``waiting`` (for a GPU), ``ready``, ``restarting`` or ``stopping``.
     detail
-        What it waits for.
+        What the server waits for.
     model_repository, image, gpus
-        What it serves, from where and on which GPUs.
+        What it serves, its container image and its GPUs.
     """
 
     phase: str
@@ -89,12 +89,12 @@ class ServerDirectory:
     Parameters
     ----------
     path
-        Made when it is first needed, for this user's eyes only.
+        The directory. It is made when it is first needed, readable by this user only.
 
     Attributes
     ----------
     server_id
-        Its name, which is what the server calls itself.
+        The directory's name, which is the server's ``--id``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,7 +103,7 @@ class ServerDirectory:
         self.plan_file = path / "plan.json"
         self.endpoint_file = path / "endpoint.json"
         self.status_file = path / "status.json"
-        # Beside it: the log of a server that failed is to be read when its directory is gone.
+        # Beside the directory: the log of a failed server outlives it.
         self.log_file = path.with_name(f"{path.name}.log")
         self.watcher_log = path / "watcher.log"
         self.models_link = path / "models"
@@ -118,26 +118,26 @@ class ServerDirectory:
 
     @classmethod
     def all(cls, home: Path) -> list[Self]:
-        """Return the directories of this user's servers, and nothing else that may be there."""
+        """Return the directories of this user's servers."""
         return [
             cls(path) for path in entries(home) if _SERVER_ID.fullmatch(path.name) and is_own(path)
         ]
 
     def owner(self) -> ProcessIdentity | None:
-        """Return the process that started the server, if it lives.
+        """Return the process that started the server, if it runs.
 
-        What another user has put there is not believed.
+        A directory of another user counts as one without an owner.
         """
         owner = self._read_owner()
         return owner if owner is not None and owner.is_alive() else None
 
     def is_left(self) -> bool:
-        """Tell whether the owner is known to have ended without cleaning up."""
+        """Return whether the owner ended without cleaning up."""
         owner = self._read_owner()
         return owner is not None and owner.is_dead()
 
     def is_vacant(self) -> bool:
-        """Tell whether nobody has had a server here, nor needs one.
+        """Return whether the directory has no server and no process needs one.
 
         A driver that was killed before it had started a supervisor leaves such a directory.
         """
@@ -149,61 +149,61 @@ class ServerDirectory:
         )
 
     def set_owner(self, owner: ProcessIdentity) -> None:
-        """Record who started the server."""
+        """Record the process that started the server."""
         make_private(self.path)
         write_state(self._owner, str(owner))
 
     def clear_owner(self) -> None:
-        """Record that nobody has a server here, unless another process has one by now."""
+        """Remove the record of the owner, unless another process is the owner by now."""
         with self.exclusive():
             owner = self._read_owner()
             if owner is None or owner.is_dead() or owner == ProcessIdentity.of(os.getpid()):
                 self._owner.unlink(missing_ok=True)
 
     def write_status(self, status: Status) -> None:
-        """Say what the server and its supervisor are at."""
+        """Record the state of the server."""
         write_state(self.status_file, json.dumps(asdict(status)))
 
     def status(self) -> Status | None:
-        """Return what the owner said of itself last, if it lives."""
+        """Return the state that the owner recorded last, if the owner runs."""
         facts: Any = facts_of(self.status_file)
         if self.owner() is None or facts is None:
             return None
         return Status(**{**facts, "gpus": tuple(facts["gpus"])})
 
     def wake(self) -> None:
-        """Let an owner go on that somebody stopped: it cannot keep its server like that."""
+        """Resume the owner if it is stopped: a stopped process cannot supervise its server."""
         owner = self._read_owner()
         if owner is not None:
             owner.wake()
 
     def is_needed(self) -> bool:
-        """Tell whether a driver that lives has a consumer outstanding."""
+        """Return whether a running driver has a lease."""
         return any(
             driver.is_alive() and any(path.name[0] != "." for path in entries(leases))
             for driver, leases in self._drivers()
         )
 
     def sockets(self) -> list[Path]:
-        """Return the sockets that a server has, or left, here."""
+        """Return the sockets of the server, or of an earlier one."""
         return [path for path in entries(self.path) if stat.S_ISSOCK(path.lstat().st_mode)]
 
     def remove_server_files(self) -> None:
-        """Remove what a server that has ended leaves, and keep what its consumers wrote."""
+        """Remove the files of a server that has ended; keep the leases."""
         shutil.rmtree(self.keys, ignore_errors=True)
         shutil.rmtree(self.overlay, ignore_errors=True)
         for path in self._server_files():
             path.unlink(missing_ok=True)
 
     def _server_files(self) -> list[Path]:
-        # The plan last: as long as it is there, somebody has to look for the rest.
+        # The plan last: while it exists, a sweep looks for the rest.
         files = [self.endpoint_file, self.models_link, self.backends_link]
         return [*files, *self.sockets(), self.plan_file]
 
     def tidy(self) -> None:
-        """Remove the directory if nobody needs or has the server, and nothing of it is left.
+        """Remove the directory if no process needs or owns the server and nothing of it is left.
 
-        Where its plan is there, something may be: a container, for one, outlives everybody.
+        While the plan exists something may be left: a container outlives all processes of hermes.
         """
         if not is_own(self.path):
             return
@@ -212,24 +212,24 @@ class ServerDirectory:
             is_over = (owner is None or owner.is_dead()) and not self.plan_file.exists()
             if is_over and not self.is_needed():
                 shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):  # others are in it
+        with suppress(OSError):  # it has other directories
             self.path.parent.rmdir()
 
     def touch(self, *others: str) -> None:
-        """Make everything here, and other files, look used.
+        """Set the times of all files here, and of other files, to now.
 
-        Cleaners of ``/tmp`` take what is some days old.
+        Cleaners of ``/tmp`` remove files that are some days old.
         """
         for path in (self.path, *self.path.rglob("*"), *map(Path, others)):
             if not path.is_symlink():
                 try:
                     os.utime(path)
-                except OSError:  # it went meanwhile
+                except OSError:  # it was removed
                     continue
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the directory's lock, for a moment; the kernel drops it with the process.
+        """Hold the directory's lock for a short time; it ends with the process.
 
         Raises
         ------
@@ -241,12 +241,12 @@ class ServerDirectory:
 
     @contextmanager
     def cleaning(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-        """Hold the right to end a server here, or to start one.
+        """Hold the lock for ending or starting a server here.
 
         Raises
         ------
         LockTimeoutError
-            Another process is at it, and was not done in time.
+            Another process has held it for `timeout_s` seconds.
         """
         with self._locked("cleaning", timeout_s):
             yield
@@ -260,15 +260,15 @@ class ServerDirectory:
             try:
                 descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
-                continue  # removed meanwhile
+                continue  # the directory was removed
             try:
                 if _try_lock(descriptor) and os.fstat(descriptor).st_nlink > 0:
-                    # Else it guards a directory that is gone.
+                    # A lock without links belongs to a directory that was removed.
                     yield
                     return
             finally:
-                # Unlock explicitly: a child that was forked meanwhile shares the open file, so
-                # that closing it here alone would keep the lock.
+                # Unlock explicitly: a forked child shares the open file, so close() alone would
+                # keep the lock.
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
             if time.monotonic() > deadline:
@@ -279,7 +279,7 @@ class ServerDirectory:
         for path in entries(self._leases):
             try:
                 yield ProcessIdentity.parse(path.name), path
-            except ValueError:  # not ours
+            except ValueError:  # not a driver's directory
                 continue
 
     def _read_owner(self) -> ProcessIdentity | None:
@@ -304,23 +304,23 @@ def make_private(directory: Path) -> None:
     Raises
     ------
     ParameterError
-        It cannot be made, or belongs to somebody else, who could plant files in it.
+        It cannot be made, or it belongs to another user, who could put files into it.
     """
     for path in (directory.parent, directory):
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            problem = f"{path} cannot be made: {error.strerror}; set it to a directory of yours"
+            problem = f"cannot make {path}: {error.strerror}; set it to a directory of yours"
             raise ParameterError(STATE_VARIABLE, problem) from error
         if not is_own(path):
-            problem = f"{path} is not a directory of this user; set it to one that is"
+            problem = f"{path} is not a directory of this user; set it to a directory of yours"
             raise ParameterError(STATE_VARIABLE, problem)
     if stat.S_IMODE(directory.stat().st_mode) != 0o700:
         directory.chmod(0o700)
 
 
 def old_logs(home: Path, days: float) -> list[Path]:
-    """Return the logs of failed servers, whose directories are gone, that are some days old."""
+    """Return the logs of failed servers that are older than some days."""
     limit = time.time() - days * 86400
     return [
         path
@@ -333,7 +333,7 @@ def old_logs(home: Path, days: float) -> list[Path]:
 
 
 def is_own(directory: Path) -> bool:
-    """Tell whether a directory is there and belongs to this user."""
+    """Return whether a directory exists and belongs to this user."""
     try:
         status = directory.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -342,7 +342,7 @@ def is_own(directory: Path) -> bool:
 
 
 def entries(directory: Path) -> list[Path]:
-    """Return what is in a directory, sorted; nothing where there is none."""
+    """Return the paths in a directory, sorted; none where it does not exist."""
     try:
         return sorted(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -350,12 +350,12 @@ def entries(directory: Path) -> list[Path]:
 
 
 def write_state(path: Path, text: str) -> None:
-    """Write a file of a server's directory, for this user's eyes only."""
+    """Write a file of a server's directory, readable by this user only."""
     write_whole(path, text, mode=0o600, durable=False)
 
 
 def text_of(path: Path) -> str:
-    """Return what is in a file; nothing where there is none."""
+    """Return the text of a file; an empty one where it does not exist."""
     try:
         return path.read_text()
     except (FileNotFoundError, NotADirectoryError):
@@ -363,7 +363,7 @@ def text_of(path: Path) -> str:
 
 
 def facts_of(path: Path) -> dict[str, object] | None:
-    """Return the JSON object in a file, or None where there is none."""
+    """Return the JSON object in a file, or None where it has none."""
     try:
         facts = json.loads(text_of(path) or "null")
     except ValueError:

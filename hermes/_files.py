@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: the only writer; nothing but the standard library."""
+"""Writes files that appear complete or not at all; needs the standard library alone."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 from hermes.errors import OutputError
 
 SUFFIX = ".partial"
-# How long a text waits for another process that writes the same file.
+# How long write_whole() waits for another process that writes the same file.
 TEXT_WAIT_S = 10.0
-# A file system that has no locks: everybody is alone there, as HDF5 has it ("best effort").
+# On a file system without locks the file is written unlocked, as HDF5 does ("best effort").
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class Partial:
-    """A file beside another one, whose name it takes when it is whole.
+    """A temporary file beside a target, which replaces the target when it is complete.
 
-    It is called ``.NAME.partial``, or ``NAME.partial`` where it is kept. A lock makes it one
-    process's own. The lock ends with the process, so what a process that was killed has left is
-    replaced by the next one, and nothing piles up.
+    It is called ``.NAME.partial``, or ``NAME.partial`` where it is kept. A lock keeps other
+    processes from writing it. The kernel releases the lock when the process ends, so the next
+    process replaces a file that a killed one has left.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ class Partial:
     mode
         The permissions of the file, whatever the umask; by default the umask decides.
     keep
-        Whether what an earlier process has left is kept, to go on with it.
+        Whether to keep the content that an earlier process has left, and continue with it.
     wait_s
-        How many seconds to wait for another process that writes the same file.
+        Seconds to wait for another process that writes the same file.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Partial:
     Raises
     ------
     OutputError
-        Another process is writing it, or the directory cannot be written.
+        Another process writes the file, or the directory is not writable.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Partial:
             self._descriptor = _open_own(self.path, mode, keep=keep, wait_s=wait_s)
 
     def write(self, content: bytes) -> None:
-        """Make this the content.
+        """Replace the content of the file.
 
         Raises
         ------
         OutputError
-            It cannot be written.
+            The file cannot be written.
         """
         with as_output_errors(self.target):
             os.ftruncate(self._descriptor, 0)
@@ -74,17 +74,17 @@ class Partial:
                 at += os.pwrite(self._descriptor, view[at:], at)
 
     def reserve(self, n_bytes: int) -> None:
-        """Take the space on the disk for a file of so many bytes.
+        """Allocate disk space for a file of so many bytes.
 
         Raises
         ------
         OSError
-            There is not enough.
+            There is not enough space.
         """
         os.posix_fallocate(self._descriptor, 0, n_bytes)
 
     def synchronise(self) -> None:
-        """Make what was written safe from a loss of power."""
+        """Wait until the content is on the disk."""
         with as_output_errors(self.target):
             os.fsync(self._descriptor)
 
@@ -94,12 +94,12 @@ class Partial:
         Parameters
         ----------
         durable
-            Whether to wait until the disk has it, so that a loss of power does not undo it.
+            Whether to wait until the file is on the disk, so that it survives a loss of power.
 
         Raises
         ------
         OutputError
-            It cannot be done.
+            The file cannot be renamed.
         """
         if durable:
             self.synchronise()
@@ -110,7 +110,7 @@ class Partial:
         self.close()
 
     def hand_over(self) -> Partial:
-        """Return the file for somebody else to publish; this one no longer has it."""
+        """Return the file for another owner to publish; this object no longer has it."""
         other = copy.copy(self)
         self._descriptor = -1
         return other
@@ -122,7 +122,7 @@ class Partial:
             self.close()
 
     def close(self) -> None:
-        """Let others write the file; what is there stays for them."""
+        """Release the lock and keep the file, for another process to continue."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             # Unlock explicitly: a forked child shares this open file, and close() keeps its lock.
@@ -133,28 +133,28 @@ class Partial:
 def write_whole(
     path: Path, content: str | bytes, *, mode: int | None = None, durable: bool = True
 ) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file that appears complete or not at all.
 
     Parameters
     ----------
     path
         The file; its directory is made.
     content
-        What is to be in it; a text is written as UTF-8.
+        The content; text is written as UTF-8.
     mode
         The permissions of the file, whatever the umask; by default the umask decides.
     durable
-        Whether to wait until the disk has it. What describes a process of this host need not
-        outlive a loss of power.
+        Whether to wait until the file is on the disk. A file about a process of this host need not
+        survive a loss of power.
 
     Raises
     ------
     OutputError
-        It cannot be written; what was there before stays.
+        The file cannot be written; an earlier one is unchanged.
     """
     partial = Partial(path, mode=mode, wait_s=TEXT_WAIT_S)
     try:
-        # A path that is no UTF-8 can be in a text; it need not be repeated to the byte.
+        # A text may contain a path that is not valid UTF-8; an approximation of it suffices.
         partial.write(content if isinstance(content, bytes) else content.encode(errors="replace"))
         partial.publish(durable=durable)
     finally:
@@ -162,7 +162,7 @@ def write_whole(
 
 
 def synchronise_directory(path: Path) -> None:
-    """Make the names in a directory safe from a loss of power.
+    """Wait until the names in a directory are on the disk.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def synchronise_directory(path: Path) -> None:
         try:
             os.fsync(directory)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system that has no such thing
+            if error.errno != errno.EINVAL:  # the file system does not synchronise directories
                 raise
         finally:
             os.close(directory)
@@ -182,25 +182,25 @@ def synchronise_directory(path: Path) -> None:
 
 @contextmanager
 def as_output_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system or HDF5 says of a file into OutputError."""
+    """Turn errors of the operating system and of HDF5 into OutputError."""
     try:
         yield
     except OutputError:
         raise
     except (OSError, RuntimeError) as error:
-        # HDF5 has the number in its text only, and a RuntimeError for a failed close.
+        # HDF5 has the error number in its message only, and a RuntimeError for a failed close.
         number = error.errno if isinstance(error, OSError) else None
         text = str(error)
         problem = f"cannot be written: {text}"
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
             problem = "the disk is full (no space left on device)"
         elif number == errno.EAGAIN or "unable to lock file" in text:
-            problem = "another process is writing it; wait for that run, or end it"
+            problem = "another process is writing it; wait for that process, or end it"
         raise OutputError(str(path), problem) from error
 
 
 def _open_own(path: Path, mode: int | None, *, keep: bool, wait_s: float) -> int:
-    """Open a file that is this process's alone until it unlocks it; a new one, or a left one."""
+    """Open and lock a file: a new one, or with `keep` one that an earlier process has left."""
     deadline = time.monotonic() + wait_s
     while True:
         descriptor, is_new = _open_or_create(path, 0o666 if mode is None else mode)
@@ -209,7 +209,7 @@ def _open_own(path: Path, mode: int | None, *, keep: bool, wait_s: float) -> int
                 os.fchmod(descriptor, mode)
             _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(descriptor)
-            # Between open and lock its owner may have given it its name, or removed it.
+            # Between open and lock its previous owner may have renamed or removed it.
             is_ours = _is_same(path, status)
             if is_ours and (is_new or (keep and stat.S_ISREG(status.st_mode))):
                 return descriptor
@@ -233,7 +233,7 @@ def _open_or_create(path: Path, mode: int) -> tuple[int, bool]:
     except FileExistsError:
         try:
             return os.open(path, flags), False
-        except FileNotFoundError:  # given its name meanwhile
+        except FileNotFoundError:  # renamed since
             return _open_or_create(path, mode)
 
 

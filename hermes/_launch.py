@@ -1,10 +1,10 @@
-"""Becomes another program, after arranging what becomes of it when others end.
+"""Runs another program, bound to its parent or detached from it.
 
-Run as a file, isolated (``python -I -S``), since to run Python between fork and exec is not safe in
-a process with threads:
+It is run as a file, isolated (``python -I -S``), because running Python code between fork and exec
+is not safe in a process with threads:
 
-    _launch.py bound PARENT PROGRAM [ARGUMENT…]        the kernel ends it when its parent is gone
-    _launch.py detached DIRECTORY PROGRAM [ARGUMENT…]  a child of nobody, recorded as the owner of a
+    _launch.py bound PARENT PROGRAM [ARGUMENT…]        the kernel ends it when its parent ends
+    _launch.py detached DIRECTORY PROGRAM [ARGUMENT…]  a daemon, recorded as the owner of a
                                                        server's directory when this returns
 """
 
@@ -15,20 +15,20 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-CANNOT_BE_STARTED = 126  # as a shell says it
+CANNOT_BE_STARTED = 126  # the exit code of a shell for it
 
 
 def bind_to(parent: int) -> None:
-    """Have the kernel send SIGTERM to this process when its parent is gone."""
+    """Let the kernel send SIGTERM to this process when its parent ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit("its parent has ended")  # before the line above
+        sys.exit("the parent process has ended")  # before prctl was called
 
 
 def detach(directory: Path) -> None:
-    """Go on in a child of nobody, in a session of its own.
+    """Continue as a daemon, in a session of its own.
 
-    So Ctrl-C does not reach it, and no zombie is left in a driver that goes on.
+    Ctrl-C does not reach it, and it leaves no zombie in the process that started it.
     """
     # Last on the path: behind the standard library.
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -40,7 +40,7 @@ def detach(directory: Path) -> None:
     child = os.fork()
     if child:
         ServerDirectory(directory).set_owner(ProcessIdentity.of(child))
-        os._exit(0)  # the caller waits for that, and the child for the end of the pipe
+        os._exit(0)  # this closes the pipe, which the child waits for
     os.close(writer)
     os.read(reader, 1)
     os.close(reader)
@@ -48,7 +48,7 @@ def detach(directory: Path) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the program that the command line names."""
     mode, subject, *command = sys.argv[1:]
     if mode == "bound":
         bind_to(int(subject))

@@ -1,9 +1,9 @@
-"""Processes by identity, and those of one server; nothing but the standard library.
+"""Identities of processes, and the processes of one server; needs the standard library alone.
 
-Every process of a server carries the server's id in its command line (Triton's ``--id``; a
-Python backend's stub has it in the name of its shared-memory region), and so do its regions in
-``/dev/shm``. That makes them findable from outside a container too, without a list that could be
-out of date. Processes of other users are never candidates, whatever their command lines say.
+Every process of a server has the server's id in its command line (Triton's ``--id``; a Python
+backend's stub has it in the name of its shared-memory region), and so do its regions in
+``/dev/shm``. hermes finds them by it, from outside of a container too, without a list that could be
+out of date. Processes of other users are never considered.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Host:
-    """What a process id means something on: one PID namespace of one boot of one machine.
+    """The scope in which process ids are unique: a PID namespace of a boot of a machine.
 
     Parameters
     ----------
     machine, boot
-        Digests that tell machines and boots apart.
+        Digests that identify the machine and the boot.
     namespace
         The inode of the PID namespace.
     """
@@ -48,12 +48,12 @@ class Host:
 
     @classmethod
     def here(cls) -> Host:
-        """Return that of this process.
+        """Return the host of this process.
 
         Raises
         ------
         ProcError
-            ``/proc`` is not there, or is that of another PID namespace.
+            ``/proc`` is not mounted, or belongs to another PID namespace.
         """
         return _host(os.getpid())
 
@@ -68,21 +68,21 @@ class Host:
 
     @property
     def digest(self) -> str:
-        """Six hexadecimal digits that stand for it in names."""
+        """Six hexadecimal digits of its hash, for names."""
         return _digest(str(self))
 
     def is_over(self) -> bool:
-        """Tell whether it is an earlier boot of this machine, so that its processes are gone."""
+        """Return whether it is an earlier boot of this machine: its processes have ended."""
         here = Host.here()
         return self.machine == here.machine and self.boot != here.boot
 
 
 @functools.cache
 def _host(pid: int) -> Host:
-    """Return the host of this process; by process id, since a child may be in another namespace."""
+    """Return the host of this process; cached by process id: a child may change the namespace."""
     try:
         if int(Path("/proc/self").readlink().name) != pid:
-            raise ProcError("is that of another PID namespace: it shows other processes")
+            raise ProcError("belongs to another PID namespace: it shows other processes")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         namespace = Path("/proc/self/ns/pid").readlink().name
     except (OSError, ValueError) as error:
@@ -102,7 +102,7 @@ def _digest(text: str) -> str:
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process, told from a later one with the same id by its start time.
+    """One process; its start time distinguishes it from a later one with the same id.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class ProcessIdentity:
     start_ticks
         Field 22 of ``/proc/PID/stat``: clock ticks between boot and the start of the process.
     host
-        Where that process id means this process.
+        The scope of the process id.
     """
 
     pid: int
@@ -142,7 +142,7 @@ class ProcessIdentity:
         Raises
         ------
         ValueError
-            The text is none.
+            The text is not an identity.
         """
         pid, ticks, host = text.split("-")
         return cls(int(pid), int(ticks), Host.parse(host))
@@ -152,27 +152,27 @@ class ProcessIdentity:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is a process of this host and PID namespace: no other can be judged."""
+        """Whether the process is of this host and PID namespace; others are not visible."""
         return self.host == Host.here()
 
     def is_alive(self) -> bool:
-        """Tell whether this very process runs here; a zombie does not."""
+        """Return whether this process runs here; a zombie does not."""
         state = self._state()
         return state is not None and state.letter not in "ZX"
 
     def is_dead(self) -> bool:
-        """Tell whether the process is known to have ended."""
+        """Return whether the process has certainly ended."""
         return not self.is_alive() if self.is_here else self.host.is_over()
 
     def age_s(self) -> float:
-        """Return for how many seconds the process has been there."""
+        """Return the seconds since the process started."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) - self.start_ticks / _TICKS_PER_S
 
     def wake(self) -> None:
-        """Let the process go on if somebody stopped it."""
+        """Resume the process if it is stopped."""
         state = self._state()
         if state is not None and state.letter == "T":
-            logger.warning("process %d was stopped; it is to go on", self.pid)
+            logger.warning("process %d is stopped; resuming it", self.pid)
             send(signal.SIGCONT, [self.pid])
 
     def _state(self) -> _Stat | None:
@@ -181,14 +181,11 @@ class ProcessIdentity:
 
 
 def stopped_forks() -> set[ProcessIdentity]:
-    """Return the children of this process that somebody stopped, of those that run its program.
-
-    That is, those it forked and that are nothing else by now.
-    """
+    """Return the stopped children of this process that were forked and have not called exec."""
     found = set()
     command = Path("/proc/self/cmdline").read_bytes()
     for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # a thread, or a child, that has ended
+        with suppress(OSError):  # a thread or a child has ended
             for pid in map(int, children.read_text().split()):
                 state = _stat(pid)
                 is_fork = Path(f"/proc/{pid}/cmdline").read_bytes() == command
@@ -203,7 +200,7 @@ def server_processes(server_id: str) -> dict[int, list[str]]:
     for pid in _pids():
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it ended
+        except OSError:  # it has ended
             continue
         is_of_server = f"--id={server_id}" in command or any(
             argument.startswith(f"{server_id}-") for argument in command
@@ -214,11 +211,11 @@ def server_processes(server_id: str) -> dict[int, list[str]]:
 
 
 def ailing_processes(server_id: str) -> list[str]:
-    """Return what is wrong with processes of a server that still has some.
+    """Return descriptions of the processes of a server that do not work.
 
-    A Python backend's stub that was killed stays as a zombie of the server, which never starts
-    another one and goes on saying that the model is ready (Triton 2.51); a stopped process holds
-    its requests for ever.
+    A Python backend's stub that was killed remains as a zombie of the server, which never starts
+    another one and still reports the model as ready (Triton 2.51). A stopped process never answers
+    its requests.
     """
     servers = server_processes(server_id)
     found = []
@@ -235,26 +232,26 @@ def ailing_processes(server_id: str) -> list[str]:
 
 
 def is_tritonserver(command: list[str]) -> bool:
-    """Tell whether a command line is the server itself, not a client or a backend's stub."""
+    """Return whether a command line is that of the server itself."""
     return Path(command[0]).name == "tritonserver"
 
 
 def is_stub(command: list[str]) -> bool:
-    """Tell whether a command line is a model's process of the Python backend."""
+    """Return whether a command line is that of a model's process of the Python backend."""
     return Path(command[0]).name == "triton_python_backend_stub"
 
 
 def marked_processes(mark: str) -> set[int]:
     """Return the processes of this user with a text such as ``NAME=value`` in their environment.
 
-    Apptainer's have it within a variable of its own, which holds the container's environment.
+    Apptainer's processes have it in a variable that holds the container's whole environment.
     """
     whole = re.compile(rf"{re.escape(mark)}(?![A-Za-z0-9._-])".encode())
     found = set()
     for pid in _pids():
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:  # it ended, or belongs to somebody else
+        except OSError:  # it has ended, or belongs to another user
             continue
         if whole.search(environment) and is_own_process(pid):
             found.add(pid)
@@ -262,23 +259,23 @@ def marked_processes(mark: str) -> set[int]:
 
 
 def send(signal_number: signal.Signals, pids: Iterable[int]) -> None:
-    """Send a signal to processes, as far as they are there and this user may."""
+    """Send a signal to processes; ignore those that have ended or belong to others."""
     for pid in pids:
         try:
             os.kill(pid, signal_number)
         except (ProcessLookupError, PermissionError) as error:
-            logger.debug("%s does not reach process %d: %s", signal_number.name, pid, error)
+            logger.debug("cannot send %s to process %d: %s", signal_number.name, pid, error)
         else:
             logger.debug("sent %s to process %d", signal_number.name, pid)
 
 
 def is_own_process(pid: int) -> bool:
-    """Tell whether this user started a process: its real user, a setuid program's too."""
+    """Return whether this user started a process: the real user counts, as in a setuid program."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
             if line.startswith("Uid:"):
                 return int(line.split()[1]) == os.getuid()
-    except OSError:  # it ended
+    except OSError:  # it has ended
         return False
     return False
 
@@ -289,7 +286,7 @@ def _pids() -> Iterator[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Stat:
-    """What the kernel says of a process: see proc_pid_stat(5)."""
+    """Fields of ``/proc/PID/stat``: see proc_pid_stat(5)."""
 
     letter: str
     parent: int
@@ -297,10 +294,10 @@ class _Stat:
 
 
 def _stat(pid: int) -> _Stat | None:
-    """Return what the kernel says of a process, or None where there is none."""
+    """Return the fields of ``/proc/PID/stat``, or None where there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the command's name may hold anything
+    fields = text.rpartition(")")[2].split()  # the command's name may contain blanks and brackets
     return _Stat(letter=fields[0], parent=int(fields[1]), start_ticks=int(fields[19]))

@@ -1,4 +1,4 @@
-"""What runs on this machine: the answers of `hermes ps`."""
+"""The servers of this user, as `hermes ps` shows them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class Server:
     Parameters
     ----------
     id
-        What `hermes stop` knows it by.
+        The server's id, as `hermes stop` takes it.
     phase, detail
-        What it is at, and what it waits for.
+        Its state, and what it waits for.
     endpoint
         Its GRPC address, when it is ready.
     model_repository, image, gpus
-        What it serves, from where and on which GPUs.
+        What it serves, its container image and its GPUs.
     drivers
         The ids of the processes that run pipelines with it.
     consumers, running
-        How many tasks need it still, and how many of those run.
+        The number of tasks that still need it, and how many of them run.
     age_s
-        Seconds since the process started that keeps it.
+        Seconds since its owner started.
     log
-        The server's log, by default.
+        The default path of the server's log.
     """
 
     id: str
@@ -64,12 +64,12 @@ HEADER = ("ID", "STATE", "ENDPOINT", "GPUS", "DRIVERS", "RUNNING", "AGE", "MODEL
 
 
 def short_id(state: ServerState) -> str:
-    """Return what tells a server's id from the others."""
+    """Return a server's id without the part that all ids share."""
     return state.server_id.removeprefix("hermes-")
 
 
 def list_servers(home: Path) -> list[Server]:
-    """Return the servers whose owners live."""
+    """Return the servers whose owners run."""
     found = []
     for state in ServerState.all(home):
         owner, status = state.owner(), state.status()

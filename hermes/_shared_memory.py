@@ -1,4 +1,4 @@
-"""The names of shared memory, which tell whose it is, and the end of what nobody has."""
+"""Names of shared-memory regions, which identify their owner, and removal of abandoned ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def server_regions(server_id: str) -> list[Path]:
 
 
 def make_private(server_id: str) -> None:
-    """Let nobody else read a server's regions: the Python backend makes them with mode 0644."""
+    """Make a server's regions unreadable to others: the Python backend uses mode 0644."""
     for region in server_regions(server_id):
         region.chmod(0o600)
 
@@ -35,7 +35,7 @@ def make_private(server_id: str) -> None:
 def regions_of_the_dead() -> list[Path]:
     """Return the regions of this user whose process, or server, is known to have ended.
 
-    What processes of another PID namespace or host have is left out: nobody here can tell.
+    Regions of another PID namespace or host are not included: their processes are not visible here.
     """
     found = []
     here = Host.here().digest
@@ -43,7 +43,7 @@ def regions_of_the_dead() -> list[Path]:
         if path.name.startswith(PREFIX):
             try:
                 owner = ProcessIdentity.parse(path.name.removeprefix(PREFIX).rpartition("-")[0])
-            except ValueError:  # somebody else's name
+            except ValueError:  # not a region of hermes
                 continue
             is_left = owner.is_dead()
         else:
@@ -55,7 +55,7 @@ def regions_of_the_dead() -> list[Path]:
 
 
 def sweep_regions() -> list[str]:
-    """Remove what was left in ``/dev/shm`` by processes that were killed.
+    """Remove the regions in ``/dev/shm`` of processes that were killed.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def sweep_regions() -> list[str]:
     removed = []
     for path in regions_of_the_dead():
         path.unlink(missing_ok=True)
-        logger.info("removed %s, which a process left that is gone", path)
+        logger.info("removed %s: its process is gone", path)
         removed.append(path.name)
     return removed
 

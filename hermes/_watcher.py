@@ -1,9 +1,8 @@
-"""A process that outlives a server's owner just long enough to end the server that it left.
+"""The guard's process: it waits until a server's owner has ended, then ends the server.
 
-Run as a file, with the server's directory: ``python -I -S _watcher.py DIRECTORY OWNER``.
-It watches the owner, and when that is gone, SIGKILL included, it does what the owner would have
-done. It needs nothing but the standard library and the modules beside it, so nothing in the
-user's environment, data or working directory can break it, or be run by it.
+Run as a file: ``python -I -S _watcher.py DIRECTORY OWNER``. An owner that was killed cannot clean
+up, so this process does. It needs only the standard library and the modules beside it: nothing in
+the user's environment, data or working directory can break it or be run by it.
 """
 
 import logging
@@ -28,7 +27,7 @@ logger = logging.getLogger("hermes.watcher")
 
 
 def watch(directory: ServerDirectory, owner: ProcessIdentity) -> None:
-    """Wait until the owner is gone, then end its server."""
+    """Wait until the owner has ended, then end its server."""
     touch_at = time.monotonic()
     while owner.is_alive():
         if time.monotonic() >= touch_at:
@@ -36,7 +35,7 @@ def watch(directory: ServerDirectory, owner: ProcessIdentity) -> None:
             directory.touch(*Plan.read(directory).gpu_notes)
         time.sleep(POLL_S)
     with directory.cleaning():
-        if directory.is_left():  # else another process has taken it over
+        if directory.is_left():  # otherwise another process owns it by now
             end_leftovers(directory)
             directory.clear_owner()
     directory.tidy()
@@ -44,14 +43,14 @@ def watch(directory: ServerDirectory, owner: ProcessIdentity) -> None:
 
 
 def main() -> None:
-    """Watch as the command line says, and log what could not be done."""
-    # Ctrl-C and a batch system's SIGTERM are the owner's business; its end is this process's.
+    """Watch the owner that the command line names, and log errors."""
+    # The owner handles Ctrl-C and a batch system's SIGTERM; this process waits for its end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     path, owner = sys.argv[1:]
     directory = ServerDirectory(Path(path))
     logging.basicConfig(
-        # Delayed: the owner makes the directory once it is watched.
+        # delay: the owner makes the directory after it has started this process.
         handlers=[logging.FileHandler(directory.watcher_log, delay=True)],
         level=logging.INFO,
         format="%(asctime)s %(message)s",
@@ -59,7 +58,7 @@ def main() -> None:
     try:
         watch(directory, ProcessIdentity.parse(owner))
     except (HermesError, OSError) as error:
-        logger.error("%s is left to the next start of a server: %s", directory.path, error)  # noqa: TRY400 (no traceback: the sentence says it)
+        logger.error("cannot clean %s, the next start of a server will: %s", directory.path, error)  # noqa: TRY400 (the message suffices)
 
 
 if __name__ == "__main__":

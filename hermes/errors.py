@@ -1,24 +1,24 @@
 """Every error that hermes raises, as one tree.
 
 HermesError
-├── ParameterError (ValueError)           a parameter that cannot be right
+├── ParameterError (ValueError)           a parameter with an invalid value
 ├── MissingExtraError (ImportError)       an optional dependency that is not installed
 ├── InstallError                          `hermes install-triton` did not finish
 ├── ServerError
 │   ├── TritonNotFoundError               no tritonserver on this machine, or in the image
 │   ├── SingularityNotFoundError          neither `singularity` nor `apptainer`
-│   ├── ImageError                        an image that is missing, or is none
+│   ├── ImageError                        a container image that is missing or unusable
 │   ├── InstanceExistsError               the name of a container instance is taken
 │   ├── InstanceStartError                the container runtime refused
-│   ├── PortInUseError                    somebody else listens there
-│   ├── GPUBusyError                      somebody else has the GPU
-│   ├── ServerDiedError                   the server ended by itself
-│   ├── ServerHangsError                  the server runs, but does not work
+│   ├── PortInUseError                    another process listens on the address
+│   ├── GPUBusyError                      another process uses the GPU
+│   ├── ServerDiedError                   the server ended unexpectedly
+│   ├── ServerHangsError                  the server runs but does not respond
 │   ├── ServerTimeoutError (TimeoutError) the server was not ready in time
 │   ├── ServerStopError                   the server could not be stopped
 │   ├── LockTimeoutError (TimeoutError)   another process holds a server's directory
 │   ├── ProcError                         /proc does not show this PID namespace
-│   └── SupervisorError                   the process that keeps a server gave up
+│   └── SupervisorError                   the supervisor of a server failed
 ├── ModelError
 │   ├── ModelNotFoundError                the repository or the server has no such model
 │   └── ModelLoadError                    the model is there but does not load
@@ -32,7 +32,7 @@ HermesError
 ├── FilesError                            several such files of many
 ├── HookError                             a hook that failed, or returned the wrong thing
 ├── OutputError (OSError)                 results that cannot be written
-└── RequirementError                             a metric missed its requirement
+└── RequirementError                      a metric missed its requirement
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class HermesError(Exception):
     """The base of every error that hermes raises on purpose."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Tasks are processes: an error crosses them with its facts, however it was built.
+        # Luigi's tasks are processes: an error is pickled with its attributes.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
 @dataclass(eq=False)
 class ParameterError(HermesError, ValueError):
-    """A parameter that cannot be right."""
+    """A parameter with an invalid value."""
 
     parameter: str
     problem: str
@@ -78,14 +78,14 @@ class MissingExtraError(HermesError, ImportError):
 
     def __str__(self) -> str:
         return (
-            f"{self.package} is not installed; it comes with the extra {self.extra!r}: "
+            f"{self.package} is not installed; install the extra {self.extra!r}: "
             f"pip install 'hermes-aeriel[{self.extra}]'"
         )
 
 
 @dataclass(eq=False)
 class InstallError(HermesError):
-    """`hermes install-triton` did not finish; what was there before is untouched."""
+    """`hermes install-triton` did not finish; an earlier installation is unchanged."""
 
     step: str
     output: str
@@ -97,12 +97,12 @@ class InstallError(HermesError):
 
 
 class ServerError(HermesError):
-    """A Triton server that does not do what was asked of it."""
+    """A Triton server that does not start, work or stop as requested."""
 
 
 @dataclass(eq=False)
 class TritonNotFoundError(ServerError):
-    """There is no tritonserver where one was looked for."""
+    """No tritonserver was found."""
 
     looked_in: tuple[str, ...]
     advice: str
@@ -120,14 +120,14 @@ class SingularityNotFoundError(ServerError):
     def __str__(self) -> str:
         return (
             f"cannot serve from the image {self.image}: neither `singularity` nor `apptainer` is "
-            "on the PATH. Install Apptainer, load its module, or leave the image out to use a "
-            "Triton on this machine"
+            "on the PATH. Install Apptainer, load its module, or omit the image to use the "
+            "Triton of this machine"
         )
 
 
 @dataclass(eq=False)
 class ImageError(ServerError):
-    """A container image that is missing, or is none."""
+    """A container image that is missing or unusable."""
 
     image: str
     problem: str
@@ -145,7 +145,7 @@ class InstanceExistsError(ServerError):
     def __str__(self) -> str:
         return (
             f"a container instance named {self.name!r} is already running; choose another `name`, "
-            f"leave it out, or end that one: apptainer instance stop {self.name}"
+            f"omit it, or stop that instance: apptainer instance stop {self.name}"
         )
 
 
@@ -162,21 +162,21 @@ class InstanceStartError(ServerError):
 
 @dataclass(eq=False)
 class PortInUseError(ServerError):
-    """Somebody else listens on the address that a server was to have."""
+    """Another process listens on the address of a server."""
 
     address: str
     service: str
 
     def __str__(self) -> str:
         return (
-            f"the {self.service} address {self.address} is already in use; end what listens there, "
-            'give other ports, or ask for free ones with ports="auto"'
+            f"the {self.service} address {self.address} is already in use; stop the process that "
+            'listens there, give other ports, or let hermes choose free ones with ports="auto"'
         )
 
 
 @dataclass(eq=False)
 class GPUBusyError(ServerError):
-    """Somebody else has the GPUs that a server was to have."""
+    """Other processes use the GPUs of a server."""
 
     wanted: str
     holders: tuple[str, ...]
@@ -184,19 +184,19 @@ class GPUBusyError(ServerError):
 
     @property
     def held_by(self) -> str:
-        """Who has them, in one text."""
+        """The holders as one text."""
         return "; ".join(self.holders)
 
     def __str__(self) -> str:
         return (
-            f"wanted {self.wanted}, but {self.held_by}. Wait for it (gpu_timeout_s), "
-            "ask for others, or end what holds it: hermes ps, hermes stop"
+            f"wanted {self.wanted}, but {self.held_by}. Wait longer (gpu_timeout_s), choose other "
+            "GPUs, or stop the server that uses them (hermes ps, hermes stop)"
         )
 
 
 @dataclass(eq=False)
 class ServerDiedError(ServerError):
-    """The server ended by itself."""
+    """The server ended unexpectedly."""
 
     command: tuple[str, ...]
     exit_code: int | None
@@ -205,7 +205,7 @@ class ServerDiedError(ServerError):
 
     def __str__(self) -> str:
         return (
-            f"the Triton server ended with exit code {self.exit_code} before it was asked to. "
+            f"the Triton server ended unexpectedly with exit code {self.exit_code}. "
             f"Its log, {self.log_file}, ends with:\n{_indented(self.log_tail)}\n"
             f"  command: {shlex.join(self.command)}"
         )
@@ -213,7 +213,7 @@ class ServerDiedError(ServerError):
 
 @dataclass(eq=False)
 class ServerHangsError(ServerError):
-    """The server runs, but does not do its work any more."""
+    """The server runs but does not respond."""
 
     problem: str
     log_file: Path
@@ -246,14 +246,15 @@ class ServerTimeoutError(ServerError, TimeoutError):
 
 @dataclass(eq=False)
 class ServerStopError(ServerError):
-    """Something of a server is still there after it was told, and forced, to stop."""
+    """Parts of a server remain after it was stopped and killed."""
 
     server_id: str
     remaining: tuple[str, ...]
 
     def __str__(self) -> str:
         return (
-            f"the server {self.server_id} could not be stopped; left: {', '.join(self.remaining)}"
+            f"the server {self.server_id} could not be stopped; "
+            f"still there: {', '.join(self.remaining)}"
         )
 
 
@@ -266,8 +267,8 @@ class LockTimeoutError(ServerError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"another process has held {self.lock} for {self.timeout_s:g} s; "
-            f"`fuser {self.lock}` names it: if it was stopped (state T), let it go on or end it"
+            f"another process has held the lock {self.lock} for {self.timeout_s:g} s; "
+            f"`fuser {self.lock}` shows it. If it is stopped (state T), resume or end it"
         )
 
 
@@ -279,7 +280,7 @@ class ProcError(ServerError):
 
     def __str__(self) -> str:
         return (
-            f"/proc {self.problem}, but hermes finds the processes of a server there; "
+            f"/proc {self.problem}, and hermes needs it to find the processes of a server; "
             "mount the proc file system of this PID namespace (unshare --mount-proc, or "
             "a container with its own /proc)"
         )
@@ -287,7 +288,7 @@ class ProcError(ServerError):
 
 @dataclass(eq=False)
 class SupervisorError(ServerError):
-    """The process that keeps a server gave up."""
+    """The supervisor of a server failed."""
 
     reason: str
     log_tail: str = ""
@@ -327,7 +328,7 @@ class ModelLoadError(ModelError):
 
 
 class InferenceError(HermesError):
-    """A request that did not get its answer; `file` has the rows of it, where that is known."""
+    """A request that was not answered; `file` has its rows, where that is known."""
 
     file = ""
 
@@ -338,7 +339,7 @@ class InferenceError(HermesError):
 
 @dataclass(eq=False)
 class InputError(InferenceError, ValueError):
-    """What was given does not fit the model's input."""
+    """An array does not fit the model's input."""
 
     model: str
     tensor: str
@@ -352,7 +353,7 @@ class InputError(InferenceError, ValueError):
 
 @dataclass(eq=False)
 class RequestError(InferenceError):
-    """The server refused a request, or failed at it."""
+    """The server refused a request, or failed to process it."""
 
     model: str
     address: str
@@ -459,19 +460,19 @@ class RequirementError(HermesError):
 
 
 def log_tail(log_file: Path, lines: int = LOG_TAIL_LINES, *, since: int = 0) -> str:
-    """Return what matters at the end of a server's log, or why it cannot be read.
+    """Return the relevant end of a server's log, or why the log cannot be read.
 
-    That is Triton's last error lines (``E1123 …``; what it says of a flag that it does not know,
-    above its whole help) and the last lines of all, without its tables.
+    The result has Triton's last error lines (``E1123 …``, or the message about an unknown flag,
+    which stands above the whole help text) and the last lines of the log, without tables.
 
     Parameters
     ----------
     log_file
         The log.
     lines
-        How many lines at the end are shown in any case.
+        The number of lines at the end that are always shown.
     since
-        The byte at which what matters begins.
+        The offset in bytes of the first line to consider.
     """
     try:
         with log_file.open("rb") as file:

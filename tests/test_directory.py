@@ -140,7 +140,7 @@ def test_a_link_in_its_place_is_refused(directory: ServerDirectory, tmp_path: Pa
 def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     directory = ServerDirectory(tmp_path / "file" / "home" / new_server_id())
-    with pytest.raises(ParameterError, match=r"HERMES_STATE_HOME: .* cannot be made"):
+    with pytest.raises(ParameterError, match=r"HERMES_STATE_HOME: cannot make "):
         directory.set_owner(ME)
 
 

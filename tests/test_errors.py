@@ -88,10 +88,10 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
         ServerTimeoutError("localhost:8001", 2.0, "no answer", LOG, "loading"),
         [f"after 2 s: no answer. Its log, {LOG}, ends with:\n  | loading"],
     ),
-    (ServerStopError("hermes-1", ("process 7",)), ["hermes-1", "left: process 7"]),
+    (ServerStopError("hermes-1", ("process 7",)), ["hermes-1", "still there: process 7"]),
     (
         LockTimeoutError("/state/lock", 60.0),
-        ["another process has held /state/lock for 60 s", "fuser /state/lock"],
+        ["another process has held the lock /state/lock for 60 s", "fuser /state/lock"],
     ),
     (ProcError("cannot be read"), ["/proc cannot be read", "--mount-proc"]),
     (SupervisorError("no GPU"), ["no server: no GPU"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -22,6 +22,7 @@ import pytest
 from hermes.aeriel.serve import serve
 from hermes.aeriel.serve.runtimes import INSTANCES
 from hermes.errors import ParameterError
+from tests.clusters.pipeline import Pipeline, seconds_until_clean
 from tests.helpers import DOUBLE, ECHO, write_model
 from tests.serve.runtimes import RuntimeConformance
 
@@ -149,7 +150,7 @@ class TestContainerRuntime(RuntimeConformance):
 
 def test_a_local_backend(tmp_path: Path, triton_home: Path) -> None:
     project = tmp_path / "project"
-    shutil.copytree(ROOT / "hermes", project / "hermes", ignore=shutil.ignore_patterns("*.pyc"))
+    copy_source(project)
     write_block("hermes/runtime/backends/linear/model.py", project)
     # A home of its own: other tests serve from the installation that is there.
     installation = (triton_home / "current").resolve()
@@ -174,6 +175,82 @@ with serve(sys.argv[1], listen="unix", wait=True) as instance:
 """
     command = [sys.executable, "-c", program, str(tmp_path / "models")]
     assert run(command, project, HERMES_TRITON_HOME=str(home)) == "[[3.0, 5.0, 7.0]]\n"
+
+
+def test_a_batch_system(tmp_path: Path, triton_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    copy_source(project)
+    written = write_block("hermes/aeriel/jobs/_processes.py", project)
+    spec = importlib.util.spec_from_file_location("processes", written)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    jobs = project / "hermes" / "aeriel" / "jobs"
+    edit(
+        jobs / "_engines.py",
+        '"slurm": Slurm',
+        '"slurm": Slurm, "processes": Processes',
+        "from hermes.aeriel.jobs._processes import Processes",
+    )
+    edit(jobs / "_options.py", '["local", ', '["local", "processes", ')
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    directory = tmp_path / "run"
+    directory.mkdir()
+    pipeline = Pipeline(name="processes", engine=module.Processes(), directory=directory)
+    try:
+        assert "jobs: " in pipeline.run("--files-per-job", "1")
+        pipeline.run(local=True, results="local")
+        assert pipeline.merged() == pipeline.merged("local")
+    finally:
+        pipeline.close()
+    seconds_until_clean(pipeline, 30)
+
+
+def test_a_file_layout(tmp_path: Path, triton_home: Path) -> None:
+    write_block("oscilloscope.py", tmp_path)
+    models = write_model(tmp_path / "models", "echo", ECHO, inputs={"x": ("FP32", [2, 8])})
+    with h5py.File(tmp_path / "wave.h5", "w") as file:
+        file["x"] = np.arange(80, dtype=np.float32).reshape(2, 40)
+        file["x"].attrs.update({"XInc": 1 / 16, "XOrg": -1.5})
+    program = """
+import sys
+from pathlib import Path
+import oscilloscope
+from hermes.aeriel.client import InferenceClient
+from hermes.aeriel.files import InferenceOptions, Request, infer_file
+from hermes.aeriel.serve import serve
+
+request = Request(
+    input_files=(Path("wave.h5"),),
+    output_file=Path("out.h5"),
+    options=InferenceOptions(model_name="echo", window="0.5s"),
+    fingerprint="",
+    provenance={},
+)
+with serve(sys.argv[1], listen="unix", wait=True) as instance:
+    with InferenceClient(instance.endpoint, "echo") as client:
+        infer_file(client, request, lambda *_: None)
+"""
+    run([sys.executable, "-c", program, str(models)], tmp_path)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["y"].shape == (5, 2, 8)
+        assert (file["y"].attrs["sample_rate"], file["y"].attrs["start_time"]) == (2.0, -1.5)
+
+
+def copy_source(directory: Path) -> None:
+    """Copy hermes into a directory, so that a test can change it."""
+    for package in ("hermes", "workflows"):
+        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("*.pyc"))
+
+
+def edit(file: Path, old: str, new: str, imported: str = "") -> None:
+    """Change one line of a file, and import something after the last import."""
+    text = file.read_text()
+    assert text.count(old) == 1
+    head, _, tail = text.replace(old, new).rpartition("\nfrom ")
+    line, _, rest = tail.partition("\n")
+    file.write_text(f"{head}\nfrom {line}\n{imported}\n{rest}")
 
 
 def test_every_block_is_added_by_a_test() -> None:

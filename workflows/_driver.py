@@ -15,7 +15,7 @@ import luigi
 from hermes._processes import ProcessIdentity, stopped_forks
 from hermes.aeriel.supervise import Lease, ServerState, state_home, sweep
 from workflows._builds import driver_pid, is_driven_here, ping_once
-from workflows._dynamic_dependencies import DynamicDependencies
+from workflows._dynamic_dependencies import SharedPairs
 from workflows._retries import is_tried_again
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class Driver:
         self.is_resumed = False
         self._consumers: dict[str, luigi.Task] = {}
         self._dependents: defaultdict[str, set[str]] = defaultdict(set)
-        self._dynamic_dependencies = DynamicDependencies()
-        self._failures = DynamicDependencies()
+        self._dynamic_dependencies = SharedPairs("hermes-dependencies")
+        self._failure_times = SharedPairs("hermes-failures")
         self._states: dict[str, ServerState] = {}
         self._has_swept = False
         self._lock = threading.Lock()
@@ -147,8 +147,10 @@ class Driver:
 
     def fail(self, task: luigi.Task) -> None:
         """Note that a run of a task has failed; Luigi may try it again."""
-        self._failures.add(task.task_id, [str(time.time())])
-        failed_at = [float(at) for failed, at in self._failures.read() if failed == task.task_id]
+        self._failure_times.add(task.task_id, [str(time.time())])
+        failed_at = [
+            float(at) for failed, at in self._failure_times.read() if failed == task.task_id
+        ]
         if not is_tried_again(task, failed_at, time.time()):
             self.give_up(task)
         elif isinstance(task, Service):
@@ -222,7 +224,7 @@ class Driver:
                     self._consumers.clear()
                     self._dependents.clear()
                     self._dynamic_dependencies.clear()
-                    self._failures.clear()
+                    self._failure_times.clear()
                     break
             for state in states:
                 state.wake()

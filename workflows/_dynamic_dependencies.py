@@ -14,28 +14,33 @@ from luigi.task_register import load_task
 logger = logging.getLogger(__name__)
 
 
-class DynamicDependencies:
-    """Which task found out that it needs which, for a driver and all its workers.
+class SharedPairs:
+    """Pairs of texts that a driver and all its workers write and read.
 
-    A worker tells nobody but Luigi, and the next one is forked from the driver, not from it. So
-    they share a file: one without a name, that goes with the last of them.
+    Luigi forks each worker from the driver, so a worker does not see what another one has found.
+    They share a file without a name, which the kernel removes with the last of them.
+
+    Parameters
+    ----------
+    name
+        The name of the file in ``/proc``.
     """
 
-    def __init__(self) -> None:
-        self._file = os.memfd_create("hermes-findings")
+    def __init__(self, name: str) -> None:
+        self._file = os.memfd_create(name)
         fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_APPEND)
 
-    def add(self, task: str, dependencies: Sequence[str]) -> None:
-        """Add what a task needs; ids of tasks have no white space."""
-        os.write(self._file, "".join(f"{task} {each}\n" for each in dependencies).encode())
+    def add(self, first: str, seconds: Sequence[str]) -> None:
+        """Add pairs; the texts have no white space."""
+        os.write(self._file, "".join(f"{first} {each}\n" for each in seconds).encode())
 
     def read(self) -> list[tuple[str, str]]:
-        """Return the ids of each task and of one that it needs."""
+        """Return all pairs, in the order in which they were added."""
         text = os.pread(self._file, os.fstat(self._file).st_size, 0).decode()
-        return [(task, needed) for task, needed in map(str.split, text.splitlines())]
+        return [(first, second) for first, second in map(str.split, text.splitlines())]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all pairs."""
         os.ftruncate(self._file, 0)
 
 

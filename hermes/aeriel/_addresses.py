@@ -13,22 +13,22 @@ _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text has the form of an address."""
+    """Return whether a text has the form of an address."""
     return len(text) > len(_UNIX) if is_unix(text) else _TCP.fullmatch(text) is not None
 
 
 def is_unix(address: str) -> bool:
-    """Tell whether an address is that of a Unix socket."""
+    """Return whether an address is that of a Unix socket."""
     return address.startswith(_UNIX)
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address cannot be meant to be reached through a proxy."""
+    """Return whether an address is a loopback address or a socket, which no proxy can reach."""
     return is_unix(address) or _LOOPBACK.fullmatch(address) is not None
 
 
 def is_this_host(address: str) -> bool:
-    """Tell whether an address is one of this host: whether a socket can have it."""
+    """Return whether an address belongs to this host: a socket can be bound to it."""
     if is_unix(address):
         return True
     try:
@@ -50,9 +50,9 @@ def is_only_here(address: str) -> bool:
 
 
 def usual_http(grpc: str) -> str | None:
-    """Return where HTTP usually is when GRPC is at this address; None where nothing is usual.
+    """Return the usual HTTP address for a GRPC address; None where there is no convention.
 
-    That is the port before, as 8000 is before 8001; and the socket ``h`` beside ``g:PORT``.
+    It is the port below, as 8000 is below 8001, or the socket ``h`` beside ``g:PORT``.
     """
     if is_unix(grpc):
         directory, _, name = grpc.rpartition("/")
@@ -62,17 +62,17 @@ def usual_http(grpc: str) -> str | None:
 
 
 def http_host(address: str) -> str:
-    """Return what a request to an HTTP service names as its host."""
+    """Return the ``Host`` field of a request to an HTTP service."""
     return "localhost" if is_unix(address) else address
 
 
 def connect(address: str, timeout_s: float) -> socket.socket:
-    """Return a connection, on which each operation may take so many seconds.
+    """Return a connection; each of its operations times out after `timeout_s` seconds.
 
     Raises
     ------
     OSError
-        Nobody listens there.
+        The address cannot be connected to.
     """
     if not is_unix(address):
         connection = socket.create_connection(_split(address), timeout=timeout_s)
@@ -89,9 +89,9 @@ def connect(address: str, timeout_s: float) -> socket.socket:
 
 
 def http_connection(address: str, timeout_s: float) -> http.client.HTTPConnection:
-    """Return a connection to an HTTP service, which is made by the first request.
+    """Return a connection to an HTTP service, which the first request opens.
 
-    Unlike `urllib.request` it asks no proxy of the environment.
+    Unlike `urllib.request` it does not use the proxies of the environment.
     """
     return _HTTPConnection(address, timeout_s)
 

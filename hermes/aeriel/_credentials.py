@@ -1,9 +1,8 @@
-"""A certificate authority for one server: whoever holds its client certificate gets in."""
+"""A certificate authority for one server, which admits holders of its client certificate."""
 
 from __future__ import annotations
 
 import ipaddress
-import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,23 +16,23 @@ from hermes.aeriel._addresses import is_only_here
 from hermes.aeriel.endpoint import ClientCredentials
 from hermes.errors import MissingExtraError
 
-# No job that is reasonable runs for longer, and no certificate has to be given back.
+# Longer than any job runs, so certificates need no renewal and no revocation.
 VALID_FOR = timedelta(days=30)
 CLOCK_SKEW = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerCredentials:
-    """What a server shows, and what it lets in.
+    """The certificates of a server, and those that it accepts.
 
     Parameters
     ----------
     directory
-        Where the server's files are while it lives, for their owner's eyes only.
+        The directory of the server's files while it runs, readable by their owner only.
     client
-        What a client needs.
+        The certificates of a client.
     pem
-        What is in the files, by name.
+        The contents of the files, by name.
     """
 
     directory: Path
@@ -47,32 +46,28 @@ class ServerCredentials:
 
     @property
     def key(self) -> Path:
-        """The PEM file with the key to it."""
+        """The PEM file with the server's private key."""
         return self.directory / "server.key"
 
     @property
     def root(self) -> Path:
-        """The PEM file with the authority that a client's certificate has to come from."""
+        """The PEM file with the authority that signs the clients' certificates."""
         return self.directory / "root.crt"
 
     def write(self) -> None:
-        """Make the files, after having somebody who removes them whatever happens."""
+        """Write the files; the caller has arranged that they are removed in any case."""
         self.directory.mkdir(mode=0o700, parents=True)
         for name, text in self.pem.items():
             write_whole(self.directory / name, text, mode=0o600, durable=False)
 
-    def remove(self) -> None:
-        """Remove the files."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-
 
 def make_credentials(directory: Path, advertise: str = "") -> ServerCredentials:
-    """Make an authority, a server's and a client's certificate; the authority's key is not kept.
+    """Return certificates of a new authority, a server and a client; the authority's key is lost.
 
     Parameters
     ----------
     directory
-        Where the server's files are going to be.
+        The directory for the server's files.
     advertise
         A further name or address of the server.
 

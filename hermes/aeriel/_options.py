@@ -1,4 +1,4 @@
-"""Options, each once: name, default, help text, whether it changes results."""
+"""Options: name, default, help text, and whether each changes results."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, Literal
 
 from hermes.errors import ParameterError
 
-# Where the data of each model input are: a dataset, or those of the channels of a series.
+# The dataset of each model input, or the datasets of the channels of a time series.
 InputMap = Mapping[str, str | tuple[str, ...]]
 TransportName = Literal["auto", "grpc", "http", "shm"]
 
 
 def read_map(text: str) -> Any:
-    """Return the map that a text is: a JSON object, or one pair as ``x=/path``.
+    """Return the map in a text: a JSON object, or one pair as ``x=/path``.
 
     Raises
     ------
     ValueError
-        It is neither; JSON of another kind is returned, for the caller to refuse.
+        The text is neither. JSON of another kind is returned, for the caller to refuse.
     """
     name, _, value = text.partition("=")
     is_json = text.lstrip().startswith(("{", "["))

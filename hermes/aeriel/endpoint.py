@@ -1,4 +1,4 @@
-"""Where a server listens, and what it takes to get in, as one value that fits into a file."""
+"""The addresses of a server and the credentials for it, as one value that fits into a file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hermes.errors import ParameterError
 
 @dataclass(frozen=True, kw_only=True)
 class ClientCredentials:
-    """What a client shows, and whom it believes, where a server asks for it (mutual TLS).
+    """The certificates of a client for mutual TLS.
 
     Parameters
     ----------
     root
-        PEM of the authority that the server's certificate has to come from.
+        PEM of the authority that signs the server's certificate.
     certificate, key
         PEM of the client's own certificate, and of its key.
     """
@@ -39,16 +39,16 @@ class Endpoint:
     Parameters
     ----------
     grpc
-        ``host:port`` of the GRPC service, or ``unix:PATH`` of its socket: a gRPC target. (To the
-        path that it was given Triton adds ``:PORT``; that is a part of it.)
+        ``host:port`` of the GRPC service, or ``unix:PATH`` of its socket: a gRPC target. Triton
+        appends ``:PORT`` to the path of the socket, which is a part of the address.
     http, metrics
         ``host:port`` or ``unix:PATH`` of the HTTP and of the metrics service, or None where it is
         off.
     server_id
-        What the server calls itself (``--id``), so that a reader can tell it from another
-        server that listens at the same address later. None where it is not known.
+        The server's ``--id``, which distinguishes it from another server that listens at the same
+        address later. None where it is not known.
     credentials
-        What a client needs where the server asks for mutual TLS; None for plain text.
+        The client's certificates where the server requires mutual TLS; None for plain text.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Endpoint:
         for name in ("grpc", "http", "metrics"):
             address = getattr(self, name)
             if address is not None and not is_address(address):
-                problem = f"{address!r} is no address of a server, which is host:port or unix:PATH"
+                problem = f"{address!r} is not an address; expected host:port or unix:PATH"
                 raise ParameterError(name, problem)
 
     @classmethod
@@ -85,11 +85,11 @@ class Endpoint:
         try:
             return cls(grpc=text)
         except ParameterError:
-            problem = f"there is no file {text!r}, and a server is named by host:port or unix:PATH"
+            problem = f"{text!r} is neither a file nor an address (host:port or unix:PATH)"
             raise ParameterError("server", problem) from None
 
     def is_reachable(self, timeout_s: float = 5.0) -> bool:
-        """Tell whether something listens at the address of the GRPC service."""
+        """Return whether something listens at the address of the GRPC service."""
         try:
             connect(self.grpc, timeout_s).close()
         except OSError:
@@ -97,9 +97,9 @@ class Endpoint:
         return True
 
     def channel(self, options: Sequence[tuple[str, Any]] = ()) -> Channel:
-        """Return a new GRPC channel to the server, encrypted where the server asks for it."""
+        """Return a new GRPC channel to the server, encrypted where there are credentials."""
         if is_loopback(self.grpc):
-            # A proxy that the environment names cannot reach this host's own servers.
+            # A proxy of the environment cannot reach the loopback address of this host.
             options = [*options, ("grpc.enable_http_proxy", 0)]
         if self.credentials is None:
             return insecure_channel(self.grpc, options=list(options))
@@ -121,7 +121,7 @@ class Endpoint:
         Raises
         ------
         ParameterError
-            It is no endpoint.
+            The text is not an endpoint.
         """
         try:
             facts = json.loads(text)
@@ -134,12 +134,12 @@ class Endpoint:
         return cls(**facts)
 
     def write(self, path: Path) -> None:
-        """Write the endpoint to a file that appears whole, readable by its owner only.
+        """Write the endpoint to a file that appears complete, readable by its owner only.
 
         Raises
         ------
         OutputError
-            It cannot be written.
+            The file cannot be written.
         """
         write_whole(path, self.to_json(), mode=0o600)
 
@@ -152,7 +152,7 @@ class Endpoint:
         FileNotFoundError
             There is no such file.
         ParameterError
-            It cannot be read, or holds no endpoint.
+            The file cannot be read, or is not an endpoint file.
         """
         try:
             return cls.from_json(path.read_text())
@@ -164,25 +164,25 @@ class Endpoint:
         except UnicodeDecodeError as error:
             raise ParameterError("endpoint", f"{path} is not text") from error
         except OSError as error:
-            problem = f"{path} cannot be read: {error.strerror or error}"
+            problem = f"cannot read {path}: {error.strerror or error}"
             raise ParameterError("endpoint", problem) from error
 
 
 def _fields_of(kind: type[Endpoint | ClientCredentials], facts: Any, what: str) -> dict[str, Any]:
-    """Return what was read from JSON, if it has the fields of a type, which are texts."""
+    """Return an object that was read from JSON, after checking its fields, which are texts."""
     if not isinstance(facts, dict):
-        raise ParameterError("endpoint", f"{what} is no object of JSON")
+        raise ParameterError("endpoint", f"{what} is not a JSON object")
     is_needed = {each.name: each.default is MISSING for each in fields(kind)}
     problems = [
         f"has no {name!r}" for name, needed in is_needed.items() if needed and name not in facts
     ]
     for name, value in facts.items():
         if name not in is_needed:
-            problems.append(f"has {name!r}, which is unknown")
+            problems.append(f"has an unknown field {name!r}")
         elif name != "credentials" and not isinstance(
             value, str if is_needed[name] else str | None
         ):
-            problems.append(f"has no text as {name!r}")
+            problems.append(f"has a value of {name!r} that is not a text")
     if problems:
         raise ParameterError("endpoint", f"{what} {'; '.join(problems)}")
     return facts

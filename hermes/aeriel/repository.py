@@ -154,7 +154,7 @@ def _read_configs(repository: Path, model_name: str, where: str) -> dict[str, An
 
 
 def _is_name(text: str) -> bool:
-    """Tell whether a text can be the name of a directory in a repository."""
+    """Return whether a text can be the name of a directory in a repository."""
     is_plain = Path(text).name == text != "" and text != ".." and "\0" not in text
     return is_plain and len(os.fsencode(text)) <= LONGEST_NAME
 

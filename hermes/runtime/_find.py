@@ -1,4 +1,4 @@
-"""Finding the tritonserver to run, and what it needs to run."""
+"""Finds the tritonserver of this machine, and the environment that it needs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class LocalTriton:
     binary
         The executable.
     source
-        Where it was found, in words.
+        A description of where it was found.
     backend_directory
-        Where its backends are, if that is not where it looks by itself.
+        The directory with its backends, if it is not Triton's default.
     environment
-        Variables to set on top of the caller's environment.
+        Variables to add to the caller's environment.
     """
 
     binary: Path
@@ -41,12 +41,12 @@ def find_triton(environ: Mapping[str, str] = os.environ) -> LocalTriton:
     """Return the tritonserver of this machine.
 
     It is the one that HERMES_TRITON_BINARY names, else the one on the PATH, else that of
-    NVIDIA's container images, else the one that `install_triton` brought.
+    NVIDIA's container images, else the one of `install_triton`.
 
     Parameters
     ----------
     environ
-        The environment to look in, and that the server will be started in.
+        The environment to search, in which the server is started.
 
     Raises
     ------

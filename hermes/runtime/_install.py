@@ -1,4 +1,4 @@
-"""Installing Triton from PyPI into a private environment, whole or not at all."""
+"""Installs Triton from PyPI into a private environment, completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from hermes.runtime._layout import Installation
 logger = logging.getLogger(__name__)
 
 PYTRITON = "0.7.0"
-# With numpy 2 every output of the wheel's Python backend is empty, silently. numpy 1 has no
-# wheels for Python 3.13.
+# With numpy 2 every output of the wheel's Python backend is empty, without an error. numpy 1 has
+# no wheels for Python 3.13.
 NUMPY = "numpy<2"
-# Earlier environments list them: they came with the environment, too old for torch.
+# Earlier installations list them with the versions of the environment, which are too old for torch.
 INSTALLERS = {"pip", "setuptools", "wheel"}
 PYTHONS = ("3.12", "3.11")
 ABOUT_PYTHON = """
@@ -47,7 +47,7 @@ print(json.dumps({
 SOURCES = Path(__file__).parent
 # Copied beside each backend, as hermes_batching.py and so on.
 SHARED = ("_batching.py", "_sequences.py", "_threads.py")
-# What to do about a failure, by what a step says when it fails.
+# Advice on a failure, by texts in the output of the step that failed.
 ADVICE = (
     (
         ("No space left on device", "Disk quota exceeded"),
@@ -55,18 +55,18 @@ ADVICE = (
     ),
     (
         ("Read-only file system", "Permission denied", "Not a directory"),
-        f"Nothing can be written there; name another directory with {_layout.HOME_VARIABLE}",
+        f"The directory is not writable; name another one with {_layout.HOME_VARIABLE}",
     ),
     (
         ("No module named ensurepip",),
-        "Install the package of your system that brings venv (on Debian: apt install python3-venv)",
+        "Install the package of your system with venv (on Debian: apt install python3-venv)",
     ),
     (
         ("after connection broken by", "HTTP error 403", "Could not find a version"),
         (
-            "pip got nothing from a package index. Name your site's proxy (pip config set "
-            "global.proxy URL) or mirror (pip config set global.index-url URL). Without any, serve "
-            "from a container image, or from a tritonserver of your own on the PATH or in "
+            "pip could not download from a package index. Name your site's proxy (pip config set "
+            "global.proxy URL) or mirror (pip config set global.index-url URL). Without either, "
+            "serve from a container image, or from a tritonserver of your own on the PATH or in "
             "HERMES_TRITON_BINARY"
         ),
     ),
@@ -78,14 +78,14 @@ def install_triton(
     packages: Sequence[str] = (),
     report: Callable[[str], None] = logger.info,
 ) -> LocalTriton:
-    """Return an installed Triton, after installing it if need be.
+    """Return an installed Triton, after installing it if necessary.
 
-    It lies in a virtual environment of its own, made with the Python that runs this or, where
-    Triton cannot work with that one, with another on the PATH. It serves models of Triton's
-    `python` and `onnxruntime` backends, and of `pytorch` where torch is among `packages`.
+    It has a virtual environment of its own, made with the Python that runs this or, where Triton
+    does not work with it, with another one on the PATH. It serves models of Triton's `python` and
+    `onnxruntime` backends, and of `pytorch` where torch is among `packages`.
 
-    An installation that already has everything is returned at once. What is installed stays as
-    it is until its successor is complete; servers that run from it go on.
+    An installation that already has everything is returned at once. An installation is not changed
+    until its successor is complete; servers that run from it continue.
 
     Parameters
     ----------
@@ -94,10 +94,10 @@ def install_triton(
         `~/.cache/hermes/triton`.
     packages
         Requirements for pip, added to those of earlier calls: `torch`, or `onnxruntime-gpu`
-        in place of onnxruntime, or whatever Python models import. Every package that is there
-        keeps its version, unless it is named here.
+        in place of onnxruntime, or the imports of Python models. Packages that are installed keep
+        their versions, unless they are named here.
     report
-        Is called with a line of text at every step.
+        Called with a line of text at every step.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def install_triton(
 def _bring(
     home: Path, packages: Sequence[str], report: Callable[[str], None], lock: int
 ) -> Installation:
-    # Looked at again under the lock: somebody else may have installed it meanwhile.
+    # Look again under the lock: another process may have installed it since.
     found = _layout.current(home)
     _remove_leftovers(home, found)
     if found is not None and _has(found, packages):
@@ -139,7 +139,7 @@ def _bring(
         return found
 
     wishes = _merged(found.wishes if found else (), packages)
-    # Who asks for one package more gets that one alone; so do the others who use this home.
+    # A further package does not change the versions of the others, which other users rely on.
     kept = found.versions if found is not None and _works(found) else {}
     directory = home / f"triton-{PYTRITON}-{uuid.uuid4().hex[:8]}"
     try:
@@ -172,11 +172,11 @@ def _build(
         *(about["executable"], "-I", "-m", "venv", "--without-pip", directory),
     )
     python = directory / "bin" / "python3"
-    # A step of its own: venv keeps to itself why pip could not be brought.
-    step("bringing pip", python, "-I", "-m", "ensurepip", "--default-pip")
+    # A step of its own: venv does not show why ensurepip failed.
+    step("installing pip", python, "-I", "-m", "ensurepip", "--default-pip")
     pip: tuple[str | Path, ...] = (python, "-I", "-m", "pip")
-    # Some versions of ensurepip bring it too. A package that needs it brings it by itself, and it
-    # then keeps its version as all others do.
+    # Some versions of ensurepip install it. A package that needs it depends on it, and then its
+    # version is kept like that of all others.
     _run("removing setuptools", (*pip, "uninstall", "--yes", "setuptools"), lock)
     requirements = _requirements(wishes)
     constraints = directory / "constraints.txt"
@@ -185,7 +185,7 @@ def _build(
         f"pip install {' '.join(requirements)}",
         *(*pip, "install", "--prefer-binary", "--constraint", constraints, *requirements),
     )
-    # Its other dependencies serve its own Python API, which hermes does not use.
+    # The other dependencies are for its Python API, which hermes does not use.
     wheel = f"nvidia-pytriton=={PYTRITON}"
     step(f"pip install {wheel}", *pip, "install", "--no-deps", wheel)
     listed = _run("pip list", (*pip, "list", "--format=json"), lock, errors=False)
@@ -210,7 +210,7 @@ def _build(
 
 
 def _python() -> dict[str, Any]:
-    """Return the facts of a Python that Triton can work with: this one, if it can."""
+    """Return a description of a Python that Triton works with: this one if possible."""
     for python in (sys.executable, *(f"python{version}" for version in PYTHONS)):
         try:
             result = subprocess.run(
@@ -225,7 +225,7 @@ def _python() -> dict[str, Any]:
         "looking for a Python",
         f"Triton's Python backend needs numpy 1, which there is for Python {', '.join(PYTHONS)}. "
         f"This is Python {sys.version_info.major}.{sys.version_info.minor}, and none of those is "
-        "on the PATH. Put one there; nothing else has to use it",
+        "on the PATH. Add one to the PATH; only Triton uses it",
     )
 
 
@@ -258,7 +258,7 @@ def _check(installation: Installation, lock: int) -> None:
         installation.binary,
         installation.backend_directory / "python" / installation.stub.name,
     ):
-        # Both end with 1, whatever they are asked. The loader says 127 if it lacks a library.
+        # Both exit with 1, whatever the arguments; 127 means that a library is missing.
         result = subprocess.run(
             [program, "--help"],
             env=environment,
@@ -270,14 +270,14 @@ def _check(installation: Installation, lock: int) -> None:
         )
         if result.returncode not in (0, 1):
             advice = (
-                f"If it is libpython that is missing: {sys.executable} was built without its "
-                "shared library, or that is a package of its own; use a Python that has it"
+                f"If libpython is missing: {sys.executable} was built without a shared library, or "
+                "the library is a separate package; use a Python that has it"
             )
             raise InstallError(f"starting {program.name}", result.stderr, advice)
 
 
 def _failed(step: str, output: str) -> InstallError:
-    """Return the error of a step, with what to do next where its output tells."""
+    """Return the error of a step, with advice where its output is known."""
     advice = (text for signs, text in ADVICE if any(sign in output for sign in signs))
     return InstallError(step, output, next(advice, ""))
 
@@ -290,11 +290,11 @@ def _run(
     environment: dict[str, str] | None = None,
     errors: bool = True,
 ) -> str:
-    # PIP_USER, and `user = true` in a pip.conf, would make pip refuse to work in an environment.
+    # With PIP_USER, or `user = true` in a pip.conf, pip refuses to work in an environment.
     environment = environment or {**os.environ, "PIP_USER": "0", "PIP_NO_INPUT": "1"}
     try:
         # The child holds the lock too: if this process is killed, the next installation waits
-        # until the child has ended, instead of removing what it is still writing.
+        # until the child has ended, and does not remove files that the child still writes.
         result = subprocess.run(
             [str(part) for part in command],
             env=environment,
@@ -332,7 +332,7 @@ def _locked(home: Path, report: Callable[[str], None]) -> Iterator[int]:
 
 
 def _remove_leftovers(home: Path, installation: Installation | None) -> None:
-    """Remove what killed installations left, and what no process on this machine runs from."""
+    """Remove what killed installations left, and installations that no process runs from."""
     for link in home.glob("current-triton-*"):
         link.unlink()
     running = [
@@ -354,7 +354,7 @@ def _is_complete(installation: Installation, packages: Sequence[str]) -> bool:
 
 def _has(installation: Installation, packages: Sequence[str]) -> bool:
     names = {_name(wish) for wish in installation.wishes}
-    # A bare name is content with the version that an earlier wish pinned.
+    # A name without a version accepts the version of an earlier wish.
     return _works(installation) and all(
         wish in installation.wishes or wish in names for wish in packages
     )
@@ -369,13 +369,13 @@ def _merged(earlier: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
 
 
 def _requirements(wishes: Sequence[str]) -> list[str]:
-    # onnxruntime-gpu and its like hold the same module: they replace the plain one.
+    # onnxruntime-gpu and similar packages contain the same module: they replace onnxruntime.
     has_runtime = any(_name(wish).startswith("onnxruntime") for wish in wishes)
     return [NUMPY, *([] if has_runtime else ["onnxruntime"]), *wishes]
 
 
 def _pins(versions: Mapping[str, str], wishes: Sequence[str]) -> list[str]:
-    """Return constraints that keep these versions, but for packages that are asked for."""
+    """Return constraints that keep these versions, except for packages that are requested."""
     asked = {_name(wish) for wish in wishes}
     if "pip" in versions:
         asked |= INSTALLERS
@@ -400,7 +400,7 @@ def _backends_hash() -> str:
 
 
 def _link_libpython(directory: Path, about: dict[str, Any]) -> None:
-    """Give the stub its libpython, where that is not on the loader's path, and nothing else."""
+    """Link the stub's libpython into an empty directory, for the loader's path."""
     directory.mkdir()
     for folder in about["folders"]:
         library = Path(folder) / about["library"]

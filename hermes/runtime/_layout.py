@@ -1,14 +1,14 @@
-"""Where an installed Triton lies on disk, and what it is made of.
+"""The files of an installed Triton.
 
-    HOME/lock                      held while somebody installs
+    HOME/lock                      locked while an installation runs
     HOME/current                   -> the installation in use
     HOME/triton-0.7.0-1f2e3d4c/    one installation: a virtual environment, and in it
         manifest.json              written last: without it there is no installation
         libpython/                 the shared library of the Python that installed it
         backends-5a6b7c8d9e0f/     Triton's backend directory, named after its sources
 
-An installation never moves and never changes once `current` leads to it, but for new backends
-beside the old ones: a server that runs from it is not disturbed by the next installation.
+An installation does not move or change once `current` links to it, except that new backends are
+added beside the old ones. The next installation does not disturb a server that runs from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Installation:
-    """What the manifest says of one finished installation."""
+    """The manifest of a complete installation."""
 
     directory: Path
     pytriton: str
@@ -60,16 +60,16 @@ class Installation:
 
     @property
     def backend_directory(self) -> Path:
-        """Triton's backends, with those of hermes."""
+        """The directory with the backends of Triton and of hermes."""
         return self.directory / self.backends
 
     @property
     def libpython(self) -> Path:
-        """A directory with nothing but a link to the shared library of this Python."""
+        """A directory that has only a link to the shared library of this Python."""
         return self.directory / "libpython"
 
     def problem(self) -> str | None:
-        """Return what keeps this installation from working, if anything does."""
+        """Return why the installation does not work; None if it does."""
         if not os.access(self.binary, os.X_OK) or not self.backend_directory.is_dir():
             return "is damaged"
         if not (self.directory / "bin" / "python3").exists():
@@ -77,25 +77,25 @@ class Installation:
         return None
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables that make it work in whatever Python environment `environ` is.
+        """Return the variables with which it works in any Python environment.
 
         Triton's stub embeds Python: it finds its standard library and its packages through the
-        `python3` on the PATH, and imports numpy before anything else. Both must be those of the
-        installation. The caller's PYTHONPATH, with packages for another Python, is kept out.
+        `python3` on the PATH, and imports numpy first. Both must be those of the installation. The
+        caller's PYTHONPATH, with packages for another Python, is not passed on.
         """
         libraries = (self.site_packages / "nvidia_pytriton.libs", self.libpython)
         return {
             "PATH": _joined(self.directory / "bin", environ.get("PATH")),
             "PYTHONPATH": str(self.site_packages),
             "LD_LIBRARY_PATH": _joined(*libraries, environ.get("LD_LIBRARY_PATH")),
-            # Python takes an empty PYTHONHOME for none: there is no unsetting from here.
+            # Python ignores an empty PYTHONHOME; a variable cannot be unset from here.
             "PYTHONHOME": "",
             "PYTHONNOUSERSITE": "1",
             "PYTHONDONTWRITEBYTECODE": "1",  # model repositories may be read-only, or shared
         }
 
     def write(self) -> None:
-        """Write the manifest, whole or not at all."""
+        """Write the manifest."""
         facts = dataclasses.asdict(self)
         del facts["directory"]
         write_whole(self.directory / MANIFEST, json.dumps(facts, indent=2) + "\n")

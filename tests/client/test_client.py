@@ -167,7 +167,7 @@ InferenceClient("127.0.0.1:1", "echo", retry_for_s=60)
 """
     with python(program) as process:
         _, said = process.communicate(timeout=30)
-    assert "files open, of 64 that it may have" in said
+    assert "open files of at most 64" in said
     assert "ulimit -n" in said
 
 
@@ -192,7 +192,7 @@ def test_address_may_be_a_string(endpoint: Endpoint) -> None:
 
 def test_another_server_at_the_address_is_not_believed(endpoint: Endpoint) -> None:
     other = replace(endpoint, server_id="hermes-of-yesterday")
-    with pytest.raises(RequestError, match=r"'hermes-\w+' answers there, not 'hermes-of-yester"):
+    with pytest.raises(RequestError, match=r"another server answers at this address: 'hermes-"):
         InferenceClient(other, "echo", timeout_s=5, retry_for_s=1)
     with InferenceClient(replace(endpoint, server_id=None), "echo"):
         pass
@@ -472,9 +472,7 @@ def test_a_wait_for_a_server_is_told(caplog: pytest.LogCaptureFixture) -> None:
     address = f"127.0.0.1:{some_ports().grpc}"
     with pytest.raises(ServerTimeoutError):
         InferenceClient(address, "echo", retry_for_s=5)
-    assert caplog.messages == [
-        f"the server at {address} does not answer; it is waited for, 5 s at most"
-    ]
+    assert caplog.messages == [f"the server at {address} does not answer; waiting up to 5 s"]
 
 
 def test_address_that_never_answers_is_an_error_after_the_deadline() -> None:

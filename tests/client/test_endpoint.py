@@ -32,21 +32,21 @@ def test_is_read_as_it_was_written(endpoint: Endpoint, tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("", "is not JSON"),
-        ("[1, 2]", "no object of JSON"),
-        ("3", "no object of JSON"),
-        ("null", "no object of JSON"),
+        ("[1, 2]", "not a JSON object"),
+        ("3", "not a JSON object"),
+        ("null", "not a JSON object"),
         ("[" * 100_000, "is not JSON"),
         ('{"grpc": ' * 100_000, "is not JSON"),
         ("{}", "has no 'grpc'"),
-        ('{"grpc": null}', "has no text as 'grpc'"),
-        ('{"grpc": 8001}', "has no text as 'grpc'"),
-        ('{"grpc": "localhost"}', "'localhost' is no address of a server"),
-        ('{"grpc": "http://localhost:8001"}', "is no address of a server"),
-        ('{"grpc": "unix:"}', "is no address of a server"),
-        ('{"grpc": "a:1", "http": ["a:2"]}', "has no text as 'http'"),
-        ('{"grpc": "a:1", "http": "a"}', "'a' is no address"),
-        ('{"grpc": "a:1", "gprc": "a:2"}', "has 'gprc', which is unknown"),
-        ('{"grpc": "a:1", "credentials": 3}', "credentials is no object of JSON"),
+        ('{"grpc": null}', "has a value of 'grpc' that is not a text"),
+        ('{"grpc": 8001}', "has a value of 'grpc' that is not a text"),
+        ('{"grpc": "localhost"}', "'localhost' is not an address"),
+        ('{"grpc": "http://localhost:8001"}', "is not an address"),
+        ('{"grpc": "unix:"}', "is not an address"),
+        ('{"grpc": "a:1", "http": ["a:2"]}', "has a value of 'http' that is not a text"),
+        ('{"grpc": "a:1", "http": "a"}', "'a' is not an address"),
+        ('{"grpc": "a:1", "gprc": "a:2"}', "has an unknown field 'gprc'"),
+        ('{"grpc": "a:1", "credentials": 3}', "credentials is not a JSON object"),
         ('{"grpc": "a:1", "credentials": {"root": "r"}}', "credentials has no 'certificate'"),
     ],
 )
@@ -65,7 +65,7 @@ def test_file_that_holds_none_is_a_sentence(text: str, problem: str, tmp_path: P
 def test_file_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Endpoint.read(tmp_path / "none")
-    with pytest.raises(ParameterError, match="cannot be read: Is a directory"):
+    with pytest.raises(ParameterError, match=r"cannot read .*: Is a directory"):
         Endpoint.read(tmp_path)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     with pytest.raises(ParameterError, match="is not text"):

@@ -105,7 +105,7 @@ def use():
     try:
         client.infer(batch(0))
     except RequestError as error:
-        assert "forked while requests were under way" in str(error)
+        assert "forked while requests were in flight" in str(error)
     else:
         assert transport != "grpc"  # the others' requests are not of gRPC
 

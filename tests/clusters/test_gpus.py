@@ -134,7 +134,7 @@ class TestSlurm:
     @pytest.mark.parametrize("without", ["", "CUDA_VISIBLE_DEVICES"])
     def test_no_gpu_of_another_job_can_be_had(self, cluster: Slurm, without: str) -> None:
         refused = cluster.step(n_gpus=3, without=without)
-        assert refused == "n_gpus: 3 are asked for, but 2 can be used here"
+        assert refused == "n_gpus: 3 are requested, but 2 can be used here"
         refused = cluster.step(gpus=cluster.uuids[:1], without=without)
         assert "there is no GPU" in refused or "does not belong to this batch job" in refused
 

@@ -39,8 +39,8 @@ def in_namespaces(set_up: str, *arguments: object) -> subprocess.CompletedProces
     ("set_up", "told"),
     [
         (WITHOUT_PROC, "missing processes: /proc cannot be read"),
-        (FOREIGN_PROC, "missing processes: /proc is that of another PID namespace"),
-        (READ_ONLY_SHARED_MEMORY, "missing /dev/shm: cannot be written"),
+        (FOREIGN_PROC, "missing processes: /proc belongs to another PID namespace"),
+        (READ_ONLY_SHARED_MEMORY, "missing /dev/shm: is not writable"),
     ],
 )
 def test_check_tells_what_is_missing(set_up: str, told: str, triton_home: Path) -> None:
@@ -54,7 +54,7 @@ def test_check_tells_what_is_missing(set_up: str, told: str, triton_home: Path) 
     ("set_up", "told"),
     [
         (WITHOUT_PROC, "/proc cannot be read"),
-        (FOREIGN_PROC, "/proc is that of another PID namespace"),
+        (FOREIGN_PROC, "/proc belongs to another PID namespace"),
         (READ_ONLY_SHARED_MEMORY, "shared memory"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_server_that_cannot_be_started_is_told_at_once(
 def test_an_installation_that_does_not_fit_is_told(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=20m none {tmp_path}; export HERMES_TRITON_HOME={tmp_path}/home"
     checked = in_namespaces(mount, "check").stdout
-    assert f"missing triton's home: {tmp_path}/home, 0.0 GB free, and 1.0 GB are needed" in checked
+    assert f"missing triton's home: {tmp_path}/home, 0.0 GB free, but 1.0 GB are needed" in checked
     done = in_namespaces(mount, "install-triton")
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
@@ -81,7 +81,7 @@ def test_an_installation_that_does_not_fit_is_told(tmp_path: Path) -> None:
 def test_an_installation_into_what_is_read_only_is_told(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o ro none {tmp_path}; export HERMES_TRITON_HOME={tmp_path}/home"
     checked = in_namespaces(mount, "check").stdout
-    assert f"missing triton's home: {tmp_path} cannot be written" in checked
+    assert f"missing triton's home: {tmp_path} is not writable" in checked
     done = in_namespaces(mount, "install-triton")
     assert done.returncode == 1
     assert "Read-only file system" in done.stderr

@@ -99,8 +99,8 @@ class TestCheck:
             refuse(repository)
         config = repository / "double" / "config.pbtxt"
         n_lines = len(config.read_text().splitlines())
-        assert f"{config}, line {n_lines}, asks for a GPU (KIND_GPU)" in str(error.value)
-        assert "the server sees none: it is to see none (gpus=[])" in str(error.value)
+        assert f"{config}, line {n_lines}, requires a GPU (KIND_GPU)" in str(error.value)
+        assert "the server sees none: gpus=[] hides all" in str(error.value)
         assert "cpu=True (--cpu)" in str(error.value)
 
     @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ class TestCheck:
     @pytest.mark.usefixtures("triton_home")
     def test_no_server_is_started_for_it(self, repository: Path) -> None:
         with (
-            pytest.raises(ModelLoadError, match="asks for a GPU"),
+            pytest.raises(ModelLoadError, match="requires a GPU"),
             serve(repository, gpus=[], ports="auto"),
         ):
             pytest.fail("it was started")

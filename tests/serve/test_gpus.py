@@ -267,7 +267,7 @@ class TestDivided:
 
     @pytest.mark.parametrize("names", [["MIG-1a1", "MIG-1a2"], [0, "MIG-1a1"], [1, "MIG-1a1"]])
     def test_cuda_shows_a_part_to_a_process_only_alone(self, names: list[int | str]) -> None:
-        with pytest.raises(ParameterError, match=r"one part of a GPU \(MIG\) and nothing else"):
+        with pytest.raises(ParameterError, match=r"a single part of a GPU \(MIG\) and no other"):
             named_gpus(names, DIVIDED, {})
 
 
@@ -423,7 +423,7 @@ class TestLease:
         assert host.take(n_gpus=1).startswith("GPUBusyError wanted 1 of 2 GPUs")
 
     def test_more_gpus_than_there_are_is_an_error_for_good(self, host: Host) -> None:
-        wanted = "ParameterError n_gpus: 3 are asked for, but 2 can be used here"
+        wanted = "ParameterError n_gpus: 3 are requested, but 2 can be used here"
         assert host.take(n_gpus=3) == wanted
 
     def test_no_gpu_can_always_be_had(self, host: Host) -> None:
@@ -487,7 +487,7 @@ class TestLease:
         """Cleaners take what is 10 days old."""
         assert host.take(gpus=[0]) == "[0]"
         (NOTES / f"hermes-gpus-{os.getuid()}" / host.uuids[0]).unlink()
-        assert "is held by somebody" in host.take(gpus=[0])
+        assert "is held by an unknown process" in host.take(gpus=[0])
 
 
 class TestLocks:
@@ -585,7 +585,7 @@ class TestDriver:
         assert host.take(n_gpus=1) == f"['{host.uuids[0]}']"
 
     @pytest.mark.parametrize(
-        ("mode", "problem"), [(2, "prohibits computing"), (3, "lets one process compute at a time")]
+        ("mode", "problem"), [(2, "prohibits computing"), (3, "allows one process at a time")]
     )
     def test_a_mode_in_which_no_server_works_is_refused(
         self, host: Host, mode: int, problem: str
@@ -611,7 +611,7 @@ class TestDriver:
     def test_gpus_without_a_driver_are_warned_of(self, host: Host) -> None:
         host.environment["FAKE_GPUS"] = ""
         taken = host.start(TAKE, '{"gpus": [0]}', "0", str(os.getuid()))
-        wanted = "WARNING gpus=0 was asked for, but NVIDIA's driver cannot be used here (NVML"
+        wanted = "WARNING gpus=0 was requested, but NVIDIA's driver cannot be used here (NVML"
         assert line(taken).startswith(wanted)
         assert line(taken) == "[0]"
         assert "models run on the CPU, whatever --gpus says" in host.check()["gpu"]
@@ -621,7 +621,7 @@ class TestDriver:
     def test_an_order_in_doubt_is_warned_of(self, host: Host) -> None:
         host.say({"name": "A100"}, {"name": "T4"})
         host.environment["CUDA_VISIBLE_DEVICES"] = "1"
-        assert host.take().startswith("WARNING CUDA_VISIBLE_DEVICES=1 is read in the order of")
+        assert host.take().startswith("WARNING hermes reads CUDA_VISIBLE_DEVICES=1 in the order of")
         assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in host.check()["gpu"]
         host.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         assert host.take() == "[]"
@@ -662,7 +662,7 @@ class TestParts:
         assert divided.take(n_gpus=1) == f"['{first}']"
         assert divided.take(n_gpus=1) == f"['{second}']"
         assert divided.take(n_gpus=1).startswith("GPUBusyError")
-        assert "one part of a GPU (MIG) and nothing else" in divided.take(n_gpus=2)
+        assert "a single part of a GPU (MIG) and no other" in divided.take(n_gpus=2)
 
     def test_whole_gpus_come_first(self, divided: Host) -> None:
         assert divided.take(n_gpus=1) == f"['{divided.uuids[0]}']"
@@ -716,12 +716,12 @@ class TestOtherUsers:
                 os.chown(directory / host.uuids[0], NOBODY, NOBODY)
             (his / host.uuids[1]).symlink_to(treasure / "gold")
             started = host.start(TAKE, '{"gpus": [0, 1]}', "60", str(uid))
-            assert "belongs to somebody else" in line(started)
-            assert "belongs to somebody else" in line(started)
+            assert "belongs to another user" in line(started)
+            assert "belongs to another user" in line(started)
             assert line(started) == "[0, 1]"
             refused = host.take(gpus=[0])
             assert "the server of ?[31mthe moon (process 1, user nobody)" in refused
-            assert "is held by somebody" in host.take(gpus=[1])
+            assert "is held by an unknown process" in host.take(gpus=[1])
             assert not list(treasure.iterdir())
         finally:
             shutil.rmtree(treasure)

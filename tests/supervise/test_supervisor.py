@@ -230,7 +230,7 @@ class TestRestart(RestartTests):
             [stub] = [pid for pid, command in processes if is_stub(command)]
             os.kill(stub, signal.SIGKILL)
             assert endpoint.result(90).server_id == state.server_id
-        assert "restart 1 of 2" in state.supervisor_log.read_text()
+        assert "(1 of 2)" in state.supervisor_log.read_text()
 
     def test_a_server_that_is_killed_time_and_again_is_given_up(
         self, state: ServerState, endpoint: Endpoint
@@ -242,8 +242,8 @@ class TestRestart(RestartTests):
                 if is_tritonserver(command):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.2)
-        assert "restart 5 of 5" in state.supervisor_log.read_text()
-        assert "ended with exit code -9" in state.failure()
+        assert "(5 of 5)" in state.supervisor_log.read_text()
+        assert "ended unexpectedly with exit code -9" in state.failure()
         state.log_file.unlink()  # kept, because the error names it
         until(lambda: nothing_is_left(endpoint))
 
@@ -447,7 +447,7 @@ class TestWishes:
         (tmp_path / "file").touch()
         wanted = Wishes(log_file=str(tmp_path / "file" / "log"))
         state.acquire(ME, Lease(consumer="Consumer"), wanted)
-        with pytest.raises(SupervisorError, match="the server's log cannot be written"):
+        with pytest.raises(SupervisorError, match="cannot write the server's log"):
             ensure_server(spec, driver=ME, timeout_s=90)
 
 
@@ -559,7 +559,7 @@ class TestCommands:
         done = self.hermes(state, "stop", which if which == "--all" else short_id(state))
         assert done.stdout == f"stopped {short_id(state)}\n"
         assert nothing_is_left(endpoint)
-        with pytest.raises(SupervisorError, match="stopped by hand"):
+        with pytest.raises(SupervisorError, match="stopped with `hermes stop`"):
             bring_up(spec)
         later = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         driver = ProcessIdentity.of(later.pid)

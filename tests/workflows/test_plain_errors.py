@@ -121,7 +121,8 @@ def test_what_failed_in_a_worker_comes_last_and_once(
     given["model_repository"] = str(tmp_path / "models")
     said = validate(luigi, "--workers", workers, **given)
     last = after_the_summary(said)
-    assert last.startswith("hermes: no server: the Triton server ended with exit code 1")
+    ended = "the Triton server ended unexpectedly with exit code 1"
+    assert last.startswith(f"hermes: no server: {ended}")
     assert "no weights" in last
     assert last.count("hermes: ") == 1
     assert "worker.py" not in said

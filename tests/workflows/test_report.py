@@ -269,10 +269,10 @@ def test_parameters_that_are_not_set_are_not_shown() -> None:
 
 
 def test_warnings_are_the_first_lines() -> None:
-    report = build_report(title="T", warnings=["gpus=0 was asked for, but <none>"], notes=["note"])
-    assert report["warnings"] == ["gpus=0 was asked for, but <none>"]
+    report = build_report(title="T", warnings=["gpus=0 was requested, but <none>"], notes=["note"])
+    assert report["warnings"] == ["gpus=0 was requested, but <none>"]
     page = Page(render_report(report)).text
-    assert page.index("gpus=0 was asked for, but <none>") < page.index("No requirements")
+    assert page.index("gpus=0 was requested, but <none>") < page.index("No requirements")
     assert "warnings" not in build_report(title="T")
     assert 'class="warning"' not in render_report(build_report(title="T"))
 
@@ -288,7 +288,7 @@ def test_a_gpu_that_no_driver_shows_is_in_the_first_lines(
     )
     assert result.returncode == 0, result.stdout
     page = Page((tmp_path / "results" / "report.html").read_text()).text
-    assert page.index("gpus=0 was asked for, but ") < page.index("No requirements")
+    assert page.index("gpus=0 was requested, but ") < page.index("No requirements")
 
 
 def test_what_is_not_finite_is_counted_by_file_and_in_the_first_lines(tmp_path: Path) -> None:

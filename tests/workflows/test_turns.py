@@ -85,7 +85,7 @@ class TestTurns:
         models = [name[0] for name in bench.order()]
         assert models in ([*"aaabbb"], [*"bbbaaa"])
         assert f"held by the server of {bench.directory / models[0]} (process " in log
-        assert log.count("Wait for it") == 1
+        assert log.count("Wait longer") == 1
 
     def test_any_one_gpu_will_do_too(self, bench: GPUBench, n_workers: int) -> None:
         log = bench.run("Two", "--n-gpus=1", workers(n_workers))

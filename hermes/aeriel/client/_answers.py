@@ -25,7 +25,7 @@ def misfit_of(
     answer
         The answer.
     specification
-        The model's, which says the dtype of each output, and whether outputs have rows.
+        The model's, with the dtype of each output and whether outputs have rows.
     outputs
         The names that were asked for.
     rows
@@ -64,12 +64,12 @@ def arrays_of(
     answer
         The answer.
     memory, placed
-        The memory that outputs were put into; the offset and the size of the place of each.
+        The shared memory of outputs, and the offset and size of each in it.
 
     Raises
     ------
     ValueError
-        An output has more, or fewer, bytes than it says.
+        The size of an output in bytes does not match its shape.
     """
     return {
         name: _placed(name, tensor, memory, *placed[name])

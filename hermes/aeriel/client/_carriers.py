@@ -1,4 +1,4 @@
-"""How requests reach the server and answers come back: the seam, and what its two sides share."""
+"""The protocols that carry requests and answers: their interface, and code that they share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, Protocol
 from hermes.aeriel.client._messages import Answer, Message
 from hermes.errors import InferenceError, RequestTimeoutError
 
-# How long a wait may go on before it looks whether it has been called off.
+# How often a wait checks whether its carrier was closed.
 STEP_S = 0.2
-# How long the end of what was given up is looked for, before more is done about it.
+# How long close() waits for abandoned requests, before they are left to the background.
 CLOSE_WAIT_S = 0.1
 
 Errors = Callable[[str, str], InferenceError]
 
 
 class Call(Protocol):
-    """One request on its way."""
+    """One request that was sent."""
 
     def answer(self) -> Answer:
         """Wait for the answer.
@@ -27,16 +27,17 @@ class Call(Protocol):
         Raises
         ------
         RequestError
-            The server refused or failed it, the connection broke, or the carrier was closed.
+            The server refused the request or failed, the connection broke, or the carrier was
+            closed.
         RequestTimeoutError
-            It was not there in time; it may still come.
+            The answer did not come in time; it may still come.
         """
 
     def is_done(self) -> bool:
-        """Tell whether the server has done with the request, be it with an answer or not."""
+        """Return whether the server has finished the request, with an answer or without."""
 
     def cancel(self) -> None:
-        """Give the answer up; the server still answers, and nobody hears it."""
+        """Abandon the request; the server still answers, and the answer is discarded."""
 
 
 class Carrier(Protocol):
@@ -46,21 +47,21 @@ class Carrier(Protocol):
         """Return a message as `send` takes it."""
 
     def send(self, encoded: Any, timeout_s: float) -> Call:
-        """Send a request; what goes wrong shows in the answer."""
+        """Send a request; an error is raised by the call's `answer`."""
 
     def close(self) -> None:
-        """End every wait within `STEP_S`; calls can still be asked whether they are done."""
+        """End every wait within `STEP_S`; `is_done` of the calls still works."""
 
 
 class Closable(Protocol):
-    """What waits, and can be told to stop that."""
+    """A carrier whose waits can be ended."""
 
     error: Errors
     closing: threading.Event
 
 
 def wait_until(is_true: Callable[[], bool], timeout_s: float) -> bool:
-    """Return when something is true, or the time is over; tell which."""
+    """Wait until a condition is true; return False if it is not within `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not is_true():
         if time.monotonic() > deadline:
@@ -70,7 +71,7 @@ def wait_until(is_true: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def check(carrier: Closable, deadline: float, timeout_s: float) -> None:
-    """Raise the error of a wait that was called off, or that is over."""
+    """Raise an error if the carrier was closed or the deadline has passed."""
     if carrier.closing.is_set():
         raise carrier.error("CANCELLED", "the client was closed")
     if time.monotonic() >= deadline:
@@ -78,7 +79,7 @@ def check(carrier: Closable, deadline: float, timeout_s: float) -> None:
 
 
 def timed_out(carrier: Closable, timeout_s: float) -> InferenceError:
-    """Return the error of a wait that is over."""
+    """Return the error for a deadline that has passed."""
     error = carrier.error("DEADLINE_EXCEEDED", "")
     if isinstance(error, RequestTimeoutError):
         error.timeout_s = timeout_s

@@ -11,9 +11,10 @@ from hermes.aeriel._addresses import is_this_host, usual_http
 from hermes.aeriel.client._connection import Connection, ServerFacts
 from hermes.aeriel.client._grpc_carrier import GrpcCarrier
 from hermes.aeriel.client._http_carrier import HttpCarrier
+from hermes.aeriel.client._inline import InlineTransport
 from hermes.aeriel.client._shared import SharedMemoryTransport
 from hermes.aeriel.client._specification import ModelSpecification
-from hermes.aeriel.client._transports import InlineTransport, Transport
+from hermes.aeriel.client._transports import Transport
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import InferenceError, ParameterError
 
@@ -49,7 +50,7 @@ class ServerAccess:
     specification, model_version, outputs
         The model, and the outputs to ask for; none for all.
     server
-        What the server says of itself.
+        The server's metadata.
     """
 
     endpoint: Endpoint

@@ -46,12 +46,13 @@ class InferenceClient:
     outputs
         The outputs to ask for; all by default.
     max_in_flight
-        The most requests under way at once; by default two more than the model has instances.
+        The largest number of requests in flight; by default two more than the model has instances.
         `infer` waits for a free place, so memory does not grow with the input.
     transport
         How tensors travel. ``"auto"``: through shared memory where the server is on this host
         and allows it, else as bytes, over HTTP where the endpoint says where that is and the
-        server asks for no certificate, else over gRPC. ``"shm"``, ``"http"`` and ``"grpc"`` insist.
+        server requires no certificate, else over gRPC. With ``"shm"``, ``"http"`` or ``"grpc"`` it
+        is an error if that transport does not work.
     rate_hz
         The most requests to send in a second, to a server that others need too; None for no
         limit.
@@ -141,7 +142,7 @@ class InferenceClient:
         self.close()
 
     def close(self) -> None:
-        """Cancel what is under way and end the connection."""
+        """Cancel the requests in flight and end the connection."""
         self._is_closed = True
         session = self._sessions.get(this_process())
         if session is not None:
@@ -164,7 +165,7 @@ class InferenceClient:
         self._session.restart_statistics()
 
     def infer(self, inputs: Arrays) -> Future[Outputs]:
-        """Send one request; wait first if `max_in_flight` are under way.
+        """Send one request; wait first if `max_in_flight` are in flight.
 
         Parameters
         ----------
@@ -216,7 +217,7 @@ class InferenceClient:
         Raises
         ------
         InputError, RequestError, RequestTimeoutError
-            Of the first batch that failed; the others under way are cancelled.
+            Of the first batch that failed; the others in flight are cancelled.
         """
         dispatcher = self._session.dispatcher
 
@@ -259,7 +260,7 @@ class InferenceClient:
         Raises
         ------
         RequestError, RequestTimeoutError
-            Of the first request that failed; the others under way are cancelled.
+            Of the first request that failed; the others in flight are cancelled.
         """
         dispatcher = self._session.dispatcher
         dispatcher.check_usable()
@@ -280,7 +281,7 @@ class InferenceClient:
     def sequence(self) -> UpdateSequence:
         """Return a sequence of updates, for a model that keeps a state between requests.
 
-        Several may be under way at once, in one thread or in several; as many as the server has
+        Several may be open at once, in one thread or in several; as many as the server has
         places for.
 
         Raises

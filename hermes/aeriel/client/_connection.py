@@ -1,4 +1,4 @@
-"""The channel to one server: calls, deadlines, retries, and errors in hermes's words."""
+"""The channel to one server: calls, deadlines, retries, and errors as those of hermes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hermes.errors import (
 
 logger = logging.getLogger(__name__)
 
-# How long a server is waited for at first without a word.
+# How long to wait for a server at first without a log line.
 SILENCE_S = 2.0
 
 _OPTIONS = [
@@ -44,22 +44,22 @@ _OPTIONS = [
 # Files that a connection takes beside its socket.
 SPARE_FILES = 8
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-# What a server says, as an internal error, while it replaces a Python model that was killed.
+# The beginning of an internal error while the server replaces a Python model that was killed.
 _TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
-# What it says when it let a sequence end since its last request, or was started again since.
+# Part of the error for a sequence that the server ended, or that it had before a restart.
 _LOST_SEQUENCE = "must specify the START flag"
-# What it says of a region that it never knew, or forgot when it was started again.
+# Part of the error for a region that the server does not know, for example after a restart.
 _UNKNOWN_REGION = "Unable to find shared memory region"
-# What Triton 2.50 and 2.51 say of a region while a request holds it, which a request may still do
-# for a moment when its answer has come.
+# Part of the error of Triton 2.50 and 2.51 for a region that a request uses, which it may still do
+# for a short time after its answer.
 _REGION_IN_USE = "it is currently in use"
-# What it says of an output that is larger than the model's configuration has it.
+# Part of the error for an output that is larger than in the model's configuration.
 _SMALL_REGION = "bytes to hold the results"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerFacts:
-    """What a server says of itself.
+    """A server's metadata.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class ServerFacts:
     version
         The version of Triton.
     extensions
-        What it can do beyond KServe's protocol.
+        Its extensions of KServe's protocol.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Connection:
     timeout_s
         Seconds that one attempt may take.
     retry_for_s
-        Seconds within which what failed for a passing reason is tried again.
+        Seconds for which requests with transient failures are retried.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Connection:
         self._retry_for_s = retry_for_s
         if not this_process().has_grpc:
             reason = (
-                "this process was forked while requests were under way, after which gRPC does not "
-                "work in it; fork when none is, or start processes by 'spawn' or 'forkserver'"
+                "this process was forked while requests were in flight, so gRPC does not work in "
+                "it; fork when none is in flight, or start processes with 'spawn' or 'forkserver'"
             )
             raise self.error("FAILED_PRECONDITION", reason)
         self._channel = endpoint.channel(_OPTIONS)
@@ -123,15 +123,15 @@ class Connection:
 
     @property
     def is_closing(self) -> bool:
-        """Whether nothing is to be sent any more."""
+        """Whether no more requests may be sent."""
         return self._closing.is_set()
 
     def stop_retrying(self) -> None:
-        """Let nothing be sent, or tried again, from now on."""
+        """Send and retry no more requests."""
         self._closing.set()
 
     def close(self) -> None:
-        """End the channel; what is under way is cancelled and no longer tried again."""
+        """Close the channel; requests in flight are cancelled and not retried."""
         self._closing.set()
         self._channel.close()
 
@@ -148,7 +148,7 @@ class Connection:
         )
 
     def specification(self) -> ModelSpecification:
-        """Return what the server says of the model, after asking for it if it is not loaded.
+        """Return the model's specification, after loading the model if necessary.
 
         Raises
         ------
@@ -165,7 +165,7 @@ class Connection:
             nonlocal said
             if not said and (state.seconds_since_start or 0.0) > SILENCE_S:
                 said = True
-                message = "the server at %s does not answer; it is waited for, %g s at most"
+                message = "the server at %s does not answer; waiting up to %g s"
                 logger.warning(message, self.address, self._retry_for_s)
 
         try:
@@ -178,16 +178,16 @@ class Connection:
             ) from error
 
     def server(self) -> ServerFacts:
-        """Return what the server that answers says of itself.
+        """Return the server's metadata.
 
         Raises
         ------
         RequestError
-            It is another server than the endpoint's.
+            The server is not the endpoint's.
         """
         metadata = self._call(self._stub.ServerMetadata, service_pb2.ServerMetadataRequest())
         if self._server_id is not None and metadata.name != self._server_id:
-            reason = f"the server {metadata.name!r} answers there, not {self._server_id!r}"
+            reason = f"another server answers at this address: {metadata.name!r}"
             raise self.error("FAILED_PRECONDITION", reason)
         return ServerFacts(
             name=metadata.name, version=metadata.version, extensions=frozenset(metadata.extensions)
@@ -199,7 +199,7 @@ class Connection:
             name=self._model_name, version=self._model_version
         )
         try:
-            # A number to look at is not worth a wait.
+            # Statistics are not worth a long wait.
             with grpc_call():
                 answer = self._stub.ModelStatistics(request, timeout=min(self._timeout_s, 2.0))
         except (grpc.RpcError, ValueError):  # ValueError: the channel is closed
@@ -207,14 +207,14 @@ class Connection:
         return answer.model_stats
 
     def register(self, name: str, size: int) -> None:
-        """Let the server map the file ``/dev/shm/NAME`` and know it by its name."""
+        """Register the file ``/dev/shm/NAME`` as a region of the server."""
         request = service_pb2.SystemSharedMemoryRegisterRequest(
             name=name, key=f"/{name}", offset=0, byte_size=size
         )
         self._call(self._stub.SystemSharedMemoryRegister, request)
 
     def unregister(self, name: str) -> bool:
-        """Let the server forget a region; tell whether it need not be asked again."""
+        """Unregister a region; return False if that has to be tried again."""
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
         try:
             with grpc_call():
@@ -250,8 +250,8 @@ class Connection:
         except RequestError as error:
             if _status(error) in _TRANSIENT and not self._server_is_live():
                 raise
-        # Some servers say of an unknown version what gRPC says of a connection that broke: the
-        # connection that has just answered tells which it was.
+        # Some servers use gRPC's status for a broken connection for an unknown version too. The
+        # connection works, so it is the version.
         try:
             return self._model_is_ready()
         except RequestError:
@@ -268,7 +268,7 @@ class Connection:
             return False
 
     def _load(self) -> None:
-        """Ask for the model, which works under explicit model control only."""
+        """Load the model, which is possible with explicit model control only."""
         index = self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest())
         known = [model for model in index.models if model.name == self._model_name]
         where = f"the server at {self.address}"
@@ -278,7 +278,7 @@ class Connection:
         label = f"{self._model_name} version {self._model_version or 'any'}"
         versions = tuple(sorted(f"{m.name} version {m.version}" for m in known if m.version))
         if any(model.state == "READY" for model in known):
-            # Other versions are in use: asking again would load them again.
+            # Other versions are loaded: a request would load them again.
             raise ModelNotFoundError(model=label, where=where, available=versions)
         request = service_pb2.RepositoryModelLoadRequest(model_name=self._model_name)
         try:
@@ -296,14 +296,14 @@ class Connection:
         before_sleep: Callable[[tenacity.RetryCallState], None] | None = None,
         deadline: float = math.inf,
     ) -> tenacity.Retrying:
-        """Return what tries again, within the time that this connection has for it.
+        """Return a retry policy for the time that this connection may retry.
 
         Parameters
         ----------
         before_sleep
             Called before each wait.
         deadline
-            A time of the monotonic clock that it does not go beyond.
+            A time of the monotonic clock after which there are no retries.
         """
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception(is_transient),
@@ -321,27 +321,27 @@ class Connection:
                 return method(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise self.error(error.code().name, error.details() or "no details") from error
-        except ValueError as error:  # what gRPC says of a closed channel
+        except ValueError as error:  # gRPC's error for a closed channel
             raise self.error("CANCELLED", str(error)) from error
 
 
 def _too_many_files() -> str:
-    """Return why this process cannot connect, if it has as many files open as it may."""
+    """Return an explanation if this process has too many open files; else an empty string."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (only counted)
-    except OSError:  # which is a file too
+    except OSError:  # listing the directory needs a file too
         n_open = limit
     if n_open < limit - SPARE_FILES:
         return ""
     return (
-        f"this process has {n_open} files open, of {limit} that it may have, "
-        "and cannot connect: raise the limit (ulimit -n), or open fewer"
+        f"this process has {n_open} open files of at most {limit} and cannot connect: "
+        "raise the limit (ulimit -n), or open fewer files"
     )
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether a request, or a connection, failed for a reason that may pass."""
+    """Return whether a request or a connection failed for a transient reason."""
     if isinstance(error, ServerTimeoutError):
         return True
     if not isinstance(error, InferenceError):
@@ -354,12 +354,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_unknown_region(error: BaseException) -> bool:
-    """Tell whether the server does not know the shared memory that a request lay in."""
+    """Return whether the server does not know the shared-memory region of a request."""
     return isinstance(error, RequestError) and _UNKNOWN_REGION in error.reason
 
 
 def is_small_region(error: BaseException) -> bool:
-    """Tell whether an output did not fit into the shared memory that was left for it."""
+    """Return whether an output did not fit into its part of a shared-memory region."""
     return isinstance(error, RequestError) and _SMALL_REGION in error.reason
 
 

@@ -1,4 +1,4 @@
-"""Requests of one client: sent at its pace, counted, and sent again where that helps."""
+"""Sends the requests of one client: limits their rate, counts them, and retries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hermes.errors import InferenceError, RequestTimeoutError
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A request, and the call that carries it; None when it was answered."""
+    """A request, and its call; None when it was answered."""
 
     prepared: PreparedRequest
     started: float
@@ -38,7 +38,7 @@ class PendingRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Dispatcher:
-    """What one client needs to exchange requests for answers, in the process that opened it."""
+    """Sends requests and receives answers for one client, in the process that opened it."""
 
     specification: ModelSpecification
     connection: Connection
@@ -49,16 +49,16 @@ class Dispatcher:
     process: Process = field(default_factory=this_process)
 
     def is_inherited(self) -> bool:
-        """Tell whether another process has opened this, of which this one is a fork."""
+        """Return whether this process was forked from the one that opened the client."""
         return self.process is not this_process()
 
     def check_usable(self) -> None:
-        """Say why no request can be sent, if so.
+        """Raise an error if no request can be sent.
 
         Raises
         ------
         RequestError
-            The client was closed; or a process that was forked goes on with what its parent began.
+            The client was closed, or a forked process continues a stream of its parent.
         """
         if self.is_inherited():
             reason = "it was begun by the process that this one was forked from; begin anew here"
@@ -74,14 +74,14 @@ class Dispatcher:
         InputError
             They do not fit the model.
         RequestError
-            As `check_usable` says.
+            See `check_usable`.
         """
         self.check_usable()
         return self.transport.pack(arrays, self.specification.check(arrays), parameters)
 
     @contextlib.contextmanager
     def within(self, deadline_s: float) -> Iterator[float]:
-        """Give the deadline of several requests; an error that comes of it tells of it."""
+        """Set a deadline for several requests; errors due to it name it."""
         deadline = time.monotonic() + deadline_s
         try:
             yield deadline
@@ -104,7 +104,7 @@ class Dispatcher:
         return PendingRequest(prepared, started, self._send(prepared, deadline))
 
     def finish(self, pending: PendingRequest, deadline: float = math.inf) -> Outputs:
-        """Return the outputs of a request, which is sent again where that may help.
+        """Return the outputs of a request, which is retried after a transient failure.
 
         They are good until the request is dropped.
 
@@ -125,18 +125,18 @@ class Dispatcher:
         return outputs
 
     def finish_once(self, pending: PendingRequest) -> Outputs:
-        """Return the outputs of a request that is not to be sent again."""
+        """Return the outputs of a request, without retries."""
         outputs = self._received(pending)
         self._count(pending, outputs)
         return outputs
 
     def resend(self, pending: PendingRequest, deadline: float) -> None:
-        """Send a request again that the server did not take."""
+        """Send a request again that the server has not accepted."""
         self.recorder.retried()
         pending.call = self._send(pending.prepared, deadline)
 
     def drop(self, pending: PendingRequest) -> None:
-        """Let go of a request, and of its outputs."""
+        """Release a request and its outputs."""
         if not self.is_inherited():
             self.transport.drop(pending.prepared, pending.call)
 
@@ -148,7 +148,7 @@ class Dispatcher:
     def _again(
         self, pending: PendingRequest, failures: list[InferenceError], deadline: float
     ) -> Outputs:
-        """Send a request again that failed, as the one failure given says."""
+        """Retry a request after a failure."""
 
         def attempt() -> Outputs:
             if failures:
@@ -180,7 +180,7 @@ class Dispatcher:
 
 
 def owned(outputs: Outputs) -> Outputs:
-    """Return outputs that stay as they are, whatever becomes of the memory they came in."""
+    """Return outputs that do not depend on the memory of the request."""
     return {
         name: _copy(array) if array.flags.writeable else array for name, array in outputs.items()
     }

@@ -1,4 +1,4 @@
-"""Forks: what a process has opened is not to be used by those that are forked from it.
+"""Forks: a forked process must not use the connections of its parent.
 
 They would share its connections, and take each other's answers; its threads are not there, and its
 locks are in whatever state they had. Each opens its own, which gRPC allows for as long as no thread
@@ -12,19 +12,19 @@ import os
 import threading
 from types import TracebackType
 
-# How long a fork waits for the gRPC calls that are under way.
+# How long a fork waits for gRPC calls to end.
 FORK_WAIT_S = 2.0
 
 
 class Process:
-    """Stands for one process: a fork is another one, whatever its id."""
+    """One process; a forked child has another one, even with the same process id."""
 
     def __init__(self, *, has_grpc: bool = True) -> None:
         self.has_grpc = has_grpc
 
 
 class GrpcCalls:
-    """The gRPC calls that threads are in; a context for each. None begins during a fork."""
+    """The gRPC calls of all threads, each in a context. None begins during a fork."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -49,19 +49,19 @@ class GrpcCalls:
                 self._changed.notify_all()
 
     def hold(self) -> None:
-        """Let none begin, and wait for those that have."""
+        """Let no call begin, and wait for those that have begun."""
         with self._changed:
             self._forks += 1
             self._changed.wait_for(lambda: not self._calls, FORK_WAIT_S)
 
     def release(self) -> None:
-        """Let them begin again."""
+        """Let calls begin again."""
         with self._changed:
             self._forks -= 1
             self._changed.notify_all()
 
     def are_under_way(self) -> bool:
-        """Tell whether a thread is in one."""
+        """Return whether a thread is in a call."""
         return self._calls > 0
 
 
@@ -70,7 +70,7 @@ _calls = GrpcCalls()
 
 
 def this_process() -> Process:
-    """Return what stands for the process that asks."""
+    """Return an object for this process; a forked child has another one."""
     return _this
 
 

@@ -22,12 +22,12 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 class GrpcCarrier:
-    """Requests over a gRPC channel, of which it is known when the server has done with them.
+    """Requests over a gRPC channel.
 
-    A call is carried by a thread until it is answered, which is what Python's gRPC is fastest at.
+    A thread waits for each call until it is answered: with Python's gRPC that is the fastest way.
 
-    What nobody waits for any longer is not cancelled, but answered, and thrown away: Triton up to
-    25.02 at least dies of a call that is cancelled while it ends
+    Abandoned calls are not cancelled; their answers are discarded. Triton, up to 25.02 at least,
+    crashes when a call is cancelled while it ends
     (https://github.com/triton-inference-server/server/issues/8034), and others may share it.
 
     Parameters
@@ -63,16 +63,16 @@ class GrpcCarrier:
         self._under_way.add(call)
         self._handed_over.put(functools.partial(call.carry, self.infer, encoded))
         if not self._idle.acquire(blocking=False):
-            # A daemon: a server that does not answer is no reason for the process to stay.
+            # A daemon thread: a server that does not answer must not delay interpreter exit.
             threading.Thread(target=self._work, name="hermes-grpc", daemon=True).start()
         return call
 
     def ended(self, call: GrpcCall) -> None:
-        """Note that a call is over."""
+        """Record that a call is over."""
         self._under_way.discard(call)
 
     def is_quiet(self) -> bool:
-        """Tell whether every call is over."""
+        """Return whether every call is over."""
         return not self._under_way
 
     def close(self) -> None:
@@ -84,15 +84,15 @@ class GrpcCarrier:
     def _work(self) -> None:
         while (work := self._handed_over.get()) is not None:
             work()
-            del work  # and the request with it
+            del work  # which refers to the request
             self._idle.release()
-            # Unless it is already counted on.
+            # Unless a sender has reserved this thread.
             if self.closing.is_set() and self._idle.acquire(blocking=False):
                 return
 
 
 class GrpcCall:
-    """One request over gRPC, which a thread carries."""
+    """One request over gRPC, which a thread waits for."""
 
     def __init__(self, carrier: GrpcCarrier, timeout_s: float) -> None:
         self._carrier = carrier
@@ -103,13 +103,13 @@ class GrpcCall:
         self._ended.acquire()
 
     def carry(self, infer: Callable[[bytes], Any], encoded: bytes) -> None:
-        """Send it, and take what comes of it: an answer, or an error."""
+        """Send the request, and store its answer or its error."""
         try:
             with grpc_call():
-                # No deadline: gRPC would cancel it then.
+                # No deadline: gRPC would cancel the call then.
                 self._result = infer(encoded)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel is closed
-            self._result = error.with_traceback(None)  # which has this frame, and would keep itself
+            self._result = error.with_traceback(None)  # which refers to this frame: a cycle
         self._carrier.ended(self)
         self._ended.release()
 
@@ -123,18 +123,18 @@ class GrpcCall:
         return decode_grpc(self._result)
 
     def is_done(self) -> bool:
-        """Tell whether the server has answered."""
+        """Return whether the server has answered."""
         return not self._ended.locked()
 
     def cancel(self) -> None:
-        """Leave it to its thread."""
+        """Abandon the request; its thread waits for the answer."""
 
     def _step_s(self) -> float:
         return max(0.0, min(STEP_S, self._deadline - time.monotonic()))
 
 
 def _failure(carrier: GrpcCarrier, error: Exception, timeout_s: float) -> InferenceError:
-    """Return what gRPC's error is called here."""
+    """Return gRPC's error as an error of hermes."""
     if not isinstance(error, grpc.RpcError):
         return carrier.error("CANCELLED", str(error))
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -50,12 +50,12 @@ class HttpCarrier:
         self.closing = self.connections.closing
 
     def leads_to(self, name: str) -> bool:
-        """Tell whether a server of this name answers."""
+        """Return whether a server of this name answers."""
         facts = self._get("/v2")
         return isinstance(facts, dict) and facts.get("name") == name
 
     def knows_region(self, name: str) -> bool:
-        """Tell whether this is the server that a region was registered with."""
+        """Return whether this is the server that a region was registered with."""
         regions = self._get(f"/v2/systemsharedmemory/region/{name}/status")
         return isinstance(regions, list) and any(
             region.get("name") == name for region in regions if isinstance(region, dict)
@@ -74,7 +74,7 @@ class HttpCarrier:
         self.connections.close()
 
     def _get(self, path: str) -> Any:
-        """Return an answer in JSON; None where there is none."""
+        """Return a JSON answer; None where there is none."""
         connection = http_connection(self.address, CONNECT_S)
         try:
             connection.request("GET", path)
@@ -131,7 +131,7 @@ class HttpCall:
         return decode_http(body, None if length is None else int(length))
 
     def is_under_way(self, unread_since: float) -> bool:
-        """Tell whether an answer is to come on a connection of this call.
+        """Return whether an answer is expected on a connection of this call.
 
         An answer that came before a time and that nothing has read is read into memory as far as it
         is there. The connection is ended when that is all of it.
@@ -152,11 +152,11 @@ class HttpCall:
             self._using.release()
 
     def is_done(self) -> bool:
-        """Tell whether the server has answered, or ended the connection."""
+        """Return whether the server has answered, or ended the connection."""
         connection = self._connection
         if connection is None:
             return not self._is_cut
-        if self._is_waited_for:  # who waits will know
+        if self._is_waited_for:  # the waiting thread handles the answer
             return False
         if not (self._has_begun or is_readable(connection)):
             return False
@@ -164,12 +164,12 @@ class HttpCall:
         return True
 
     def cancel(self) -> None:
-        """Leave it to the carrier, which ends the connection when the server has answered."""
+        """Abandon the request; the carrier ends the connection when the server has answered."""
         if not self.is_done():
             self._connections.give_up(self)
 
     def cut(self) -> None:
-        """End the connection, so that nobody will know when the server has done with it."""
+        """End the connection; it is not known when the server finishes the request."""
         self._is_cut = True
         self.end()
 

@@ -1,4 +1,4 @@
-"""The kept connections to an HTTP service, each ended as soon as nothing needs it."""
+"""Persistent connections to an HTTP service, which end soon after their last use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hermes.aeriel.client._carriers import STEP_S
 
 # As long as the server is looked for there at first: a link may be slow, or lose a packet.
 CONNECT_S = 5.0
-# A Triton that is told to stop waits for the end of every connection, for half a minute.
+# A Triton that stops waits up to half a minute for the end of every connection.
 IDLE_S = 0.5
 
 
@@ -27,16 +27,16 @@ class ConnectionUser(Protocol):
     def __hash__(self) -> int: ...
 
     def is_done(self) -> bool:
-        """Tell whether the server has done with the call."""
+        """Return whether the server has finished the call."""
 
     def is_under_way(self, unread_since: float) -> bool:
-        """Tell whether the call holds a connection.
+        """Return whether the call holds a connection.
 
         It lets go of a connection with an answer that came before this time, and that is unread.
         """
 
     def cut(self) -> None:
-        """End the connection, with an answer on it or not."""
+        """End the connection, even before the answer."""
 
     def end(self) -> None:
         """End the connection."""
@@ -75,7 +75,7 @@ class HttpConnections:
         Raises
         ------
         OSError
-            There is none.
+            The service cannot be connected to.
         """
         with self._lock:
             self._calls.add(call)
@@ -87,7 +87,7 @@ class HttpConnections:
         return connection
 
     def take_back(self, call: ConnectionUser) -> None:
-        """Keep the connection of a call that is over for the next call."""
+        """Keep the connection of a finished call for the next call."""
         with self._lock:
             self._calls.discard(call)
             if self.closing.is_set() or _is_exiting():
@@ -108,13 +108,13 @@ class HttpConnections:
             self._ensure_watch()
 
     def forget_idle(self) -> None:
-        """End the connections that no call uses: the server that they led to may be gone."""
+        """End the connections that no call uses: their server may be gone."""
         with self._lock:
             while self._idle:
                 end(self._idle.pop()[1])
 
     def close(self) -> None:
-        """End the connections that no call uses, and keep none from now on."""
+        """End the connections that no call uses, and keep no more."""
         self.closing.set()
         self.forget_idle()
 
@@ -154,7 +154,7 @@ class HttpConnections:
 
 
 def is_readable(connection: socket.socket, timeout_s: float = 0.0) -> bool:
-    """Tell whether something comes within a time, or the connection has been ended."""
+    """Return whether the connection has data within a time, or was ended."""
     poll = select.poll()
     try:
         poll.register(connection, select.POLLIN)
@@ -164,12 +164,12 @@ def is_readable(connection: socket.socket, timeout_s: float = 0.0) -> bool:
 
 
 def end(connection: socket.socket) -> None:
-    """End a connection for the server too: a process that was forked has a copy of the socket."""
+    """End a connection, although a forked process has a copy of the socket."""
     with contextlib.suppress(OSError):  # the server has ended it
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
 
 
 def _is_exiting() -> bool:
-    """Tell whether the main thread has ended, so that the process only waits for its others."""
+    """Return whether the main thread has ended: the process waits for its other threads."""
     return not threading.main_thread().is_alive()

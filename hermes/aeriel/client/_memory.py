@@ -1,4 +1,4 @@
-"""Memory that a server on this host can be let into."""
+"""Shared-memory regions, which a server on this host can map."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hermes._shared_memory import new_region_name
 
 
 class Registry(Protocol):
-    """Where regions are made known to a server."""
+    """A server with which regions are registered."""
 
     def register(self, name: str, size: int) -> None:
-        """Let the server map the file ``/dev/shm/NAME`` and know it by its name."""
+        """Register the file ``/dev/shm/NAME`` as a region of the server."""
 
     def unregister(self, name: str) -> bool:
-        """Let the server forget a region; tell whether it need not be asked again."""
+        """Unregister a region; return False if that has to be tried again."""
 
 
 class Region:
-    """Some shared memory that a server knows by name.
+    """A shared-memory region that is registered with a server.
 
     Its file has a name only until the server has mapped it: then nothing can be left of it in
     ``/dev/shm``, however the two processes end. (Triton maps a region when it is registered.)
@@ -66,7 +66,7 @@ class Region:
         self.buffer[:] = before
 
     def close(self) -> bool:
-        """Let the server forget the region; tell whether it need not be asked again.
+        """Unregister the region; return False if that has to be tried again.
 
         Nothing may be in flight in it.
         """

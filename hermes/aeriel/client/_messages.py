@@ -1,8 +1,8 @@
-"""Inference requests and answers as they travel: gRPC and HTTP messages.
+"""Inference requests and answers as gRPC and HTTP messages.
 
-A gRPC request is put together as bytes: the small part is serialized by protobuf, the tensors are
-joined to it straight from their arrays. tritonclient's own request objects copy each tensor four
-times on the way; this copies it once. A tensor in shared memory is only named.
+A gRPC request is built as bytes: protobuf serializes the small part, and the tensors are appended
+directly from their arrays. tritonclient's request objects copy each tensor four times; this copies
+it once. For a tensor in shared memory the request has only its region and offset.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class InputTensor:
-    """One input of a request: its content, or where that lies."""
+    """One input of a request: its content, or its span of a region."""
 
     name: str
     datatype: str
@@ -54,10 +54,10 @@ class Message:
     inputs
         Its inputs.
     outputs
-        Where each output is to be put; None puts it into the answer. Without any name all come
-        in the answer.
+        The span for each output; None for the answer itself. Without any name all outputs come in
+        the answer.
     parameters
-        What else the server is to know: ``sequence_id``, for one.
+        Further parameters of the request, such as ``sequence_id``.
     """
 
     model_name: str
@@ -69,7 +69,7 @@ class Message:
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """One output of an answer; its content is void where it was put into shared memory."""
+    """One output of an answer; its content is None if it is in shared memory."""
 
     datatype: str
     shape: Sequence[int]

@@ -1,4 +1,4 @@
-"""A limit to how often something is done."""
+"""Limits the rate of an action."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hermes.errors import ParameterError
 
 
 class RateLimiter:
-    """Lets callers, of any thread, pass at a limited rate; what was not used is not saved up.
+    """Lets callers of all threads pass at a limited rate, without bursts after a pause.
 
     Parameters
     ----------

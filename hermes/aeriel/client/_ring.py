@@ -1,4 +1,4 @@
-"""Rows that are read straight into shared memory."""
+"""Buffers in shared memory, into which rows are read directly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hermes.aeriel.client._transports import PreparedRequest, RowLayout, request
 
 
 class RingBuffers:
-    """A ring of slots in one region; the inputs of successive slots lie behind each other.
+    """A ring of slots in one region; the inputs of successive slots are contiguous.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class RingBuffers:
         Gives the bytes of each output, that has a place in the region, of a request of so many
         rows.
     max_in_flight
-        How many requests may be away at a time.
+        The largest number of requests in flight.
     n_rows
         How many rows the stream has: the ring is no larger than these need.
     when_done
@@ -62,7 +62,7 @@ class RingBuffers:
         n_requests = -(-needed // per_request)
         per_read = min(requests_of_a_read(layout, self._dtypes), n_requests)
         self.block_rows = per_read * per_request
-        # One block is read into while the requests of the others are away.
+        # One block is read into while the requests of the others are in flight.
         most_blocks = 1 + -(-max_in_flight // per_read)
         self._blocks = min(most_blocks, -(-n_requests // per_read))
         self._most_rows = math.inf if self._blocks == most_blocks else needed
@@ -97,11 +97,11 @@ class RingBuffers:
         self._inline: dict[str, NDArray[Any]] = {}
 
     def fits(self, layout: RowLayout, n_rows: int) -> bool:
-        """Tell whether a stream of so many rows can use this ring."""
+        """Return whether a stream of so many rows can use this ring."""
         return layout == self._layout and n_rows <= self._most_rows
 
     def is_free(self) -> bool:
-        """Tell whether the server has done with everything that was sent from here."""
+        """Return whether the server has finished all requests of this ring."""
         return all(slot.is_free() for slot in self._slots)
 
     def lend(self, rows: int) -> dict[str, NDArray[Any]]:
@@ -142,5 +142,5 @@ class RingBuffers:
         self._when_done(self)
 
     def retire(self) -> None:
-        """Let go of the region."""
+        """Release the region."""
         self._regions.retire(self._region)

@@ -157,7 +157,7 @@ class Sequence:
         pending: PendingRequest | None = None
         blank: dict[str, NDArray[Any]] = {}
         try:
-            # The next request is made ready while the one before it is away.
+            # The next request is prepared while the one before it is in flight.
             for prepared in self._parcels(updates, sequence_id, blank):
                 outputs = None
                 if pending is not None:
@@ -199,7 +199,7 @@ class Sequence:
             starts = False
 
     def _end(self, sequence_id: int, blank: Arrays) -> None:
-        """Free the place on the server: for that it wants a last request."""
+        """Send the last request of the sequence, so that the server frees its slot."""
         parameters = {"sequence_id": sequence_id, "sequence_start": False, "sequence_end": True}
         prepared = self._dispatcher.pack(blank, parameters)
         with contextlib.suppress(InferenceError):

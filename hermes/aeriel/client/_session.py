@@ -41,7 +41,7 @@ class Session:
     Raises
     ------
     ServerTimeoutError, ModelNotFoundError, ModelLoadError, ParameterError
-        As `InferenceClient` says.
+        See `InferenceClient`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -105,7 +105,7 @@ class Session:
         self._server_before = self._server_last
 
     def close(self) -> None:
-        """Cancel what is under way, and free everything."""
+        """Cancel the requests in flight, and free everything."""
         if not self._is_closed:
             self._server_last = self._server_times_now()
             self._is_closed = True

@@ -14,6 +14,7 @@ from hermes.aeriel.client._carriers import Call, Carrier
 from hermes.aeriel.client._connection import is_small_region, is_unknown_region
 from hermes.aeriel.client._grpc_carrier import GrpcCarrier
 from hermes.aeriel.client._http_carrier import HttpCarrier
+from hermes.aeriel.client._inline import InlineTransport, end_when
 from hermes.aeriel.client._messages import InputTensor, Span
 from hermes.aeriel.client._ring import RingBuffers
 from hermes.aeriel.client._slots import (
@@ -27,14 +28,12 @@ from hermes.aeriel.client._slots import (
 from hermes.aeriel.client._specification import Arrays, TensorSpecification
 from hermes.aeriel.client._transports import (
     NO_PARAMETERS,
-    InlineTransport,
     Outputs,
     Parameters,
     PreparedRequest,
     RowBuffers,
     RowLayout,
     dtypes_of,
-    end_when,
 )
 from hermes.errors import InferenceError, RequestError
 
@@ -86,7 +85,7 @@ class SharedMemoryTransport:
     def pack(
         self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS
     ) -> PreparedRequest:
-        """Return a request whose tensors lie in a slot of shared memory."""
+        """Return a request whose tensors are in a slot of shared memory."""
         shapes = {
             name: a.shape for name, a in arrays.items() if a.dtype.kind not in "OSU" and a.size
         }
@@ -96,7 +95,7 @@ class SharedMemoryTransport:
                 {name: arrays[name].nbytes for name in shapes}, self.output_sizes(rows)
             )
         except (OSError, RequestError) as error:
-            logger.debug("this request goes without shared memory: %s", error)
+            logger.debug("no shared memory for a request: %s", error)
             return self._plain.pack(arrays, rows, parameters)
         for name in shapes:
             array = arrays[name]
@@ -131,7 +130,7 @@ class SharedMemoryTransport:
                 when_done=self._keep,
             )
         except (OSError, RequestError) as error:
-            logger.debug("this stream goes without shared memory: %s", error)
+            logger.debug("no shared memory for a stream: %s", error)
             return self._plain.buffers(layout, n_rows, max_in_flight)
 
     def send(self, prepared: PreparedRequest, timeout_s: float) -> Call:
@@ -179,7 +178,7 @@ class SharedMemoryTransport:
         self.stop()
         self._regions.retire_all()
         self._rings.clear()
-        self._free.clear()  # who still has the client is not to have its memory
+        self._free.clear()  # a reference to the client must not keep its memory
         end_when(self._regions.unregister, self._plain.close)
 
     def output_sizes(self, rows: int) -> dict[str, int]:
@@ -255,7 +254,7 @@ class SharedMemoryTransport:
         return self._specification.inputs[name].dtype.itemsize * math.prod(shape)
 
     def _repair(self, prepared: PlacedRequest, error: InferenceError) -> None:
-        """Do what lets the next attempt succeed."""
+        """Repair a slot after an error, so that the next attempt can succeed."""
         slot = prepared.slot
         if is_unknown_region(error):
             if prepared.memory is not slot.region.buffer:
@@ -263,9 +262,9 @@ class SharedMemoryTransport:
             try:
                 slot.region.renew()
             except (OSError, InferenceError) as refused:  # the next attempt fails in its own words
-                logger.debug("the region could not be registered again: %s", refused)
+                logger.debug("cannot register the region again: %s", refused)
         elif is_small_region(error):
-            # An output is larger than the configuration says: let all come in the message.
+            # An output is larger than in the configuration: request all in the message.
             self._misjudged.update(slot.outputs)
             slot.outputs = {}
 

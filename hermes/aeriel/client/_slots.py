@@ -1,4 +1,4 @@
-"""Places for the tensors of requests, in regions of shared memory that are let go of in time."""
+"""Slots for the tensors of requests in shared-memory regions, and the regions' lifetimes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAGE = 4096
 
 @dataclass(eq=False)
 class Slot:
-    """Where the tensors of one request lie in a region.
+    """The part of a region with the tensors of one request.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Slot:
     inputs
         The offset of each input.
     outputs
-        The offset and the size of each output that has a place.
+        The offset and the size of each output in it.
     is_pooled
         Whether it is for requests with arrays, rather than for a stream of rows.
     calls
@@ -49,7 +49,7 @@ class Slot:
     encoded: Any = None
 
     def is_free(self) -> bool:
-        """Tell whether the server has done with everything that was sent from here."""
+        """Return whether the server has finished all requests of this slot."""
         self.discard_done()
         return not self.calls
 
@@ -63,7 +63,7 @@ class Slot:
 
 @dataclass(eq=False, kw_only=True)
 class PlacedRequest(PreparedRequest):
-    """A request whose tensors lie in a slot.
+    """A request whose tensors are in a slot.
 
     Parameters
     ----------
@@ -72,9 +72,9 @@ class PlacedRequest(PreparedRequest):
     shapes
         The shape of each input in it.
     inline
-        The inputs that cannot lie there.
+        The inputs that cannot be in shared memory.
     parameters
-        What else the server is to know.
+        Further parameters of the request.
     memory, placed
         The memory of the slot's region when the request was sent, and the offsets of the outputs
         that are to be put there.
@@ -89,7 +89,7 @@ class PlacedRequest(PreparedRequest):
 
 
 class RegionPool:
-    """The regions of one client, which are unregistered when the server has done with them.
+    """The regions of one client, which are unregistered when no request uses them.
 
     Parameters
     ----------
@@ -119,11 +119,11 @@ class RegionPool:
         return region
 
     def keep(self, slots: Sequence[Slot]) -> None:
-        """Know the slots of a region, which stays until all of them are free."""
+        """Record the slots of a region, which is kept until all of them are free."""
         self._slots[slots[0].region] = slots
 
     def retire(self, region: Region) -> None:
-        """Unregister a region, now or when the server has done with it."""
+        """Unregister a region, now or when no request uses it."""
         with self._lock:
             if (slots := self._slots.pop(region, None)) is None:
                 return  # it has been, with all of them
@@ -131,13 +131,13 @@ class RegionPool:
         self.unregister()
 
     def retire_all(self) -> None:
-        """Have every region unregistered by what calls `unregister` next."""
+        """Mark every region for the next call of `unregister`."""
         with self._lock:
             self._retired += self._slots.items()
             self._slots.clear()
 
     def unregister(self) -> bool:
-        """Unregister the retired regions that the server has done with; tell whether all are."""
+        """Unregister the retired regions that are not in use; return whether none is left."""
         with self._lock:
             for retired in list(self._retired):
                 region, slots = retired
@@ -153,12 +153,12 @@ class RegionPool:
 def view(
     memory: NDArray[Any], offset: int, shape: Sequence[int], dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Return a piece of a region's memory as an array."""
+    """Return a part of a region's memory as an array."""
     return np.ndarray(tuple(shape), dtype, memory, offset)
 
 
 def places_of(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Return an offset for each piece of memory, and the size of them all."""
+    """Return an offset for each part of memory, and the total size."""
     places = {}
     end = 0
     for name, size in sizes.items():
@@ -172,5 +172,5 @@ def aligned(size: int) -> int:
 
 
 def output_place(name: str) -> str:
-    """Return the name of an output among the places: an input may have the same."""
+    """Return the key of an output among the places: an input may have the same name."""
     return f"output {name}"

@@ -27,7 +27,7 @@ class TensorSpecification:
     datatype
         Triton's name of the element type: ``FP32``, ``INT64``, ``BYTES``, …
     shape
-        The shape without the batch dimension; -1 stands for any length.
+        The shape without the batch dimension; -1 for any length.
     optional
         An input that a request may leave out.
     """
@@ -47,7 +47,7 @@ class TensorSpecification:
         return dtype
 
     def accepts_shape(self, shape: Sequence[int]) -> bool:
-        """Tell whether an array of this shape, without its batch dimension, fits."""
+        """Return whether an array of this shape, without its batch dimension, fits."""
         return len(shape) == len(self.shape) and all(
             wanted in (-1, given) for wanted, given in zip(self.shape, shape, strict=True)
         )
@@ -165,7 +165,7 @@ class ModelSpecification:
         return frozenset(name for name, tensor in self.inputs.items() if tensor.optional)
 
     def check(self, arrays: Arrays) -> int:
-        """Return the number of rows of a request, or say what does not fit.
+        """Return the number of rows of a request, after checking its arrays.
 
         Parameters
         ----------

@@ -36,7 +36,7 @@ class ServerTimes:
 
     @classmethod
     def of(cls, model_statistics: Any) -> ServerTimes:
-        """Return what a server's ``ModelStatistics`` say since its start; nothing for None."""
+        """Return the times in a server's ``ModelStatistics`` since its start; zeros for None."""
         versions = [(entry.inference_stats, entry) for entry in model_statistics or ()]
         return cls(
             requests=sum(times.success.count for times, _ in versions),
@@ -78,7 +78,7 @@ class ClientStatistics:
         How many answers took between ``1.02**(bin - 1)`` and ``1.02**bin`` seconds, retries
         included, by bin.
     server
-        Where the server's time went meanwhile.
+        The server's times since the client began.
     """
 
     rows: int = 0

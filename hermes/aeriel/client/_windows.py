@@ -91,7 +91,7 @@ class Windows:
         window, shifts
             As for the class, or texts.
         stride
-            Likewise; by default `window`, so that the windows lie end to end.
+            Likewise; by default `window`, so that the windows are contiguous.
 
         Raises
         ------
@@ -202,7 +202,7 @@ def pad(batch: NDArray[Any], batch_size: int) -> NDArray[Any]:
     batch
         An array of shape ``(rows, ...)`` with 1 to `batch_size` rows.
     batch_size
-        The rows of the result; what is beyond the batch's own is to be trimmed from the answer.
+        The rows of the result; rows beyond those of the batch are trimmed from the answer.
     """
     missing = batch_size - len(batch)
     return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch

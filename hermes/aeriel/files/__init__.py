@@ -40,11 +40,13 @@ from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._series import read_windows
 from hermes.aeriel.files._servers import NamedServer, Server
 from hermes.aeriel.files._sources import file_stamp
+from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
 from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
 
 __all__ = [
     "FINGERPRINT",
+    "LAYOUTS",
     "NO_HOOKS",
     "DatasetFacts",
     "FileJob",
@@ -60,6 +62,7 @@ __all__ = [
     "Request",
     "RowPlan",
     "Rows",
+    "SeriesAttributes",
     "Server",
     "VaryingOutput",
     "WindowOptions",

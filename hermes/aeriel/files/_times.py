@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,16 +13,46 @@ import numpy as np
 
 from hermes.errors import DataError
 
-# Attributes of a dataset, or of a group that it lies in, by who writes them:
-#   Xspacing, Xstart, Xunits   GWOSC, https://gwosc.org/archive
-#   dx, x0, xunit              gwpy.timeseries.TimeSeries.write(format="hdf5")
-#   delta_t, start_time        pycbc.types.TimeSeries.save
-#   sample_rate, start_time    this package
-_RATES = ("sample_rate", "sampling_rate")
-_SPACINGS = ("Xspacing", "dx", "dt", "delta_t")
-_STARTS = ("Xstart", "x0", "t0", "start_time")
-_UNITS = ("Xunits", "xunit")
 _SECONDS = ("s", "sec", "second", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesAttributes:
+    """The names of the attributes in which a program stores the time of a series.
+
+    The attributes are those of the dataset, or of a group that has it.
+
+    Parameters
+    ----------
+    rate
+        Samples per second.
+    spacing
+        Seconds between samples.
+    unit
+        The unit of `spacing`, which has to be seconds.
+    start
+        The time of the first sample: a number of seconds, or a time of ISO 8601.
+    """
+
+    rate: str = ""
+    spacing: str = ""
+    unit: str = ""
+    start: str = ""
+
+
+# The attributes by the program that writes them; a project may add its own. The first one that a
+# file has counts.
+LAYOUTS: dict[str, SeriesAttributes] = {
+    # https://gwosc.org/archive
+    "gwosc": SeriesAttributes(spacing="Xspacing", unit="Xunits", start="Xstart"),
+    # the HDF5 files of gwpy.timeseries
+    "gwpy": SeriesAttributes(spacing="dx", unit="xunit", start="x0"),
+    "short": SeriesAttributes(spacing="dt", start="t0"),
+    # the HDF5 files of pycbc.types
+    "pycbc": SeriesAttributes(spacing="delta_t", start="start_time"),
+    "hermes": SeriesAttributes(rate="sample_rate", start="start_time"),
+    "sampling": SeriesAttributes(rate="sampling_rate"),
+}
 
 
 def sample_rate_of(dataset: h5py.Dataset) -> float | None:
@@ -35,14 +66,15 @@ def sample_rate_of(dataset: h5py.Dataset) -> float | None:
         An attribute makes no sense.
     """
     for holder in _holders(dataset):
-        unit = next((holder.attrs[name] for name in _UNITS if name in holder.attrs), "s")
-        for name in (*_RATES, *_SPACINGS):
+        unit = next((holder.attrs[name] for name in _names("unit") if name in holder.attrs), "s")
+        rates = _names("rate")
+        for name in (*rates, *_names("spacing")):
             if name not in holder.attrs:
                 continue
             value = _number(dataset, name, holder.attrs[name])
             if not 0 < value < math.inf:
                 raise _problem(dataset, f"its attribute {name} is {value}; it is above 0")
-            if name in _RATES:
+            if name in rates:
                 return value
             if _text(unit) not in _SECONDS:
                 problem = f"its attribute {name} is in {_text(unit)!r}, not in seconds"
@@ -65,7 +97,7 @@ def start_time_of(dataset: h5py.Dataset) -> float:
         An attribute makes no sense.
     """
     for holder in _holders(dataset):
-        for name in _STARTS:
+        for name in _names("start"):
             if name in holder.attrs:
                 return _time(dataset, name, holder.attrs[name])
     return 0.0
@@ -73,7 +105,11 @@ def start_time_of(dataset: h5py.Dataset) -> float:
 
 def says_start(dataset: h5py.Dataset) -> bool:
     """Tell whether a file says at what time a series begins."""
-    return any(name in holder.attrs for holder in _holders(dataset) for name in _STARTS)
+    return any(name in holder.attrs for holder in _holders(dataset) for name in _names("start"))
+
+
+def _names(field: str) -> list[str]:
+    return [name for layout in LAYOUTS.values() if (name := getattr(layout, field))]
 
 
 def _holders(dataset: h5py.Dataset) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Watch what a Triton server does, over time."""
+"""Record a Triton server's statistics over time."""
 
 from hermes.aeriel.monitor._monitor import ServerMonitor
 from hermes.aeriel.monitor._sample import COLUMNS

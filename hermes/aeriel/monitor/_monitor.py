@@ -1,4 +1,4 @@
-"""`ServerMonitor`: what a server does, sampled into a CSV file for as long as a block lasts."""
+"""`ServerMonitor`: samples a server's statistics into a CSV file while a block lasts."""
 
 from __future__ import annotations
 
@@ -31,46 +31,45 @@ class ServerMonitor:
     """Samples a Triton server's statistics and metrics into a CSV file while the block lasts.
 
     Each sample is a row for each model and each GPU, with the same time. Counters are those of
-    the server: they count from its start. The columns, as far as they make sense for a row:
+    the server: they count from its start. The columns, where they apply to a row:
 
     - ``time``: ISO 8601, UTC;
     - ``state``: ``ok``; ``restarted`` for the first sample after the server's counters began
-      again (or the file was continued), so that a difference to the sample before means nothing;
+      again (or the file was continued): a difference to the sample before is not meaningful;
       ``unreachable`` for one row without numbers, where the server did not answer;
-    - ``kind``: ``model``, ``gpu``, or ``server`` where there is nothing else to say;
+    - ``kind``: ``model``, ``gpu``, or ``server`` for a row without numbers;
     - ``name``, ``version``: of the model, or the GPU's UUID;
     - ``member_of``: the ensembles that the model is a step of, separated by a blank;
-    - ``requests``, ``failures``: how many the model has answered and has failed at, as the server
-      counts them: a Python model's answer that is an error is an answer;
+    - ``requests``, ``failures``: requests that succeeded and that failed, as the server counts
+      them: an error that a Python model returns counts as a success;
     - ``inferences``, ``executions``: rows of all requests, and runs of the model;
-    - ``queue_s``, ``compute_input_s``, ``compute_infer_s``, ``compute_output_s``: how long all
-      requests together have waited and taken, in seconds;
+    - ``queue_s``, ``compute_input_s``, ``compute_infer_s``, ``compute_output_s``: the total time
+      of all requests in the queue and in each step of the computation, in seconds;
     - ``pending``: requests that wait now;
     - ``utilisation`` (0 to 1), ``memory_used_bytes``, ``memory_total_bytes``, ``power_w``: of a
       GPU.
 
-    The last sample is taken when the block ends. What goes wrong on the way, with the server or
-    with the disk, ends nothing: it is logged.
+    The last sample is taken when the block ends. Errors of the server or the disk are logged; they
+    do not end the monitor.
 
     Parameters
     ----------
     endpoint
-        The server: an `Endpoint`, or ``host:port`` or ``unix:PATH`` of its GRPC service, which
-        knows no ``pending`` and no GPUs; or a function that returns one of them, where
-        it may change.
+        The server: an `Endpoint`; or ``host:port`` or ``unix:PATH`` of its GRPC service, which has
+        no ``pending`` and no GPUs; or a function that returns one of them, where it may change.
     path
-        The file. An earlier monitor's is continued.
+        The file. The file of an earlier monitor is continued.
     interval_s
         Seconds from one sample to the next.
     timeout_s
-        Seconds that each question to the server may take.
+        Timeout of each request to the server, in seconds.
 
     Raises
     ------
     ParameterError
         `interval_s` or `timeout_s` is not above 0.
     OutputError
-        The file cannot be written, or holds something else; when the block is entered.
+        Raised when the block is entered: the file cannot be written, or is not a monitor's table.
 
     Examples
     --------
@@ -88,7 +87,7 @@ class ServerMonitor:
     ) -> None:
         for name, value in (("interval_s", interval_s), ("timeout_s", timeout_s)):
             if not value > 0:
-                raise ParameterError(name, f"{value:g} s; it is above 0")
+                raise ParameterError(name, f"is {value:g} s; it has to be above 0")
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._interval_s = interval_s
@@ -110,8 +109,8 @@ class ServerMonitor:
                 raise OutputError(str(self.path), error.strerror or str(error)) from error
             undo.callback(os.close, self._file)
             self._probe = Probe(self._where(), self._timeout_s)
-            undo.callback(lambda: self._probe.close())  # noqa: PLW0108 (another one by then)
-            # A daemon: it holds up nobody who leaves without leaving the block.
+            undo.callback(lambda: self._probe.close())  # noqa: PLW0108 (the probe is replaced)
+            # A daemon thread must not delay interpreter exit.
             thread = threading.Thread(target=self._run, name="hermes-monitor", daemon=True)
             thread.start()
             undo.callback(thread.join)
@@ -137,7 +136,7 @@ class ServerMonitor:
             self._sample()
             if self._ending.is_set():
                 return
-            # What was missed, while the server did not answer, is not made up for.
+            # Samples that are overdue, because the server did not answer, are skipped.
             now = time.monotonic()
             due = max(due + self._interval_s, now)
             self._ending.wait(due - now)
@@ -154,13 +153,13 @@ class ServerMonitor:
         if self._before is not None and sample.is_of_another_server(self._before):
             logger.info("%r: another server", self)
             self._begun_again = True
-        # Where this sample does not reach the disk, the next one has to tell.
+        # If this sample is not written, the next one is marked as restarted.
         if self._write(when, "restarted" if self._begun_again else "ok", sample.rows):
             self._begun_again = False
         self._before = sample
 
     def _write(self, when: str, state: str, rows: Sequence[Row]) -> bool:
-        """Append rows, whole or not at all, and tell whether they are there."""
+        """Append rows completely or not at all; return whether they were written."""
         text = io.StringIO()
         table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         table.writerows(
@@ -175,7 +174,7 @@ class ServerMonitor:
                 raise OSError(problem)  # noqa: TRY301 (as the next write would)
         except OSError as error:
             if not self._failed:
-                logger.warning("%s: a sample is lost: %s", self.path, error)
+                logger.warning("cannot write a sample to %s: %s", self.path, error)
             self._failed = True
             return False
         self._failed = False
@@ -188,7 +187,7 @@ def _open(path: Path) -> tuple[int, bool]:
     Raises
     ------
     OSError
-        The file cannot be written, or holds something else.
+        The file cannot be written, or is not a monitor's table.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -199,8 +198,8 @@ def _open(path: Path) -> tuple[int, bool]:
         if not head:
             os.write(descriptor, HEADER)
         elif head != HEADER:
-            raise FileExistsError(errno.EEXIST, "exists, and is not the table of a monitor")
-        # A line that a crashed machine has left in part is not to be joined to the next.
+            raise FileExistsError(errno.EEXIST, "the file exists and is not the table of a monitor")
+        # A crash of the machine may have left an incomplete line, which is removed.
         tail = os.pread(descriptor, LONGEST_LINE, max(0, size - LONGEST_LINE))
         os.ftruncate(descriptor, os.fstat(descriptor).st_size - len(tail) + tail.rfind(b"\n") + 1)
         undo.pop_all()

@@ -1,4 +1,4 @@
-"""The questions that a monitor asks a server."""
+"""The requests of a monitor to a server."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ logger = logging.getLogger(__name__)
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
-    ("grpc.enable_http_proxy", 0),  # as for the metrics: no proxy knows this machine's loopback
-    # After a failure there is a new channel, which is not to wait as the one before would.
+    ("grpc.enable_http_proxy", 0),  # as for the metrics
+    # A new channel after a failure must not wait for the backoff of the one before.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
 class Probe:
-    """Asks a server for its models' statistics and its metrics.
+    """Requests a server's statistics of its models, and its metrics.
 
     Parameters
     ----------
     endpoint
-        Where the server listens. Without an address for metrics there are none.
+        The server. Without an address for metrics there are none.
     timeout_s
-        Seconds that one question may take.
+        Timeout of one request, in seconds.
     """
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
@@ -42,11 +42,11 @@ class Probe:
         self._connect()
 
     def close(self) -> None:
-        """End the connection; what is being asked is cancelled."""
+        """End the connection; requests under way are cancelled."""
         self._channel.close()
 
     def sample(self) -> Sample | None:
-        """Return what the server says now; None where it does not answer."""
+        """Return a sample of the server; None where it does not answer."""
         timeout_s = self._timeout_s
         try:
             request = service_pb2.ModelStatisticsRequest()

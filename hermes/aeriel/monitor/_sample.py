@@ -1,4 +1,4 @@
-"""What a server says of itself at one moment, as rows of a table."""
+"""A server's statistics at one moment, as rows of a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = (
     "memory_total_bytes",
     "power_w",
 )
-# Those that only grow while one server runs.
+# The columns that never decrease while one server runs.
 COUNTERS = COLUMNS[COLUMNS.index("requests") : COLUMNS.index("pending")]
 
 # https://github.com/triton-inference-server/server/blob/main/docs/user_guide/metrics.md
@@ -48,12 +48,12 @@ Metrics = Mapping[str, list[tuple[dict[str, str], float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What a server says at one moment.
+    """A server's statistics at one moment.
 
     Parameters
     ----------
     server_id
-        What the server calls itself: another for every server that hermes starts.
+        The server's ``--id``, which is unique among those that hermes starts.
     rows
         A row for each model and each GPU.
     """
@@ -62,7 +62,7 @@ class Sample:
     rows: list[Row]
 
     def is_of_another_server(self, before: Sample) -> bool:
-        """Tell whether a server has begun since: by its name, or a counter that is lower."""
+        """Return whether the server was replaced: its id differs, or a counter is lower."""
         known = {_key(row): row for row in before.rows}
         return self.server_id != before.server_id or any(
             row.get(counter, 0) < known.get(_key(row), {}).get(counter, 0)
@@ -96,7 +96,7 @@ def model_rows(
     statistics
         The ``model_stats`` of a ``ModelStatisticsResponse``.
     metrics
-        What `parse_metrics` gave; empty where the server has none.
+        The result of `parse_metrics`; empty where the server has no metrics.
     member_of
         The ensembles that a model is a step of, by its name.
     """

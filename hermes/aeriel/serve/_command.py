@@ -1,4 +1,4 @@
-"""The command line of a Triton server, as a pure function of what was asked for."""
+"""The settings of a Triton server, and its command line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hermes.errors import ParameterError
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
-# Flags that would make the server another one than the instance says, and what sets them.
+# Flags that hermes sets, and the parameter of `serve` that sets each.
 _OWNED = {
-    "id": "nothing: hermes tells servers apart by it",
+    "id": "hermes, which identifies servers by it",
     "model-repository": "model_repository",
     "model-store": "model_repository",
     "grpc-port": "ports",
@@ -38,7 +38,7 @@ _OWNED = {
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """What `serve` was asked for, whatever runtime it starts the server with.
+    """The settings of a server, for every kind of instance.
 
     Parameters
     ----------
@@ -47,22 +47,22 @@ class ServerSettings:
     directory
         The server's private directory, whose name is its id.
     ports
-        None takes free ones.
+        None for free ones.
     listen
         The IP address to listen on, or ``unix`` for sockets in the directory.
     server_args
         Further flags of tritonserver.
     environment
-        Variables to set for the server process, on top of the caller's.
+        Variables to add to the caller's environment for the server process.
     stop_timeout_s
-        Seconds that the server may take to finish when it is told to stop.
+        Seconds that the server may take to finish its requests when it is stopped.
     advertise
-        The name or address in the endpoint; none: what this host calls itself.
+        The name or address of this host in the endpoint; by default its own name.
     credentials
-        Encrypts the GRPC service and asks clients for a certificate (mutual TLS). HTTP, which
-        cannot do that, is off then, and metrics stay on the loopback address.
+        Certificates for mutual TLS on the GRPC service. HTTP, which does not support it, is off
+        then, and metrics stay on the loopback address.
     locks
-        Descriptors of locked files; the locks last as long as the server, however that ends.
+        Descriptors of locked files; the locks last as long as the server.
     image
         The container image; none for a Triton of this machine.
     container_name
@@ -70,7 +70,7 @@ class ServerSettings:
     gpus
         Indices or UUIDs of the GPUs that the server sees; None where nothing hides any.
     cpu
-        Give Triton the server's overlay in place of a local repository; see `_cpu`.
+        Whether Triton serves an overlay of a local repository; see `_cpu`.
     """
 
     directory: ServerDirectory
@@ -90,17 +90,17 @@ class ServerSettings:
 
     @property
     def has_overlay(self) -> bool:
-        """Whether Triton is given links to the repository in its place."""
+        """Whether Triton serves an overlay in place of the repository."""
         return self.cpu and self.model_repository.startswith("/")
 
     @property
     def served_repository(self) -> str:
-        """The repository that Triton is given, as the caller sees it."""
+        """The repository that Triton serves, as a path outside of a container."""
         return str(self.directory.overlay) if self.has_overlay else self.model_repository
 
     @property
     def server_id(self) -> str:
-        """What the server calls itself; its processes and regions are found by it."""
+        """The server's ``--id``, by which its processes and regions are found."""
         return self.directory.server_id
 
     @property
@@ -116,12 +116,12 @@ class ServerSettings:
         return tuple(name for name in ("grpc", "http", "metrics") if name not in off)
 
     def endpoint(self, ports: Ports) -> Endpoint:
-        """Return where a client finds the server: on this host, or with credentials on others."""
+        """Return the addresses for clients: on this host, and with credentials on others."""
         if self.listen == UNIX:
             addresses = {name: self._address(name) for name in self.services}
-            addresses["grpc"] += f":{ports.grpc}"  # so does gRPC to the name of its socket
+            addresses["grpc"] += f":{ports.grpc}"  # as Triton does to the path of the socket
             return self._endpoint(addresses)
-        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104 (what it listens at, only compared)
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104 (only compared)
         is_wide = self.credentials is not None and here != self.listen
         hosts = {
             "grpc": self.advertise or (reachable_name() if is_wide else here),
@@ -154,12 +154,12 @@ class ServerSettings:
         ports
             The ports to listen on.
         model_repository
-            Where the server sees the repository, if not where the caller does.
+            The repository's path in a container, if it differs.
         """
         arguments = [
             f"--id={self.server_id}",
             f"--model-repository={model_repository or self.served_repository}",
-            # Its regions are found, and removed, by name when the server was killed.
+            # When the server was killed, its regions are found and removed by their names.
             f"--backend-config=python,shm-region-prefix-name={self.server_id}-",
         ]
         for name in self.services:
@@ -187,7 +187,7 @@ class ServerSettings:
             return "127.0.0.1"
         if ":" not in self.listen:
             return self.listen
-        # Only gRPC writes IPv6 as the rest of the world does; libevhtp has a prefix for it.
+        # gRPC has the usual notation for IPv6; libevhtp, of the other services, has a prefix.
         return f"[{self.listen}]" if service == "grpc" else f"ipv6:{self.listen}"
 
 
@@ -209,36 +209,36 @@ def check_advertise(advertise: str, address: str) -> str:
 
 
 def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:
-    """Return the flags, after refusing those that `serve` sets itself.
+    """Return the flags, after refusing those that hermes sets.
 
     Raises
     ------
     ParameterError
-        A flag belongs to another parameter, or is no flag.
+        hermes sets a flag, or the argument is one string.
     """
     if isinstance(server_args, str):
         raise ParameterError("server_args", f"{server_args!r} is one string; give a list of flags")
     for argument in server_args:
         name = argument.removeprefix("--").split("=")[0]
-        # Triton knows a flag by the beginning of its name too.
+        # Triton accepts the beginning of a flag's name too.
         owner = next((_OWNED[owned] for owned in _OWNED if owned.startswith(name)), None)
         if argument.startswith("--") and owner is not None:
             raise ParameterError("server_args", f"--{name} is set by {owner}")
         if "shm-region-prefix-name" in argument:
-            problem = "shm-region-prefix-name is set by hermes, which removes the regions by it"
+            problem = "shm-region-prefix-name is set by hermes, which finds the regions by it"
             raise ParameterError("server_args", problem)
     if _flag(server_args, "allow-grpc", "true").lower() in {"false", "0"}:
-        raise ParameterError("server_args", "hermes speaks GRPC; --allow-grpc=false cannot be")
+        raise ParameterError("server_args", "hermes needs GRPC; remove --allow-grpc=false")
     return tuple(server_args)
 
 
 def check_model_repository(model_repository: str | Path) -> str:
-    """Return the repository as Triton is to be given it.
+    """Return the repository as an absolute path or a URL.
 
     Raises
     ------
     ParameterError
-        It is a local path with no directory there, or an empty one.
+        The path is empty, is not that of a directory, or has a model whose name needs quoting.
     """
     if isinstance(model_repository, str) and _REMOTE.match(model_repository):
         return model_repository
@@ -249,9 +249,9 @@ def check_model_repository(model_repository: str | Path) -> str:
         problem = "is not a directory" if path.exists() else "does not exist"
         raise ParameterError("model_repository", f"{path} {problem}")
     for model in path.iterdir():
-        # See LocalInstance: the name of a model is part of a command line of a shell's.
+        # See LocalInstance: the name of a model becomes part of a shell's command line.
         if model.is_dir() and shlex.quote(model.name) != model.name:
-            problem = f"{path} has a model named {model.name!r}; Triton takes no such characters"
+            problem = f"{path} has a model named {model.name!r}; Triton does not accept such names"
             raise ParameterError("model_repository", problem)
     return str(path)
 

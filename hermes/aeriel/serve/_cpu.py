@@ -1,6 +1,6 @@
-"""Models whose configuration asks for a GPU, on a machine without one.
+"""Models whose configuration requires a GPU, on a machine without one.
 
-``instance_group [{ kind: KIND_GPU }]`` is what exporters write. Where Triton sees no GPU it refuses
+Many exporters write ``instance_group [{ kind: KIND_GPU }]``. Where Triton sees no GPU it refuses
 such a model: "instance group double_0 of model double has kind KIND_GPU but no GPUs are available".
 """
 
@@ -16,9 +16,9 @@ from hermes.aeriel.serve._gpus import cuda_devices
 from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.errors import ModelLoadError
 
-# Of a configuration's text: strings and comments, which stay as they are; the kind; and the list of
-# GPUs, which Triton refuses beside KIND_CPU. Text is edited, and not parsed and written again,
-# because a server may know fields that tritonclient does not.
+# Parts of a configuration's text: strings and comments, which are not changed; the kind; and the
+# list of GPUs, which Triton refuses with KIND_CPU. The text is edited, and not parsed and written
+# again, because a server may have fields that tritonclient does not know.
 _PARTS = re.compile(
     r"""(?P<other>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|\#[^\n]*)"""
     r"""|(?P<kind>\bKIND_GPU\b)"""
@@ -30,24 +30,24 @@ _FALSE = {"false", "0", "no", "off"}
 def why_no_gpu_is_seen(
     gpus: Sequence[int | str] | None, environ: Mapping[str, str] = os.environ
 ) -> str | None:
-    """Return why a server sees no GPU, or None where it sees some, or nobody can tell.
+    """Return why a server sees no GPU; None where it sees one, or where that is not known.
 
     Parameters
     ----------
     gpus
-        What the server is shown (`GPULease.gpus`); None: what the environment shows.
+        The GPUs that the server sees (`GPULease.gpus`); None for those of the environment.
     environ
         The server's environment.
     """
     if gpus is not None and not gpus:
-        return "it is to see none (gpus=[])"
+        return "gpus=[] hides all"
     if Path("/dev/nvmap").exists():
         return None  # an integrated GPU (Tegra), which NVML does not list
     if (reason := why_no_gpu()) is not None:
         return reason
     shown = environ.get("CUDA_VISIBLE_DEVICES")
     if gpus is None and shown is not None and not cuda_devices(shown, list_gpus()):
-        return f"CUDA_VISIBLE_DEVICES={shown} shows none"
+        return f"CUDA_VISIBLE_DEVICES={shown} names none"
     return None
 
 
@@ -57,12 +57,12 @@ def check_gpu_models(
     gpus: Sequence[int | str] | None,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Refuse a repository with a model that asks for a GPU where the server sees none.
+    """Refuse a repository with a model that requires a GPU where the server sees none.
 
     Parameters
     ----------
     model_repository
-        A directory; of a URL nothing is known.
+        A directory; a URL is not checked.
     server_args
         Flags of tritonserver, which may name the models to load.
     gpus, environ
@@ -71,7 +71,7 @@ def check_gpu_models(
     Raises
     ------
     ModelLoadError
-        A model that the server has to load asks for a GPU; the error says in which line.
+        A model that the server has to load requires a GPU; the error names the line.
     """
     if (
         "://" in model_repository
@@ -87,23 +87,23 @@ def check_gpu_models(
         lines = gpu_lines(_text(config))
         if lines and (reason := why_no_gpu_is_seen(gpus, environ)) is not None:
             problem = (
-                f"{config}, line {lines[0]}, asks for a GPU (KIND_GPU), and the server sees none: "
-                f"{reason}. Serve it on the CPU as it is with cpu=True (--cpu), or write KIND_CPU "
-                "there and leave out a list of gpus"
+                f"{config}, line {lines[0]}, requires a GPU (KIND_GPU), and the server sees none: "
+                f"{reason}. Serve the model unchanged on the CPU with cpu=True (--cpu), or write "
+                "KIND_CPU there and remove the list of gpus"
             )
             raise ModelLoadError(model=model, where="a server without GPUs", reason=problem)
 
 
 def make_cpu_repository(repository: Path, directory: Path) -> None:
-    """Make a repository of the same models, none of which asks for a GPU.
+    """Make a repository of the same models, with none that requires a GPU.
 
     Parameters
     ----------
     repository
         The model repository; an absolute path.
     directory
-        Is made anew, with configurations of its own, and links to everything else: a container
-        that serves it has to mount the model repository too, where it is.
+        The new repository, with its own configurations and links to all other files. A container
+        that serves it has to mount the model repository too, at the same path.
     """
     changed = {
         config: text
@@ -116,7 +116,7 @@ def make_cpu_repository(repository: Path, directory: Path) -> None:
 
 
 def gpu_lines(config: str) -> list[int]:
-    """Return the lines of a configuration (from 1) that ask for a GPU."""
+    """Return the lines of a configuration (from 1) that require a GPU."""
     return [
         config.count("\n", 0, match.start()) + 1
         for match in _PARTS.finditer(config)
@@ -125,7 +125,7 @@ def gpu_lines(config: str) -> list[int]:
 
 
 def on_cpu(config: str) -> str:
-    """Return a configuration whose instances are on the CPU, where they were on GPUs."""
+    """Return a configuration with its instances on the CPU instead of GPUs."""
     if not gpu_lines(config):
         return config
 
@@ -138,14 +138,14 @@ def on_cpu(config: str) -> str:
 
 
 def _configs(repository: Path, *, every: bool = False) -> Iterator[Path]:
-    """Yield the models' configurations, or every one that ``--model-config-name`` may choose."""
+    """Yield the models' configurations; with `every`, those for ``--model-config-name`` too."""
     yield from sorted(repository.glob("*/config.pbtxt"))
     if every:
         yield from sorted(repository.glob("*/configs/*.pbtxt"))
 
 
 def _link(source: Path, target: Path, changed: Mapping[Path, str]) -> None:
-    """Fill a directory with links to what is in another, and with the files that are changed."""
+    """Fill a directory with links to the files of another, and with the changed files."""
     for path in source.iterdir():
         copy = target / path.name
         if path in changed:
@@ -158,7 +158,7 @@ def _link(source: Path, target: Path, changed: Mapping[Path, str]) -> None:
 
 
 def _text(config: Path) -> str:
-    """Return a configuration; that it cannot be read is for the server to say."""
+    """Return a configuration; an empty text where it cannot be read, which Triton reports."""
     try:
         return config.read_bytes().decode(errors="surrogateescape")
     except OSError:

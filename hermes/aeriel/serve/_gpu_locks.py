@@ -1,15 +1,14 @@
-"""The locks behind leases on GPUs, and the notes that say who took them.
+"""The locks behind leases on GPUs, and the notes that record their holders.
 
-A lock is the kernel's, on one byte of /dev/null: the byte stands for a GPU by the hash of its UUID.
-/dev/null belongs to root, every user may open it and nobody reads it, so there is no directory to
-make, no file that its owner could remove or a cleaner of /tmp could take, and no difference
-between users. Open-file-description locks (fcntl_locking(2)) last as long as somebody has the
-description open: a holder passes it on to the processes that outlive it. They are shared or
-exclusive, and can be looked at without being taken. What does not share this host's /dev (some
-containers) does not see them.
+A GPU is locked by a lock of the kernel on one byte of /dev/null; the hash of the GPU's UUID selects
+the byte. /dev/null belongs to root and every user may open it, so no user and no cleaner of /tmp
+can remove it. Open-file-description locks (fcntl_locking(2)) last while any process has the
+description open: a holder passes it to processes that outlive it. They are shared or exclusive, and
+can be queried without being taken. Processes with another /dev (in some containers) do not see
+them.
 
-A note is a file in a directory of each user's own, for others to read. It is told, and believed
-no further; only the lock counts.
+A note is a file in a directory of its user, which other users can read. Messages show the notes;
+the locks alone decide.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from hermes.errors import OutputError
 logger = logging.getLogger(__name__)
 
 LOCKED = "/dev/null"
-NOTES = Path("/tmp")  # noqa: S108 (whatever TMPDIR says: users read each other's)
+NOTES = Path("/tmp")  # noqa: S108 (not TMPDIR: all users need the same directory)
 _NOTE_BYTES = 4096
 _FLOCK = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or the number of one who has none."""
+    """Return the name of a user, or the number of a user without a name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -49,14 +48,14 @@ def user_name(uid: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who holds a GPU.
+    """The holder of a GPU.
 
     Parameters
     ----------
     what
-        What it is used for, such as a model repository.
+        The use of the GPU, such as a model repository.
     pid, user
-        The process that took it, and whose that is.
+        The process that holds it, and its user.
     state
         The state directory of the server, if it has one.
     """
@@ -71,19 +70,19 @@ class Holder:
 
 
 class Locks:
-    """Locks on GPUs that this open file has.
+    """Locks on GPUs, which belong to an open file.
 
     Attributes
     ----------
     descriptor
-        A process that inherits it holds the locks too.
+        The file's descriptor. A process that inherits it holds the locks too.
     """
 
     def __init__(self) -> None:
         self.descriptor = os.open(LOCKED, os.O_RDWR | os.O_CLOEXEC)
 
     def take(self, uuid: str, *, shared: bool = False) -> bool:
-        """Lock a GPU, unless somebody else's lock is in the way; tell which it was."""
+        """Lock a GPU; return False if another lock prevents it."""
         kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         try:
             fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(kind, _byte(uuid)))
@@ -99,14 +98,14 @@ class Locks:
 
     def close(self) -> None:
         """Unlock everything."""
-        # Explicitly: a child that was forked meanwhile has the same open file, so that closing
-        # this descriptor alone would keep the locks. A length of 0 means all bytes.
+        # Unlock explicitly: a forked child shares this open file, so close() alone would keep the
+        # locks. A length of 0 means all bytes.
         fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, 0, 0))
         os.close(self.descriptor)
 
 
 def is_locked(uuid: str) -> bool:
-    """Tell whether somebody has a lock on a GPU, without taking one."""
+    """Return whether a GPU is locked, without locking it."""
     descriptor = os.open(LOCKED, os.O_RDWR | os.O_CLOEXEC)
     try:
         asked = _flock(fcntl.F_WRLCK, _byte(uuid))
@@ -118,41 +117,41 @@ def is_locked(uuid: str) -> bool:
 
 
 def write_note(uuid: str, holder: Holder) -> None:
-    """Say who holds a GPU. Where that cannot be written, others are told "somebody"."""
+    """Record the holder of a GPU. A failure is logged: others then do not see the holder."""
     note = own_note_file(uuid)
     try:
         note.parent.mkdir(mode=0o700, exist_ok=True)
         if not _is_directory_of(note.parent, os.getuid()):
             logger.warning(
-                "cannot say who holds %s: %s belongs to somebody else", uuid, note.parent
+                "cannot record the holder of %s: %s belongs to another user", uuid, note.parent
             )
             return
         note.parent.chmod(0o755)
         content = json.dumps(asdict(holder)).encode()[:_NOTE_BYTES]
         write_whole(note, content, mode=0o644, durable=False)
     except (OSError, OutputError) as error:
-        logger.warning("cannot say who holds %s: %s", uuid, error)
+        logger.warning("cannot record the holder of %s: %s", uuid, error)
 
 
 def remove_note(uuid: str) -> None:
-    """Take back what this user said of a GPU."""
+    """Remove this user's note on a GPU."""
     with suppress(OSError):
         own_note_file(uuid).unlink()
 
 
 def own_note_file(uuid: str) -> Path:
-    """Return the file in which this user says who holds a GPU."""
+    """Return the file of this user's note on a GPU."""
     return _note(uuid, os.getuid())
 
 
 def own_note(uuid: str) -> Holder | None:
-    """Return what this user's last holder of a GPU said."""
+    """Return the holder in this user's note on a GPU."""
     found = _read(own_note_file(uuid), os.getuid())
     return None if found is None else found[1]
 
 
 def newest_note(uuid: str) -> Holder | None:
-    """Return what the last holder of a GPU said, of all users."""
+    """Return the holder in the newest note on a GPU, of all users."""
     notes = [note for uid in _users() if (note := _read(_note(uuid, uid), uid)) is not None]
     return max(notes, key=lambda note: note[0])[1] if notes else None
 
@@ -185,7 +184,7 @@ def _is_directory_of(directory: Path, uid: int) -> bool:
 
 
 def _read(note: Path, uid: int) -> tuple[int, Holder] | None:
-    """Return when a note was written and what it says; its user may have written anything."""
+    """Return the time of a note and its holder; the content may be invalid."""
     try:
         descriptor = os.open(note, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -209,5 +208,5 @@ def _read(note: Path, uid: int) -> tuple[int, Holder] | None:
 
 
 def _printable(text: object) -> str:
-    # Another user's text goes to this user's terminal.
+    # The text of another user is printed on this user's terminal.
     return "".join(letter if letter.isprintable() else "?" for letter in str(text))

@@ -1,6 +1,6 @@
-"""GPUs: what a server asks for, and which of a machine's GPUs that means.
+"""A server's request for GPUs, and the GPUs of a machine that it selects.
 
-Everything here is decided from a list of GPUs and an environment; `_nvml` makes the list.
+The functions take a list of GPUs, which `_nvml` makes, and an environment.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from hermes.errors import ParameterError
 
 _UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z/-]+")
 _LEADING_NUMBER = re.compile(r"\+?0*([0-9]{1,9})(?![0-9])")
-# Less than any CUDA context takes, more than a driver uses on an idle GPU.
+# Less memory than any CUDA context needs, more than a driver uses on an idle GPU.
 CONTEXT_BYTES = 64 << 20
 
-# What tells a batch job, the variables in which its system names the job's GPUs (the first that is
-# set counts), and whether a job of which nothing is named has none.
+# For each batch system the variable that all its jobs have, the variables with the job's GPUs (the
+# first that is set counts), and whether a job without any of these has no GPU.
 _BATCH_SYSTEMS: dict[str, tuple[tuple[str, ...], bool]] = {
     # A step of `srun` without `sbatch` has SLURM_STEP_GPUS alone (seen on Slurm 22.05).
     "SLURM_JOB_ID": (("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"), True),
@@ -36,20 +36,20 @@ class GPU:
     Parameters
     ----------
     index
-        Its index, as `nvidia-smi` counts; of a part, that of the whole GPU.
+        Its index in the order of `nvidia-smi`; of a part, that of the whole GPU.
     uuid
         Its UUID.
     model
-        What it is.
+        The name of its model.
     processes
-        The ids of the processes that compute on it, as far as this PID namespace shows them; None
-        where the driver does not tell.
+        The ids of the processes that compute on it and are visible in this PID namespace; None
+        where the driver does not know.
     used_bytes
-        Memory in use, apart from that of processes that only draw; None where the driver does not
-        tell.
+        Memory in use, without that of processes that only draw; None where the driver does not
+        know.
     compute_mode
         ``exclusive`` (one process at a time), ``prohibited`` (none) or ``default``; None where the
-        driver does not tell.
+        driver does not know.
     parts
         The parts of a divided GPU; empty for a divided GPU that has none yet. None: not divided.
     whole
@@ -74,7 +74,7 @@ class GPU:
 
     @property
     def used_by(self) -> str | None:
-        """Who computes on it, as a text; None where nobody is known to."""
+        """The processes that compute on it, as a text; None where none is known."""
         if self.processes:
             return f"process {', '.join(map(str, self.processes))}"
         if self.used_bytes is not None and self.used_bytes > CONTEXT_BYTES:
@@ -85,21 +85,21 @@ class GPU:
 
 @dataclass(frozen=True, kw_only=True)
 class GPURequest:
-    """What a server asks for.
+    """A server's request for GPUs.
 
     Parameters
     ----------
     gpus
-        Indices or UUIDs: these, and no others. None leaves that open.
+        The indices or UUIDs of the GPUs; None for no particular ones.
     n_gpus
-        How many, whichever are free. None leaves that open.
+        The number of GPUs, whichever are free; None for no particular number.
     cpu
-        None at all.
+        Whether to use no GPU.
 
     Raises
     ------
     ParameterError
-        Two of them are given, or one cannot be right.
+        Two of them are given, or one has an invalid value.
     """
 
     gpus: tuple[int | str, ...] | None = None
@@ -117,18 +117,18 @@ class GPURequest:
 
 
 def gpu_environment(gpus: Sequence[int | str] | None) -> dict[str, str]:
-    """Return the variables that show a process these GPUs, and no others.
+    """Return the environment variables with which a process sees these GPUs only.
 
     Parameters
     ----------
     gpus
-        Indices, as `nvidia-smi` counts them, or UUIDs. An empty sequence hides every GPU; None
-        leaves the caller's environment as it is.
+        Indices in the order of `nvidia-smi`, or UUIDs. An empty sequence hides every GPU; None
+        does not change the caller's environment.
 
     Raises
     ------
     ParameterError
-        An entry is neither an index nor a UUID, or stands there twice.
+        An entry is neither an index nor a UUID, or occurs twice.
     """
     if gpus is None:
         return {}
@@ -141,18 +141,18 @@ def gpu_environment(gpus: Sequence[int | str] | None) -> dict[str, str]:
         raise ParameterError("gpus", f"{list(gpus)} names a GPU twice")
     return {
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
-        # CUDA's own order is fastest first; that of `nvidia-smi` is by bus.
+        # By default CUDA counts the fastest GPU first; `nvidia-smi` counts by bus.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
 
 
 def cuda_devices(text: str, gpus: Sequence[GPU]) -> list[GPU]:
-    """Return the GPUs that CUDA shows under a value of ``CUDA_VISIBLE_DEVICES``.
+    """Return the GPUs that CUDA shows for a value of ``CUDA_VISIBLE_DEVICES``.
 
-    CUDA reads the names in turn, and stops at the first that is not one: an index that is out of
-    range or negative, or the beginning of no UUID or of several. A name that stands there twice
-    hides everything. (CUDA C++ Programming Guide, "CUDA Environment Variables"; details as PyTorch
-    found them, ``_parse_visible_devices`` in ``torch/cuda/__init__.py``.)
+    CUDA reads the names in order, and stops at the first invalid one: an index that is out of range
+    or negative, or the beginning of no UUID or of several. A name that occurs twice hides all GPUs.
+    (CUDA C++ Programming Guide, "CUDA Environment Variables"; details from PyTorch's
+    ``_parse_visible_devices`` in ``torch/cuda/__init__.py``.)
     """
     found: list[GPU] = []
     for name in text.split(","):
@@ -166,7 +166,7 @@ def cuda_devices(text: str, gpus: Sequence[GPU]) -> list[GPU]:
 
 
 def job_gpus(gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[GPU] | None:
-    """Return the GPUs that a batch system gave this job, or None where it gave all, or is none."""
+    """Return the GPUs of this batch job; None for all GPUs, or where there is no batch job."""
     for job, (variables, is_complete) in _BATCH_SYSTEMS.items():
         if not environ.get(job):
             continue
@@ -180,7 +180,7 @@ def job_gpus(gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[GPU] | Non
 
 
 def claimed_gpus(gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[GPU] | None:
-    """Return the GPUs that the batch job or ``CUDA_VISIBLE_DEVICES`` names; None: nothing does."""
+    """Return the GPUs that the batch job or ``CUDA_VISIBLE_DEVICES`` names; None for no names."""
     claimed = job_gpus(gpus, environ)
     if claimed is None and "CUDA_VISIBLE_DEVICES" in environ:
         claimed = cuda_devices(environ["CUDA_VISIBLE_DEVICES"], gpus)
@@ -188,16 +188,16 @@ def claimed_gpus(gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[GPU] |
 
 
 def visible_gpus(gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[GPU]:
-    """Return the GPUs, and the parts of divided ones, that this process may take any of.
+    """Return the GPUs, and the parts of divided ones, that this process may use.
 
-    Those of the batch job, or what ``CUDA_VISIBLE_DEVICES`` names, or all.
+    They are those of the batch job, or those that ``CUDA_VISIBLE_DEVICES`` names, or all.
     """
     claimed = claimed_gpus(gpus, environ)
     return undivided(gpus) if claimed is None else claimed
 
 
 def undivided(gpus: Sequence[GPU]) -> list[GPU]:
-    """Return the parts of divided GPUs in their stead: CUDA computes on nothing else."""
+    """Return GPUs with the divided ones replaced by their parts, as CUDA computes on those."""
     units = [unit for gpu in gpus for unit in ((gpu,) if gpu.parts is None else gpu.parts)]
     return list(dict.fromkeys(units))
 
@@ -212,15 +212,15 @@ def named_gpus(
     names
         Indices and UUIDs.
     gpus
-        The GPUs of this machine. Without any, nothing is known and nothing is returned.
+        The GPUs of this machine. Without any, none is returned.
     environ
         The environment, which may be that of a batch job.
 
     Raises
     ------
     ParameterError
-        There is no such GPU, or the batch job does not have it, or CUDA does not show them to one
-        process.
+        There is no such GPU, or it does not belong to the batch job, or CUDA does not show these
+        GPUs to one process.
     """
     if not gpus:
         return []
@@ -243,30 +243,30 @@ def named_gpus(
 
 
 def check_parts(gpus: Sequence[GPU], parameter: str) -> None:
-    """Refuse what CUDA does not show to one process.
+    """Refuse GPUs that CUDA does not show to one process.
 
     Raises
     ------
     ParameterError
-        A part of a GPU is not alone: "a single CUDA process can only enumerate a single MIG
-        instance" (NVIDIA MIG User Guide, "CUDA Device Enumeration").
+        A part of a GPU is combined with others: "a single CUDA process can only enumerate a single
+        MIG instance" (NVIDIA MIG User Guide, "CUDA Device Enumeration").
     """
     if len(gpus) > 1 and any(gpu.whole is not None for gpu in gpus):
         there = ", ".join(map(str, gpus))
-        problem = f"CUDA shows a process one part of a GPU (MIG) and nothing else, not {there}"
+        problem = f"CUDA shows a process a single part of a GPU (MIG) and no other GPU, not {there}"
         raise ParameterError(parameter, problem)
 
 
 def unusable(gpu: GPU, environ: Mapping[str, str]) -> str | None:
     """Return why a server cannot compute on a GPU, or None if it can.
 
-    A server is several processes: tritonserver, which opens every GPU that it sees, and one more
-    for each instance of a Python model.
+    A server has several processes: tritonserver, which opens every GPU that it sees, and one for
+    each instance of a Python model.
     """
     if gpu.compute_mode == "prohibited":
         problem = "prohibits computing"
     elif gpu.compute_mode == "exclusive" and not _has_mps(environ):
-        problem = "lets one process compute at a time, and a server is several"
+        problem = "allows one process at a time, and a server has several"
     else:
         return None
     return (
@@ -277,10 +277,10 @@ def unusable(gpu: GPU, environ: Mapping[str, str]) -> str | None:
 
 
 def order_doubt(gpus: Sequence[GPU], environ: Mapping[str, str]) -> str | None:
-    """Return a sentence where ``CUDA_VISIBLE_DEVICES`` has indices that CUDA may count otherwise.
+    """Return a warning where CUDA may count the indices in ``CUDA_VISIBLE_DEVICES`` differently.
 
-    CUDA counts the fastest GPU first unless ``CUDA_DEVICE_ORDER`` says ``PCI_BUS_ID``; the order of
-    the rest is not specified. Between GPUs of one model that makes no difference.
+    CUDA counts the fastest GPU first unless ``CUDA_DEVICE_ORDER`` is ``PCI_BUS_ID``; the order of
+    the others is not specified. Between GPUs of one model that makes no difference.
     """
     text = environ.get("CUDA_VISIBLE_DEVICES", "")
     if (
@@ -290,19 +290,19 @@ def order_doubt(gpus: Sequence[GPU], environ: Mapping[str, str]) -> str | None:
     ):
         return None
     return (
-        f"CUDA_VISIBLE_DEVICES={text} is read in the order of nvidia-smi, but the GPUs differ and "
-        "CUDA counts the fastest first; set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name UUIDs"
+        f"hermes reads CUDA_VISIBLE_DEVICES={text} in the order of nvidia-smi, but the GPUs differ "
+        "and CUDA counts the fastest first; set CUDA_DEVICE_ORDER=PCI_BUS_ID, or use UUIDs"
     )
 
 
 def _named(name: str, gpus: Sequence[GPU]) -> GPU | None:
-    """Return the one GPU, or part of one, that CUDA takes a name for."""
+    """Return the GPU, or part of one, to which CUDA resolves a name."""
     if name.startswith(("GPU-", "MIG-")) and len(name) > 4:
         units = [*gpus, *_parts(gpus)]
         exact = [unit for unit in units if name in (unit.uuid, unit.alias)]
         found = exact or [unit for unit in units if unit.uuid.startswith(name)]
     else:
-        number = _LEADING_NUMBER.match(name)  # like strtoul: "1gpu" is 1
+        number = _LEADING_NUMBER.match(name)  # as strtoul reads it: "1gpu" is 1
         found = [gpu for gpu in gpus if number and gpu.index == int(number[1])]
     return found[0] if len(found) == 1 else None
 
@@ -316,11 +316,11 @@ def _has(allowed: Sequence[GPU], gpu: GPU) -> bool:
 
 
 def _assigned(text: str, gpus: Sequence[GPU]) -> list[GPU]:
-    """Return the GPUs that a batch system names in a variable of its own.
+    """Return the GPUs that a batch system names in its own variable.
 
-    Slurm's numbers are those of the whole host. Where it lets a job open no other GPUs
-    (ConstrainDevices), the driver shows just the job's own, and counts them from 0.
-    HTCondor names the beginnings of UUIDs, or ``CUDA0`` in older versions.
+    Slurm's indices are those of the whole host. Where Slurm does not let a job open other GPUs
+    (ConstrainDevices), the driver shows only the GPUs of the job, and counts them from 0.
+    HTCondor gives the beginnings of UUIDs, or ``CUDA0`` in older versions.
     """
     names = [name.strip().removeprefix("CUDA") for name in text.split(",") if name.strip()]
     if all(name.isdecimal() for name in names) and len(names) == len(gpus):
@@ -329,6 +329,6 @@ def _assigned(text: str, gpus: Sequence[GPU]) -> list[GPU]:
 
 
 def _has_mps(environ: Mapping[str, str]) -> bool:
-    """Tell whether NVIDIA's Multi-Process Service runs, where a client looks for it."""
+    """Return whether NVIDIA's Multi-Process Service runs, at the path where clients look for it."""
     pipes = environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps"  # noqa: S108 (NVIDIA's own)
     return (Path(pipes) / "control").exists()

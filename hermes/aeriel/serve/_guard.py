@@ -16,17 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 class Guard:
-    """A process that ends a server of this one when this one is gone.
+    """A process that ends a server of this process when this process has ended.
 
-    It holds nothing and knows nothing but the directory, so it can be killed at any time.
+    It has no state besides the directory's path, so it can be killed and replaced at any time.
 
     Parameters
     ----------
     directory
         The server's directory.
     locks
-        Descriptors of locked files: the locks are to last as long as the server, so the guard
-        holds them too.
+        Descriptors of locked files. The guard inherits them, so that the locks last as long as the
+        server.
     """
 
     def __init__(self, directory: ServerDirectory, locks: Sequence[int] = ()) -> None:
@@ -36,17 +36,17 @@ class Guard:
         self._start()
 
     def ensure_running(self) -> None:
-        """Start another one if somebody has killed it, and wake it if somebody has stopped it."""
-        if os.getpid() != self._owner.pid:  # a child cannot tell, and need not
+        """Start the guard again if it was killed, and resume it if it is stopped."""
+        if os.getpid() != self._owner.pid:  # a forked child is not the guard's parent
             return
         if self._process.poll() is None:
             ProcessIdentity.of(self._process.pid).wake()
         else:
-            logger.warning("the guard of %s has died; it gets another", self._directory.server_id)
+            logger.warning("the guard of %s has died; starting it again", self._directory.server_id)
             self._start()
 
     def dismiss(self) -> None:
-        """End it: the server is gone."""
+        """End the guard: the server is gone."""
         self._process.kill()
         self._process.wait()
 

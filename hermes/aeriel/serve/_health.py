@@ -1,4 +1,4 @@
-"""Whether a server is ready, and still works: what it answers, and how much of it is enough."""
+"""Checks whether a server is ready, and whether it still works."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from hermes.aeriel.endpoint import Endpoint
 INTERVAL_S = 1.0
 DEADLINE_S = 5.0
 MOST_MISSES = 3
-# Requests that are wrong fail too: only when nothing else happens for long is the model at fault.
+# Invalid requests fail too. A model is at fault when it has only failures for so many polls.
 MOST_ERRORS = 10
 
 _SILENCE = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
 
 
 def is_ready(endpoint: Endpoint) -> bool:
-    """Tell whether a server is live and its models are ready, and is the one that is meant.
+    """Return whether the server at an endpoint has its id, is live and has its models ready.
 
-    Triton opens its HTTP and metrics services after the GRPC service, which says so first.
+    Triton opens its HTTP and metrics services after the GRPC service, which reports ready before.
     """
-    # The server is on this host: a proxy that the environment names cannot reach it.
+    # The server is on this host: a proxy of the environment cannot reach it.
     with endpoint.channel([("grpc.enable_http_proxy", 0)]) as channel:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
@@ -51,14 +51,14 @@ def _listens(address: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one look at a server showed.
+    """The result of one poll of a server.
 
     Parameters
     ----------
     problem
-        What is wrong, or an empty string.
+        A description of a problem, or an empty string.
     succeeded, failed
-        The requests to each model so far, by the model's name and version.
+        The number of requests to each model so far, by the model's name and version.
     """
 
     problem: str = ""
@@ -67,12 +67,12 @@ class Finding:
 
 
 class Health:
-    """The judgement on a server, from one finding after another.
+    """The health of a server, from a series of findings.
 
     Attributes
     ----------
     problem
-        Why the server has to be started again, or None while it need not be.
+        Why the server has to be restarted; None while it works.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Health:
         self._last = Finding()
 
     def add(self, finding: Finding) -> None:
-        """Take a finding into account."""
+        """Add a finding."""
         self._misses = self._misses + 1 if finding.problem else 0
         if self._misses >= MOST_MISSES:
             self.problem = finding.problem
@@ -95,24 +95,26 @@ class Health:
             elif failed > before_failed.get(model, 0):
                 self._errors[model] = self._errors.get(model, 0) + 1
             if self._errors.get(model, 0) >= MOST_ERRORS:
-                self.problem = f"model {model} has answered nothing but errors for a while"
+                self.problem = (
+                    f"model {model} has answered only with errors for {MOST_ERRORS} polls"
+                )
         self._last = finding
 
 
 class Probe:
-    """Looks at a server once a second, without waiting for it.
+    """Polls a server once a second, without waiting for it.
 
     Parameters
     ----------
     endpoint
-        Where the server listens.
+        The server.
     server_id
-        What it calls itself.
+        The server's id.
     """
 
     def __init__(self, endpoint: Endpoint, server_id: str) -> None:
         self._server_id = server_id
-        # The server is on this host: a proxy that the environment names cannot reach it.
+        # The server is on this host: a proxy of the environment cannot reach it.
         self._channel = endpoint.channel([("grpc.enable_http_proxy", 0)])
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._call: Any = None
@@ -130,7 +132,7 @@ class Probe:
         self._channel.close()
 
     def poll(self) -> Finding | None:
-        """Return what the last look showed, once; None while there is nothing new."""
+        """Return the result of the last poll, once; None while there is no new one."""
         if self._call is None:
             if time.monotonic() < self._next_at:
                 return None
@@ -146,7 +148,7 @@ class Probe:
         self._next_at = time.monotonic() + INTERVAL_S
         if call.code() in _SILENCE:
             return Finding(problem=f"no answer: {call.details()}")
-        if call.code() is not grpc.StatusCode.OK:  # it answers, if not to this question
+        if call.code() is not grpc.StatusCode.OK:  # it answers, if only with an error
             return Finding()
         models = {f"{m.name} version {m.version}": m for m in call.result().model_stats}
         return Finding(

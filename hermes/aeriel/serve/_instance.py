@@ -1,4 +1,4 @@
-"""A Triton server that this process started: readiness, life and end."""
+"""A Triton server that this process starts, watches and stops."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ _PORT_TAKEN = re.compile(r"already in use", re.IGNORECASE)
 
 
 class TritonInstance(ABC):
-    """A Triton server with a lifetime: entering the context starts it, leaving it stops it.
+    """A Triton server: entering the context starts it, leaving the context stops it.
 
     Parameters
     ----------
     settings
-        What to serve, and where.
+        What to serve, and where to listen.
     log_file
-        Takes the server's output, and is replaced. By default a file beside the server's directory,
-        which is removed again when the server stops as it was told to.
+        The file for the server's output, which is replaced. By default a file beside the server's
+        directory, which is removed when the server stops without an error.
     plan
         What ending the server takes.
 
     Attributes
     ----------
     endpoint
-        Where the server listens. With free ports it is final once `wait` has returned.
+        The server's addresses. With free ports they are final when `wait` has returned.
     """
 
     endpoint: Endpoint
@@ -88,7 +88,7 @@ class TritonInstance(ABC):
 
     @property
     def server_id(self) -> str:
-        """What the server calls itself, as its metadata's ``name``."""
+        """The server's ``--id``, which is ``name`` in its metadata."""
         return self._settings.server_id
 
     @property
@@ -111,13 +111,13 @@ class TritonInstance(ABC):
         with ExitStack() as undo:
             self._log.check()
             self._check_ports()
-            # Before anything that it would have to remove.
+            # The guard runs before there is anything to clean up.
             self._guard = Guard(self._directory, self._settings.locks)
             undo.callback(self._dismiss_guard)
             undo.callback(self._leave_directory)
             self._take_directory()
             undo.callback(self._log.close)
-            self._tell("starting")
+            self._record_phase("starting")
             credentials = self._settings.credentials
             undo.callback(self._end)
             if credentials is not None:
@@ -138,25 +138,25 @@ class TritonInstance(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, ServerError):  # most of them name the log
+        if isinstance(error, ServerError):  # most of these errors name the log
             self._log.keep = not isinstance(error, PortInUseError)
         self.stop()
 
     def is_alive(self) -> bool:
-        """Tell whether the server process runs; make sure that its guard does."""
+        """Return whether the server process runs; restart its guard if that was killed."""
         if self._guard is not None:
             self._guard.ensure_running()
         return self._process is not None and self._process.poll() is None
 
     def is_ready(self) -> bool:
-        """Tell whether the server is live and its models are ready.
+        """Return whether the server is live and its models are ready.
 
         Raises
         ------
         ServerDiedError
             The server has ended.
         PortInUseError
-            The server has ended because another one took its port meanwhile.
+            The server has ended because another process took its port first.
         """
         if not self.is_alive():
             self._start_again_or_raise()
@@ -164,7 +164,7 @@ class TritonInstance(ABC):
         if not is_ready(self.endpoint):
             return False
         make_private(self.server_id)
-        self._tell("ready")
+        self._record_phase("ready")
         return True
 
     def wait(self, timeout_s: float = 600.0) -> None:
@@ -175,7 +175,7 @@ class TritonInstance(ABC):
         ServerDiedError
             The server has ended; the error carries the end of its log.
         ServerHangsError
-            It cannot get ready: a process of it has died or was stopped.
+            It cannot get ready: one of its processes has died or is stopped.
         PortInUseError
             Another process took the port between the check and the start.
         ServerTimeoutError
@@ -189,9 +189,9 @@ class TritonInstance(ABC):
         Parameters
         ----------
         is_wanted
-            Asked a few times a second.
+            Called a few times a second.
         timeout_s
-            Seconds to wait at most.
+            Timeout in seconds.
 
         Raises
         ------
@@ -208,12 +208,12 @@ class TritonInstance(ABC):
                 raise ServerTimeoutError(
                     address=self.endpoint.grpc,
                     timeout_s=timeout_s,
-                    waiting_for="it runs, but is not live or has a model that is not ready",
+                    waiting_for="it runs, but it is not live or one of its models is not ready",
                     log_file=self.log_file,
                     log_tail=self._log.tail(),
                 )
-            # A server that loads a model says nothing, for as long as it takes. But one whose
-            # model's process has died while Triton completes its configuration waits for ever.
+            # A server does not answer while it loads models, which may take long. But if a model's
+            # process has died while Triton completes the model's configuration, it never will.
             problems = ailing_processes(self.server_id)
             if not problems:
                 well_at = now
@@ -224,26 +224,26 @@ class TritonInstance(ABC):
         return True
 
     def hangs(self, problem: str) -> ServerHangsError:
-        """Return the error that says why the server cannot go on."""
+        """Return an error for a server that does not respond, because of this problem."""
         return ServerHangsError(problem=problem, log_file=self.log_file, log_tail=self._log.tail())
 
     def stop(self) -> None:
-        """Stop the server: politely, then by force, then make sure that nothing is left.
+        """Stop the server with SIGTERM, then with SIGKILL, and check that nothing is left.
 
-        Does nothing when it was stopped before.
+        A second call does nothing.
 
         Raises
         ------
         ServerStopError
-            Something of it is still there.
+            Parts of the server remain.
         """
         self._undo.close()
 
     def restart(self) -> None:
-        """End what is left of a server that crashed or hangs, and start it again.
+        """Stop a server that crashed or hangs, and start it again.
 
-        It listens at the same address, unless that was free for the asking and another process
-        has it by now.
+        It listens at the same address, unless the ports were chosen by hermes and another process
+        uses one of them by now.
 
         Raises
         ------
@@ -278,7 +278,7 @@ class TritonInstance(ABC):
 
     @abstractmethod
     def _open_container(self) -> None:
-        """Start, or make, what the server runs in."""
+        """Start or make the environment in which the server runs."""
 
     def _record(self, container: Container) -> None:
         """Write how to end the container that the server runs in, before that is started."""
@@ -286,14 +286,14 @@ class TritonInstance(ABC):
         self._plan.write(self._directory)
 
     def _take_directory(self) -> None:
-        """Become the owner of the server's directory, and end what an earlier one left there."""
+        """Become the owner of the server's directory, and end a server that is left there."""
         with self._directory.cleaning():
             self._directory.set_owner(ProcessIdentity.of(os.getpid()))
             end_leftovers(self._directory)
             self._plan.write(self._directory)
 
-    def _tell(self, phase: str) -> None:
-        """Say in the directory what the server is at, unless a supervisor says it."""
+    def _record_phase(self, phase: str) -> None:
+        """Record the server's state in the directory, unless a supervisor records it."""
         status = replace(self._status, phase=phase)
         if self._plan.started_by != "supervisor" and status != self._directory.status():
             self._directory.write_status(status)
@@ -301,13 +301,13 @@ class TritonInstance(ABC):
                 self.endpoint.write(self._directory.endpoint_file)
 
     def _dismiss_guard(self) -> None:
-        """End the guard, unless stopping the server failed: the guard does what is left to do."""
+        """End the guard, unless the server could not be stopped: the guard tries again."""
         if self._guard is not None and not self._directory.plan_file.exists():
             self._guard.dismiss()
             self._guard = None
 
     def _leave_directory(self) -> None:
-        """Remove the directory, unless it is a supervisor's, or something of the server is left."""
+        """Remove the directory, unless it is a supervisor's or parts of the server remain."""
         if self._plan.started_by != "supervisor" and not self._directory.plan_file.exists():
             self._directory.clear_owner()
             self._directory.tidy()
@@ -328,7 +328,7 @@ class TritonInstance(ABC):
 
     def _launch(self) -> None:
         self._attempts += 1
-        for socket in self._directory.sockets():  # of one that was killed
+        for socket in self._directory.sockets():  # of a server that was killed
             socket.unlink(missing_ok=True)
         self._command = self._server_command()
         logger.debug("running %s", self._command)
@@ -336,7 +336,7 @@ class TritonInstance(ABC):
         self._log.wait_for_start(self._process, self._command)
 
     def _start_again_or_raise(self) -> None:
-        """Take other ports when free ones were wanted and somebody was faster."""
+        """Start the server on other free ports if another process took one of its ports."""
         if _PORT_TAKEN.search(self._log.tail()):
             if self._settings.ports is not None:
                 raise PortInUseError(address=self.endpoint.grpc, service="GRPC, HTTP or metrics")
@@ -356,15 +356,15 @@ class TritonInstance(ABC):
         with self._directory.cleaning():
             end_all(
                 self._directory,
-                # What a server that died has left has nothing to finish.
+                # A server that has died has no requests to finish.
                 grace_s=self._settings.stop_timeout_s if self.is_alive() else 0.0,
                 settle_s=0.0,
                 reap=lambda: self.exit_code,
             )
         if self._process is not None:
-            # Whatever became of the process that was started: it may be a script of the user's.
+            # The process may be a script of the user's, which has not ended with the server.
             self._process.kill()
             self._process.wait()
         if self._log.keep is None:
-            # One that was told to stop before it listened to signals ends by the signal.
+            # A server that has not installed its signal handler yet ends by SIGTERM.
             self._log.keep = self.exit_code not in (None, 0, -signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""Leases on GPUs, which the kernel drops with their holder, however that ends.
+"""Leases on GPUs, which the kernel ends with their holder.
 
-A server has the GPUs that it asked for to itself. A part of a GPU (MIG) is leased by itself; the
-whole GPU cannot be had meanwhile. Where a server asks for none in particular, and the batch job or
-``CUDA_VISIBLE_DEVICES`` names some, it shares those with other servers that did the same.
+A server has exclusive use of the GPUs that it requests. A part of a GPU (MIG) is leased on its own;
+the whole GPU is not available then. A server that requests no particular GPUs shares those that the
+batch job or ``CUDA_VISIBLE_DEVICES`` names with other such servers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GPULease:
     Parameters
     ----------
     gpus
-        What ``CUDA_VISIBLE_DEVICES`` is to name; None leaves it as it is.
+        The value of ``CUDA_VISIBLE_DEVICES``; None to leave it unchanged.
     uuids
         The GPUs that are locked.
     locks
@@ -62,7 +62,7 @@ class GPULease:
     gpus
         As above.
     last_holders
-        Which servers of this user held these GPUs before.
+        The servers of this user that held these GPUs before.
     """
 
     def __init__(
@@ -78,24 +78,24 @@ class GPULease:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """Descriptors of what is locked, for a process that is to hold the GPUs too."""
+        """The descriptors of the locks, for processes that inherit them."""
         return () if self._locks is None else (self._locks.descriptor,)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The files that say who holds the GPUs."""
+        """The files that record the holder of each GPU."""
         return tuple(str(own_note_file(uuid)) for uuid in self._uuids)
 
     def sign(self, holder: Holder | None) -> None:
-        """Say who holds the GPUs; None: nobody has a claim to them any more."""
+        """Record the holder of the GPUs; None removes the record."""
         for uuid in self._uuids:
             if holder is not None:
                 write_note(uuid, holder)
             elif (note := own_note(uuid)) is not None and note.pid == os.getpid():
-                remove_note(uuid)  # not that of another server that shares the GPU
+                remove_note(uuid)  # the note of another server that shares the GPU stays
 
     def close(self) -> None:
-        """Give the GPUs back; what was said of them goes first."""
+        """Release the GPUs, after removing the records of their holder."""
         if self._locks is not None:
             self.sign(None)
             self._locks.close()
@@ -103,16 +103,16 @@ class GPULease:
 
 
 def lease_gpus(request: GPURequest, environ: Mapping[str, str] = os.environ) -> GPULease:
-    """Take the GPUs that are asked for: all of them now, or none.
+    """Lease the requested GPUs: all of them, or none.
 
-    What is doubtful about them is logged as a warning (`gpu_warnings`).
+    Warnings about them (`gpu_warnings`) are logged.
 
     Raises
     ------
     GPUBusyError
-        Somebody else has one, or too few are free; the error says who.
+        Another process uses one, or too few are free; the error names the holders.
     ParameterError
-        They can never be had here.
+        The request can never be met on this machine.
     """
     if request.cpu:
         return GPULease(())
@@ -138,7 +138,7 @@ def hold_gpus(request: GPURequest, holder: Holder, timeout_s: float) -> Iterator
     GPUBusyError
         They were not free within `timeout_s` seconds.
     ParameterError
-        They can never be had here.
+        The request can never be met on this machine.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -157,18 +157,18 @@ def hold_gpus(request: GPURequest, holder: Holder, timeout_s: float) -> Iterator
 
 
 def gpu_holders(gpus: Sequence[GPU]) -> dict[str, Holder]:
-    """Return who holds GPUs, by UUID, without taking any."""
-    somebody = Holder(what="somebody", pid=0, user="?")
+    """Return the holders of leased GPUs, by UUID."""
+    unknown = Holder(what="unknown models", pid=0, user="?")
     return {
-        gpu.uuid: newest_note(_locked(gpu)) or somebody for gpu in gpus if is_locked(_locked(gpu))
+        gpu.uuid: newest_note(_locked(gpu)) or unknown for gpu in gpus if is_locked(_locked(gpu))
     }
 
 
 def gpu_warnings(request: GPURequest, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return a sentence for everything that may be other than a user thinks.
+    """Return warnings about a request, as sentences.
 
-    Such are GPUs that were asked for where no driver shows any: models then run on the CPU. These
-    sentences belong into the log, `hermes check` and the report.
+    For example, models run on the CPU where GPUs are requested and the driver shows none. The log,
+    `hermes check` and the report show the warnings.
     """
     return _warnings(request, list_gpus(), environ)
 
@@ -177,7 +177,7 @@ def _warnings(request: GPURequest, gpus: Sequence[GPU], environ: Mapping[str, st
     found = []
     if request.gpus and not gpus and (reason := why_no_gpu()) is not None:
         asked = ", ".join(map(str, request.gpus))
-        found.append(f"gpus={asked} was asked for, but {reason}: models run on the CPU")
+        found.append(f"gpus={asked} was requested, but {reason}: models run on the CPU")
     if not request.gpus and request.n_gpus != 0 and (doubt := order_doubt(gpus, environ)):
         found.append(doubt)
     return found
@@ -190,10 +190,10 @@ def _lease_all(
     *,
     shared: bool,
 ) -> GPULease:
-    """Lease these GPUs; `names` is what the server is to be shown."""
+    """Lease these GPUs; `names` are those that the server sees."""
     for gpu in gpus:
         if (problem := unusable(gpu, environ)) is not None:
-            raise ParameterError("gpus", f"{problem}, or leave that GPU out")
+            raise ParameterError("gpus", f"{problem}, or omit this GPU")
     with _locks() as locks:
         missed = [gpu for gpu in gpus if not _take(locks, gpu, shared=shared)]
         if missed:
@@ -202,12 +202,12 @@ def _lease_all(
 
 
 def _lease_any(n_gpus: int, visible: Sequence[GPU], environ: Mapping[str, str]) -> GPULease:
-    """Lease as many GPUs, out of those that nobody holds or computes on; parts if need be."""
+    """Lease so many of the GPUs that are free and idle; parts where there are no whole GPUs."""
     problems = [problem for gpu in visible if (problem := unusable(gpu, environ)) is not None]
     usable = [gpu for gpu in visible if unusable(gpu, environ) is None]
     candidates = [gpu for gpu in usable if gpu.whole is None] or usable
     if len(candidates) < n_gpus:
-        seen = f"{n_gpus} are asked for, but {len(candidates)} can be used here"
+        seen = f"{n_gpus} are requested, but {len(candidates)} can be used here"
         raise ParameterError("n_gpus", "; ".join([seen, *problems]))
     check_parts(candidates[:n_gpus], "n_gpus")
     with _locks() as locks:
@@ -230,12 +230,12 @@ def _lease_any(n_gpus: int, visible: Sequence[GPU], environ: Mapping[str, str]) 
 
 @contextmanager
 def _locks() -> Iterator[Locks]:
-    """Yield locks that are dropped, all of them, when the block fails.
+    """Yield locks, which are released when the block fails.
 
     Raises
     ------
     ParameterError
-        This system refuses such locks.
+        This system does not support such locks.
     """
     try:
         locks = Locks()
@@ -244,7 +244,7 @@ def _locks() -> Iterator[Locks]:
             yield locks
             undo.pop_all()
     except OSError as error:
-        problem = f"a GPU is leased by a lock on {LOCKED}, which cannot be had here: {error}"
+        problem = f"cannot lock {LOCKED}, which a lease on a GPU needs: {error}"
         raise ParameterError("gpus", problem) from error
 
 
@@ -268,15 +268,15 @@ def _busy(wanted: str, holders: Mapping[GPU, object]) -> GPUBusyError:
 
 
 def _holder(gpu: GPU) -> object:
-    """Return who says to hold a GPU that is locked; who has just locked it may be about to."""
+    """Return the holder of a locked GPU; a process that has just locked it may still write it."""
     deadline = time.monotonic() + NOTE_S
     while (holder := newest_note(_locked(gpu))) is None and time.monotonic() < deadline:
         time.sleep(NOTE_S / 20)
-    return holder or "somebody"
+    return holder or "an unknown process"
 
 
 def _locked(gpu: GPU) -> str:
-    """Return the UUID of what keeps others from a GPU: a part of it, itself, or its whole."""
+    """Return the UUID of the unit that is locked: a part of the GPU, itself, or its whole."""
     uuids = [
         *(part.uuid for part in gpu.parts or ()),
         gpu.uuid,

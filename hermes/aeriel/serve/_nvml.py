@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of the GPUs of this machine."""
+"""The GPUs of this machine, as NVIDIA's driver shows them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ _COMPUTE_MODES = {
 def list_gpus() -> list[GPU]:
     """Return the GPUs of this machine by index; none where there is no driver.
 
-    Every question to the driver may fail by itself (an old driver, a missing permission). What it
-    does not answer is unknown, and the GPU stays. Left out is what has no UUID: a GPU that fell
-    off the bus, or that this process may not open.
+    Each call of the driver may fail (an old driver, a missing permission); its result is unknown
+    then. A GPU without a UUID is omitted: it fell off the bus, or this process may not open it.
     """
     try:
         with _driver():
@@ -34,7 +33,7 @@ def list_gpus() -> list[GPU]:
 
 
 def why_no_gpu() -> str | None:
-    """Return why the driver shows no GPU, or None where it shows some."""
+    """Return why the driver shows no GPU; None where it shows one."""
     try:
         with _driver():
             count = pynvml.nvmlDeviceGetCount()
@@ -77,7 +76,7 @@ def _gpu(index: int) -> GPU | None:
 
 
 def _parts(index: int, whole: str, handle: Any) -> tuple[GPU, ...] | None:
-    """Return the parts of a GPU in MIG mode, or None of one that is not."""
+    """Return the parts of a GPU in MIG mode; None for a GPU that is not in that mode."""
     modes = _ask(pynvml.nvmlDeviceGetMigMode, handle)
     if modes is None or modes[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
         return None
@@ -112,7 +111,7 @@ def _processes(handle: Any) -> tuple[int, ...] | None:
 
 
 def _used_bytes(handle: Any) -> int | None:
-    # The first version of this question counts what the driver reserves as used, from R510 on.
+    # From R510 on the first version of this call counts memory that the driver reserves as used.
     memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
     memory = memory or _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
     if memory is None:

@@ -1,4 +1,4 @@
-"""Ports of a server: taken as told, or found."""
+"""The ports of a server: given, or found."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Ports:
 
 
 def check_listen(listen: str) -> str:
-    """Return the address to listen on as Triton is to be given it, or ``unix`` as it is.
+    """Return the address to listen on in Triton's form, or ``unix``.
 
     Raises
     ------
     ParameterError
-        It is neither an IP address nor ``unix``.
+        The text is neither an IP address nor ``unix``.
     """
     if listen == UNIX:
         return UNIX
@@ -45,12 +45,12 @@ def check_listen(listen: str) -> str:
     try:
         return str(ipaddress.ip_address(listen))
     except ValueError:
-        # Triton's HTTP service takes names for 255.255.255.255, without a word.
+        # Triton's HTTP service takes a name for 255.255.255.255, without an error.
         raise ParameterError("listen", f"{listen!r} is neither an IP address nor unix") from None
 
 
 def free_ports(host: str) -> Ports:
-    """Return three ports that nobody listens on at the moment."""
+    """Return three ports that no process listens on."""
     with ExitStack() as stack:  # held together, so that they differ
         held = [stack.enter_context(_bound(host, 0)) for _ in range(3)]
         grpc, http, metrics = (listener.getsockname()[1] for listener in held)
@@ -58,19 +58,19 @@ def free_ports(host: str) -> Ports:
 
 
 def socket_ports() -> Ports:
-    """Return numbers for the names of sockets: others at each start, so that a client can tell."""
+    """Return numbers for the names of sockets; they differ at each start, which clients notice."""
     return Ports(grpc=1024 + secrets.randbelow(60_000), http=1, metrics=2)
 
 
 def check_free(host: str, port: int, service: str) -> None:
-    """Make sure that a server can listen there.
+    """Check that a server can listen on a port.
 
     Raises
     ------
     PortInUseError
-        Somebody listens on the address already.
+        Another process listens on it.
     ParameterError
-        This machine does not have the address, or this user may not have the port.
+        This machine does not have the address, or this user may not use the port.
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -78,12 +78,12 @@ def check_free(host: str, port: int, service: str) -> None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(address=address, service=service) from error
-        raise ParameterError("listen", f"{address} cannot be listened on: {error}") from error
+        raise ParameterError("listen", f"cannot listen on {address}: {error}") from error
 
 
 def _bound(host: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    # A connection of an earlier server in TIME_WAIT is no reason to refuse a port.
+    # A connection of an earlier server in TIME_WAIT does not prevent the use of a port.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

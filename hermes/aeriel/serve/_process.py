@@ -1,4 +1,4 @@
-"""Starts the process of a server, and keeps the log of what it says."""
+"""Starts the process of a server, and keeps its log."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hermes.errors import ParameterError, TritonNotFoundError, log_tail
 
 
 class ServerLog:
-    """The file that takes a server's output.
+    """The file with a server's output.
 
     Parameters
     ----------
     wanted
-        The file that somebody asked for, which stays.
+        The file that the user has named, which is kept.
     default
-        The file where nobody did, which is removed when the server ends as it was told to.
+        The file to use otherwise, which is removed when the server stops without an error.
 
     Attributes
     ----------
     path
         The file.
     keep
-        Whether a file that nobody asked for stays; None: nobody has decided.
+        Whether the default file is kept; None while that is open.
     """
 
     def __init__(self, wanted: Path | None, default: Path) -> None:
@@ -37,7 +37,7 @@ class ServerLog:
         self._start = 0
 
     def check(self) -> None:
-        """Raise ParameterError where a file that was asked for cannot be written."""
+        """Raise ParameterError where the file that the user has named is not writable."""
         if self._is_wanted:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,23 +46,23 @@ class ServerLog:
                 raise ParameterError("log_file", f"cannot be written: {error}") from error
 
     def make(self) -> None:
-        """Begin with an empty file."""
+        """Make an empty file."""
         if self._is_wanted:
             os.truncate(self.path, 0)
         else:
             self.path.touch(mode=0o600, exist_ok=False)
 
     def tail(self) -> str:
-        """Return what matters at the end of what the last start of the server said."""
+        """Return the relevant end of the output since the last start."""
         return log_tail(self.path, since=self._start)
 
     def close(self) -> None:
-        """Remove the file, unless it stays."""
+        """Remove the file, unless it is to be kept."""
         if not (self._is_wanted or self.keep):
             self.path.unlink(missing_ok=True)
 
     def start(self, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Run a server's command; its output is added to the file.
+        """Run a server's command; its output is appended to the file.
 
         Raises
         ------
@@ -78,12 +78,12 @@ class ServerLog:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    # Ctrl-C reaches this process alone, which then stops the server in good order.
+                    # Ctrl-C reaches this process only, which then stops the server.
                     start_new_session=True,
                 )
             except OSError as error:
                 raise TritonNotFoundError(
-                    looked_in=(command[0],), advice=f"It cannot be started: {error.strerror}"
+                    looked_in=(command[0],), advice=f"cannot start it: {error.strerror}"
                 ) from error
 
     def wait_for_start(self, process: subprocess.Popen[bytes], command: list[str]) -> None:
@@ -94,8 +94,7 @@ class ServerLog:
         TritonNotFoundError
             The server's program cannot be started.
         """
-        # For a moment it has no command line, by which it is found when it is to be stopped, and
-        # then that of what it is started by, which is not told to stop.
+        # Until then its command line, by which it is found and stopped, is empty or not its own.
         command_line = Path(f"/proc/{process.pid}/cmdline")
         while process.poll() is None:
             running = command_line.read_bytes()

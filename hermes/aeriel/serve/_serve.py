@@ -1,4 +1,4 @@
-"""`serve`: a Triton server for as long as a block lasts."""
+"""`serve`: runs a Triton server while a block lasts."""
 
 from __future__ import annotations
 
@@ -66,50 +66,50 @@ def serve(
         The name of the container instance; a unique one by default.
     gpus
         Global indices or UUIDs of the GPUs that the server sees, whatever
-        ``CUDA_VISIBLE_DEVICES`` says here. ``[]`` hides all; None changes nothing. The server has
-        them to itself, as far as hermes goes. A lease says that the caller holds them already.
+        ``CUDA_VISIBLE_DEVICES`` says here. ``[]`` hides all; None changes nothing. No other server
+        of hermes uses them. A `GPULease` has GPUs that the caller holds already.
     n_gpus
-        How many GPUs the server is to have instead, out of those that ``CUDA_VISIBLE_DEVICES`` or
-        the batch job leaves visible and nobody computes on.
+        The number of GPUs instead. They are chosen from those that ``CUDA_VISIBLE_DEVICES`` or the
+        batch job leaves visible and that no process computes on.
     cpu
-        Serve on the CPU, also models whose configuration asks for a GPU (``KIND_GPU``).
+        Serve on the CPU, also models whose configuration requires a GPU (``KIND_GPU``).
     gpu_timeout_s
-        Seconds to wait for GPUs that another server has.
+        Seconds to wait for GPUs that another server uses.
     server_args
         Further flags of tritonserver.
     log_file
-        Takes the server's output, and is replaced. By default a file that is removed with the
-        server, unless that does not end well.
+        The file for the server's output, which is replaced. By default a file that is removed when
+        the server stops without an error.
     wait
         Enter the block when the server is ready; otherwise call the instance's `wait`.
     timeout_s
-        Seconds to wait at most.
+        Timeout of the wait, in seconds.
     ports
-        The ports to listen on, Triton's own by default; ``"auto"`` takes free ones.
+        The ports to listen on, Triton's defaults by default; ``"auto"`` uses free ones.
     listen
-        The IP address to listen on, the loopback one by default, where every user of this host can
-        use the server. Any but a loopback address turns on mutual TLS, with an authority made for
-        this one server: only who has the instance's endpoint gets in. HTTP is off then, and
-        metrics stay on the loopback address. ``"unix"`` takes sockets in the server's private
+        The IP address to listen on, the loopback address by default, where every user of this host
+        can use the server. Other addresses turn on mutual TLS, with an authority made for this
+        server: only clients that have the instance's endpoint can connect. HTTP is off then, and
+        metrics stay on the loopback address. ``"unix"`` uses sockets in the server's private
         directory instead of ports: no other user can connect.
     insecure
-        Let everybody in who reaches the address.
+        Accept every client, without TLS, on any address.
     advertise
-        The name or address of this host in the endpoint, as other hosts know it; by default what
-        the host calls itself.
+        The name or address of this host in the endpoint, as other hosts know it; by default the
+        host's own name.
     environment
         Variables to set for the server process.
     stop_timeout_s
         Seconds that the server may take to finish its requests when the block ends.
     endpoint_file
-        A file that the caller writes the endpoint to, and removes; if this process is killed, it
-        goes too.
+        A file that the caller writes the endpoint to, and removes. If this process is killed, the
+        guard removes it.
     directory
-        The server's private directory, of which the caller is the owner. By default a new one in
-        the state home (``HERMES_STATE_HOME``), which goes with the server.
+        The server's private directory, which the caller owns. By default a new one in the state
+        home (``HERMES_STATE_HOME``), which is removed with the server.
     started_by
-        Who is to be told to stop the server, for ``hermes stop``: a ``supervisor`` or ``command``
-        gets SIGTERM; of a ``program`` the server itself does.
+        The kind of the caller, for ``hermes stop``: a ``supervisor`` or ``command`` receives
+        SIGTERM; for a ``program`` the server itself does.
 
     Yields
     ------
@@ -119,7 +119,7 @@ def serve(
     Raises
     ------
     ParameterError
-        A parameter cannot be right.
+        A parameter has an invalid value.
     ServerError
         The server, or its container, does not start: see `hermes.errors` for the kinds.
 

@@ -1,4 +1,4 @@
-"""A server that is kept running: watched while it is wanted, and started again when it fails."""
+"""Keeps a server running while it is wanted: watches it, and restarts it when it fails."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from hermes.errors import (
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
-# A server that has been well for so long has its failures before that forgiven.
+# After a server has worked for so long, its earlier failures no longer count.
 FORGIVE_S = 120.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
-# What fails while it loads its models may do so each time, and take long each time.
+# A server that fails while it loads its models may do so every time, and take long for it.
 MOST_FIRST_RESTARTS = 2
-# What Triton 2.51 says when a model's process was killed while it loaded.
+# Triton 2.51's message when a model's process was killed while it loaded.
 _STUB_DIED = "is not healthy"
 
 
@@ -47,22 +47,22 @@ def run_with_restarts(
     Parameters
     ----------
     server
-        What `serve` returned.
+        The context manager that `serve` returned.
     timeout_s
-        Seconds that the server may take to get ready.
+        Seconds until the server has to be ready.
     is_wanted
-        Asked a few times a second.
+        Called a few times a second; the server is stopped when it returns False.
     publish
-        Called with the endpoint when the server is ready, again after each restart.
+        Called with the endpoint when the server is ready, and after each restart.
     unpublish
-        Called when the server is not ready any more, and before it stops.
+        Called when the server is no longer ready, and before it stops.
     most_restarts
-        How often in a row a server that crashed or hangs is started again.
+        The number of restarts in a row after which a failure is raised.
 
     Raises
     ------
     ServerError
-        The server did not start, or failed more often than that.
+        The server did not start, or failed more often than `most_restarts`.
     """
     with server as instance:
         failures = 0
@@ -88,7 +88,7 @@ def run_with_restarts(
                 if failures > most or not is_worth_a_restart(error, was_ready=was_ready):
                     raise
                 pause_s = restart_pause_s(failures)
-                message = "restart %d of %d in %.1f s, after: %s"
+                message = "restarting the server (%d of %d) in %.1f s, after: %s"
                 logger.warning(message, failures, most, pause_s, error)
             else:
                 return
@@ -100,19 +100,19 @@ def run_with_restarts(
 
 
 def restart_pause_s(failures: int) -> float:
-    """Return how long to wait before a server that failed so often in a row is started again."""
+    """Return the seconds to wait before a restart, after so many failures in a row."""
     return min(FIRST_PAUSE_S * 2.0 ** (failures - 1), LONGEST_PAUSE_S)
 
 
 def is_worth_a_restart(error: ServerError, *, was_ready: bool) -> bool:
-    """Tell whether a server may do better next time.
+    """Return whether a restart may help.
 
-    One that was never ready and ended by itself would do so again; one that was killed, or does
-    not go on, may be a victim of something else.
+    A server that was never ready and exited would do so again. One that was killed, or hangs, may
+    work the next time.
     """
     if isinstance(error, ServerDiedError) and not was_ready:
         code = error.exit_code
-        was_killed = code is not None and (code < 0 or code > 128)  # a shell's way to name a signal
+        was_killed = code is not None and (code < 0 or code > 128)  # 128 + signal: from a shell
         return was_killed or _STUB_DIED in error.log_tail
     return was_ready or isinstance(error, ServerHangsError)
 

@@ -1,4 +1,4 @@
-"""A Triton server for as long as somebody needs it, in a process of its own."""
+"""A Triton server in a process of its own, which runs while another process needs it."""
 
 from hermes._cleanup import sweep
 from hermes._directory import Status, state_home

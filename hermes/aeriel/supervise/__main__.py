@@ -1,6 +1,6 @@
 """The supervisor's process: ``python -P -m hermes.aeriel.supervise DIRECTORY``.
 
-All of its instructions are in the directory.
+The directory has the specification of the server.
 """
 
 import sys

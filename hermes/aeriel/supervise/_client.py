@@ -1,4 +1,4 @@
-"""What those who need a supervised server do: bring it up, wait for it, stop it."""
+"""Starts a supervised server, waits for it, and stops it."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def ensure_server(
 ) -> Endpoint:
     """Return the endpoint of a ready server, after starting a supervisor if there is none.
 
-    The caller holds a lease: a server that nobody needs stops at once.
+    The caller holds a lease: a server without leases stops at once.
 
     Parameters
     ----------
     spec
-        What the server is to be.
+        The specification of the server.
     driver
         The process that runs the caller's pipeline.
     timeout_s
-        Seconds to wait for the server at most.
+        Timeout in seconds.
     wait_for_gpus
-        Whether that includes the time until the server has its GPUs.
+        Whether to wait for the server's GPUs too.
     attempts
-        How often the caller has tried already: what failed then is not tried again.
+        The number of the caller's earlier attempts. If there was one, a recorded failure is raised.
 
     Raises
     ------
     GPUBusyError
-        The server waits for its GPUs, and the caller would not.
+        The server waits for its GPUs, and `wait_for_gpus` is False.
     SupervisorError
-        The server did not start, or somebody stopped it; the error carries the reason.
+        The server did not start, or was stopped; the error has the reason.
     ServerTimeoutError
-        It was not ready in time.
+        The server was not ready in time.
     """
     deadline = time.monotonic() + timeout_s
     state = ServerState.of(spec)
@@ -75,27 +75,26 @@ def ensure_server(
             raise ServerTimeoutError(
                 address=str(state.path),
                 timeout_s=timeout_s,
-                waiting_for=f"{where}: {status.detail if status else 'nobody keeps it'}",
+                waiting_for=f"{where}: {status.detail if status else 'it has no supervisor'}",
                 log_file=state.supervisor_log,
                 log_tail=log_tail(state.supervisor_log),
             )
         if state.owner() is None and not has_swept:
-            sweep(
-                state.path.parent
-            )  # without this one's lock: another may do the same with its own
+            # Without this directory's lock: another process may sweep with the lock of its own.
+            sweep(state.path.parent)
             has_swept = True
         with state.exclusive():
             if state.is_blocked(driver):
                 raise SupervisorError(
-                    reason="it was stopped by hand; a pipeline that is started now gets a new one"
+                    reason="it was stopped with `hermes stop`; a new pipeline starts a new one"
                 )
             if state.owner() is None:
                 if attempts and (reason := state.failure()):
                     raise SupervisorError(reason)
                 if attempts == ATTEMPTS:
-                    # All of it that the caller will see: the log goes with the directory.
+                    # The error has the end of the log, which is removed with the directory.
                     raise SupervisorError(
-                        reason="its supervisor ended without a word",
+                        reason="its supervisor ended without giving a reason",
                         log_tail=log_tail(state.supervisor_log),
                     )
                 start_supervisor(state, spec)
@@ -105,12 +104,12 @@ def ensure_server(
 
 
 def start_supervisor(state: ServerState, spec: ServerSpec) -> None:
-    """Start a supervisor that belongs to nobody, and is the directory's owner; in `exclusive` only.
+    """Start a supervisor as a daemon that owns the directory; the caller holds `exclusive`.
 
     Raises
     ------
     SupervisorError
-        It cannot be started.
+        The supervisor does not start.
     """
     state.clear(spec)
     supervisor = [sys.executable, "-P", "-m", "hermes.aeriel.supervise", str(state.path)]
@@ -129,15 +128,14 @@ def start_supervisor(state: ServerState, spec: ServerSpec) -> None:
         )
     if started.returncode != 0:
         raise SupervisorError(
-            reason="its supervisor cannot be started", log_tail=log_tail(state.supervisor_log)
+            reason="cannot start its supervisor", log_tail=log_tail(state.supervisor_log)
         )
 
 
 def supervisor_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a supervisor, which imports what its starter does, and no more.
+    """Return the environment of a supervisor, with the module path of this process.
 
-    The current directory is not on its module path, by whatever name: there may be other people's
-    files in it.
+    The current directory is not on that path under any name: files of other users may be in it.
     """
     own = str(Path(_launch.__file__).resolve().parents[1])
     paths = environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -151,20 +149,20 @@ def supervisor_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_site_directory(path: str) -> bool:
-    """Tell whether any Python of this environment finds packages there by itself."""
+    """Return whether a directory is on the default module path of this environment's Python."""
     return Path(path).name in {"site-packages", "dist-packages"}
 
 
 def stop_server(state: ServerState, *, timeout_s: float) -> None:
-    """Stop a server for good, as far as the drivers that are there now are concerned.
+    """Stop a server; the drivers that use it do not start it again.
 
-    Its supervisor, or the command ``hermes serve``, is told to stop it; of a program's server the
-    program is told by the server's end.
+    Its supervisor, or the command ``hermes serve``, receives SIGTERM. The server of a program is
+    ended directly.
 
     Raises
     ------
     ServerStopError
-        It is still there after `timeout_s` seconds.
+        The server runs after `timeout_s` seconds.
     """
     owner = state.owner()
     if owner is None:
@@ -179,6 +177,6 @@ def stop_server(state: ServerState, *, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while owner.is_alive():
         if time.monotonic() > deadline:
-            left = (f"the process that keeps it, {owner.pid}",)
+            left = (f"its owner, process {owner.pid}",)
             raise ServerStopError(server_id=state.server_id, remaining=left)
         time.sleep(POLL_S)

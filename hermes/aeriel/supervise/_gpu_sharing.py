@@ -1,9 +1,10 @@
-"""The GPUs of a supervised server: waiting for them, and giving them up for another's sake.
+"""The GPUs of a supervised server: waiting for them, and yielding them to another server.
 
-Servers of one pipeline may want the same GPU in turn. The one that has it keeps it while a
-consumer of its own runs, and a while longer; when none has run for some time, though some are
-outstanding, then these may well wait for what the other server's consumers make, and it gives way.
-Its consumers get it back later. So the pipeline goes on, whatever depends on what.
+Servers of one pipeline may need the same GPU. A server keeps its GPU while one of its consumers
+runs, and a short time longer. If consumers are outstanding but none has run for that time, they may
+depend on the consumers of the other server: the server stops, so that the other one can start, and
+is started again when its consumers run. Without this, a pipeline whose second model needs the
+results of the first, and whose first still has other consumers, would wait without end.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ IDLE_S = 10.0
 
 
 class YieldTimer:
-    """Tells when a server that is asked for its place has been idle for long enough."""
+    """Measures how long a server has been idle since it was asked to yield its GPUs."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self._since: float | None = None
 
     def is_over(self) -> bool:
-        """Tell whether the server should give way now."""
+        """Return whether the server should yield now."""
         if not self._state.is_asked_to_yield() or self._state.is_running():
             self._since = None
             return False
@@ -48,9 +49,9 @@ def wait_for_gpus(
     what: str,
     timeout_s: float,
     is_wanted: Callable[[], bool],
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> GPULease | None:
-    """Return the lease of a server's GPUs when it has them, or None when it is not wanted.
+    """Return the lease of a server's GPUs; None when the server is no longer wanted.
 
     Parameters
     ----------
@@ -59,22 +60,22 @@ def wait_for_gpus(
     request
         The GPUs.
     what
-        What they are for, to tell others.
+        The use of the GPUs, for messages of other processes.
     timeout_s
-        Seconds to wait at most. Time in which another server of the same pipeline has them does
-        not count.
+        Timeout in seconds, without the time in which another server of the same pipeline has the
+        GPUs.
     is_wanted
-        Asked a few times a second.
-    tell
-        Called with what the server waits for.
+        Called a few times a second.
+    report
+        Called with the reason of the wait when it changes.
 
     Raises
     ------
     GPUBusyError
-        They were not to be had in time.
+        The GPUs were not free in time.
     """
     deadline = time.monotonic() + timeout_s
-    told = ""
+    reported = ""
     while is_wanted():
         try:
             lease = lease_gpus(request)
@@ -85,15 +86,15 @@ def wait_for_gpus(
             lease.close()
             busy = GPUBusyError(
                 wanted="a GPU",
-                holders=tuple(f"{holder} is about to take it back" for holder in claims),
+                holders=tuple(f"{holder} takes it back" for holder in claims),
                 states=tuple(holder.state for holder in claims),
             )
         except GPUBusyError as error:
             busy = error
-        if busy.held_by != told:
-            told = busy.held_by
-            logger.info("waiting: %s", told)
-            tell(told)
+        if busy.held_by != reported:
+            reported = busy.held_by
+            logger.info("waiting for GPUs: %s", reported)
+            report(reported)
         related = [other for text in busy.states if (other := _related(state, text)) is not None]
         for other in related:
             other.request_yield()
@@ -105,10 +106,10 @@ def wait_for_gpus(
 
 
 def _claims(state: ServerState, lease: GPULease) -> list[Holder]:
-    """Return who had the GPUs before, and has lost them with a consumer at work.
+    """Return the last holders of the GPUs that lost them while a consumer was running.
 
-    That consumer waits for its server to come back; it would have to wait for this one instead,
-    and this one's consumers perhaps for the worker that it occupies.
+    Such a consumer waits for its server to be started again. It must not wait for this server: the
+    consumers of this one may need the worker process that it occupies.
     """
     drivers = state.consumers().keys()
     return [
@@ -119,7 +120,7 @@ def _claims(state: ServerState, lease: GPULease) -> list[Holder]:
 
 
 def _related(state: ServerState, directory: str) -> ServerState | None:
-    """Return the state of another server that a driver of this one has consumers of."""
+    """Return the state of another server, if a driver of this server has consumers there."""
     for other in ServerState.all(state.path.parent):
         if other.path == Path(directory) != state.path:
             return other if other.consumers().keys() & state.consumers().keys() else None

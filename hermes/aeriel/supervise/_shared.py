@@ -1,4 +1,4 @@
-"""A supervised server for as long as a block lasts, shared by all who ask for the same one."""
+"""A supervised server while a block lasts, shared by all processes that ask for the same one."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hermes.aeriel.supervise._client import ensure_server
 from hermes.aeriel.supervise._spec import ServerSpec
 from hermes.aeriel.supervise._state import Lease, ServerState, Wishes
 
-# Beyond the time that the server has to get ready.
+# Seconds to wait beyond the server's own timeout.
 MARGIN_S = 60.0
 
 
 @dataclass(frozen=True)
 class SharedServer:
-    """A server that this process shares with others, and keeps a lease on.
+    """A server that this process shares with others, and has a lease on.
 
     Parameters
     ----------
     spec
-        What the server is.
+        The specification of the server.
     driver
         This process.
     """
@@ -35,14 +35,14 @@ class SharedServer:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the ready server listens; it waits for one that is being started again.
+        """The endpoint of the ready server, after waiting for a server that is being restarted.
 
         Raises
         ------
         SupervisorError
-            It did not start, or somebody stopped it.
+            The server did not start, or was stopped.
         ServerTimeoutError
-            It was not ready in time.
+            The server was not ready in time.
         """
         return ensure_server(
             self.spec, driver=self.driver, timeout_s=self.spec.timeout_s + MARGIN_S
@@ -50,11 +50,11 @@ class SharedServer:
 
     @property
     def endpoint_file(self) -> Path:
-        """The file that says where the server listens, while it is ready."""
+        """The endpoint file, which exists while the server is ready."""
         return ServerState.of(self.spec).endpoint_file
 
     def current(self) -> Endpoint | None:
-        """Return where the server listens just now, or None while it is not ready."""
+        """Return the current endpoint; None while the server is not ready."""
         return ServerState.of(self.spec).endpoint()
 
     def check_models(self) -> None:
@@ -68,23 +68,23 @@ class SharedServer:
 
 @contextmanager
 def shared_server(spec: ServerSpec, *, what: str, wishes: Wishes) -> Iterator[SharedServer]:
-    """Yield a ready server, which all that ask for the same one share.
+    """Yield a ready server, which all processes that ask for the same one share.
 
     Parameters
     ----------
     spec
-        What the server is to be.
+        The specification of the server.
     what
-        What needs it, for `hermes ps`.
+        The name of the consumer, for `hermes ps`.
     wishes
-        What this process wants of it besides.
+        The files that this process wants, and how long the server lingers.
 
     Raises
     ------
     SupervisorError
-        It did not start, or somebody stopped it.
+        The server did not start, or was stopped.
     ServerTimeoutError
-        It was not ready in time.
+        The server was not ready in time.
     """
     state = ServerState.of(spec)
     driver = ProcessIdentity.of(os.getpid())

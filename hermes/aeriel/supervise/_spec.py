@@ -1,4 +1,4 @@
-"""What a supervised server is asked to be, and what makes two servers one."""
+"""The specification of a supervised server; equal specifications share one server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hermes._directory import new_server_id, state_home
 from hermes.aeriel.serve import check_model_repository
 from hermes.errors import ServerError
 
-# What the environment decides: which GPUs there are, whose job it is, which Triton and image.
+# Variables that select the GPUs, the batch job, Triton and the image.
 _DECIDING = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
@@ -35,7 +35,7 @@ _DECIDING = (
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSpec:
-    """What a supervised server is asked to be; see `hermes.aeriel.serve.serve` for the fields.
+    """The specification of a supervised server; see `hermes.aeriel.serve.serve` for the fields.
 
     Parameters
     ----------
@@ -44,20 +44,21 @@ class ServerSpec:
     image
         A Singularity/Apptainer image; none: a local Triton.
     gpus, n_gpus
-        Which GPUs, or how many.
+        The GPUs, or their number.
     cpu
-        On the CPU, also models that ask for a GPU.
+        Serve on the CPU, also models that require a GPU.
     listen, insecure, advertise
-        Where it listens, whether anybody gets in, and how other hosts call this one.
+        The address to listen on, whether every client is accepted, and the name of this host for
+        other hosts.
     server_args
         Further flags of tritonserver.
     timeout_s
-        Seconds that it may wait for its GPUs, and seconds that it may take to get ready.
+        Seconds to wait for GPUs, and seconds until the server has to be ready.
     stop_timeout_s
-        Seconds that it may take to finish: nobody is left who could read an answer.
+        Seconds that the server may take to stop; no client waits for an answer then.
     repository_stamp
-        Stands for the files of the model repository. A server goes on with the models that it has
-        loaded when the files change; who asks for the changed ones asks for another server.
+        A digest of the files of the model repository. A server keeps the models that it has loaded
+        when the files change; a specification with the changed files is another server.
     """
 
     model_repository: str
@@ -75,28 +76,28 @@ class ServerSpec:
 
     @classmethod
     def of(cls, model_repository: str, **options: Any) -> ServerSpec:
-        """Return the spec of a server for a repository as its files are now.
+        """Return the specification of a server for the current files of a repository.
 
         Raises
         ------
         ParameterError
-            There is no repository.
+            The repository does not exist.
         """
         repository = check_model_repository(model_repository)
         stamp = repository_stamp(repository)
         return cls(model_repository=repository, repository_stamp=stamp, **options)
 
     def check_unchanged(self) -> None:
-        """Raise ServerError where a file of the repository is not what it was for this spec."""
+        """Raise ServerError where the files of the repository have changed."""
         if repository_stamp(self.model_repository) != self.repository_stamp:
             message = (
-                f"the files of the model repository {self.model_repository} have changed since its "
-                f"server, {self.server_id()}, was asked for; run it again"
+                f"the files of the model repository {self.model_repository} have changed since "
+                f"the start of its server {self.server_id()}; run the pipeline again"
             )
             raise ServerError(message)
 
     def provenance(self) -> dict[str, str]:
-        """Return what an output says of where its model comes from."""
+        """Return the origin of the models, for the provenance of an output."""
         return {"model_repository": self.model_repository, "image": self.image}
 
     def to_json(self) -> str:
@@ -112,10 +113,10 @@ class ServerSpec:
         return cls(gpus=None if gpus is None else tuple(gpus), server_args=arguments, **facts)
 
     def server_id(self, environ: Mapping[str, str] = os.environ) -> str:
-        """Return the id of the server that is asked for: equal ids are one server.
+        """Return the id of the server.
 
-        It stands for the effective values, with paths resolved, for what the environment decides,
-        and for the host and the state home.
+        It is a digest of the fields, with paths resolved, of the environment variables that matter,
+        of the host and of the state home.
         """
         facts = asdict(self)
         del facts["timeout_s"]
@@ -131,14 +132,14 @@ class ServerSpec:
 
 
 def repository_stamp(model_repository: str, models: Iterable[str] = (".",)) -> str:
-    """Return what changes when a file of a repository does (by size or modification time).
+    """Return a digest of the names, sizes and modification times of a repository's files.
 
     Parameters
     ----------
     model_repository
-        A directory; a URL stands for itself.
+        A directory; a URL is returned unchanged.
     models
-        The directories of models in it that count; by default all of it does.
+        The models' directories to include; by default all.
     """
     if "://" in model_repository:
         return model_repository
@@ -153,7 +154,7 @@ def repository_stamp(model_repository: str, models: Iterable[str] = (".",)) -> s
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """Yield the files below a directory, those behind links to directories too."""
+    """Yield the files below a directory, including those behind links to directories."""
     seen = set()
     for parent, directories, names in os.walk(directory, followlinks=True):
         real = os.path.realpath(parent)

@@ -1,9 +1,9 @@
-"""Who needs a server, and who keeps it: a directory that several processes agree through.
+"""The state of a supervised server, in files of its directory.
 
 A *driver* is a process that runs a pipeline; a *consumer* is one of its tasks that needs the
-server. Each consumer that is outstanding is a file, a *lease*, under the identity of its driver,
-so a driver that died takes its leases with it. A *supervisor* is the process that holds the
-server; it goes when no live driver has a lease left.
+server. Each outstanding consumer has a file, a *lease*, in a directory with the identity of its
+driver, so the leases of a driver that has died are ignored. A *supervisor* is the process that runs
+the server; it ends when no running driver has a lease.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ ASKED_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """One consumer's need of a server.
+    """A consumer that needs a server.
 
     Parameters
     ----------
     consumer
         The task.
     is_running
-        Whether it runs, or has yet to.
+        Whether the task runs; otherwise it is outstanding.
     """
 
     consumer: str
@@ -52,16 +52,16 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What one driver wants of a server that it shares with others.
+    """The files that one driver wants of a shared server, and how long the server lingers.
 
     Parameters
     ----------
     log_file
-        A file that takes the server's output; it is replaced when a server starts.
+        A file for the server's output; it is replaced when a server starts.
     monitor_file
-        A CSV file that says once a second what the server does.
+        A CSV file for a sample of the server's statistics every second.
     linger_s
-        Seconds that the server stays when nobody needs it any more.
+        Seconds that the server runs on when no process needs it.
     """
 
     log_file: str = ""
@@ -75,7 +75,7 @@ class ServerState(ServerDirectory):
     Parameters
     ----------
     path
-        Made when it is first needed, for this user's eyes only.
+        The directory. It is made when it is first needed, readable by this user only.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,11 +89,11 @@ class ServerState(ServerDirectory):
 
     @classmethod
     def of(cls, spec: ServerSpec) -> ServerState:
-        """Return the directory of the server that is asked for."""
+        """Return the state of the server with a specification."""
         return cls(state_home() / spec.server_id())
 
     def acquire(self, driver: ProcessIdentity, lease: Lease, wishes: Wishes | None = None) -> None:
-        """Say that a driver has a consumer outstanding."""
+        """Write a lease of a driver."""
         with self.exclusive():
             path = self._lease(driver, lease.consumer)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,15 +103,15 @@ class ServerState(ServerDirectory):
                 write_state(self._wishes / str(driver), json.dumps(asdict(wishes)))
 
     def has_lease(self, driver: ProcessIdentity, consumer: str) -> bool:
-        """Tell whether a driver has said so of a consumer."""
+        """Return whether a driver has a lease for a consumer."""
         return self._lease(driver, consumer).exists()
 
     def release(self, driver: ProcessIdentity, consumer: str) -> None:
-        """Say that a consumer is done with the server, for now at least."""
+        """Remove the lease of a consumer."""
         self._lease(driver, consumer).unlink(missing_ok=True)
 
     def release_waiting(self, driver: ProcessIdentity, consumer: str) -> None:
-        """Say so of a consumer that never will run here, unless it has begun to meanwhile."""
+        """Remove the lease of a consumer, unless the consumer runs."""
         path = self._lease(driver, consumer)
         if path.exists():
             with self.exclusive():
@@ -120,13 +120,13 @@ class ServerState(ServerDirectory):
                     path.unlink()
 
     def release_all(self, driver: ProcessIdentity) -> None:
-        """Say that a driver has no consumer left."""
+        """Remove all leases of a driver."""
         if self.path.exists():
             with self.exclusive():
                 shutil.rmtree(self._leases / str(driver), ignore_errors=True)
 
     def consumers(self) -> dict[ProcessIdentity, list[Lease]]:
-        """Return the consumers outstanding by their driver, of drivers that live."""
+        """Return the leases of the drivers that run."""
         found: dict[ProcessIdentity, list[Lease]] = {}
         for driver, leases in self._drivers():
             if driver.is_alive():
@@ -135,7 +135,7 @@ class ServerState(ServerDirectory):
         return {driver: leases for driver, leases in found.items() if leases}
 
     def wishes(self) -> list[Wishes]:
-        """Return what the drivers that need the server want of it."""
+        """Return the wishes of the drivers that have leases."""
         found: list[Wishes] = []
         for driver, leases in self._drivers():
             facts: dict[str, Any] | None = facts_of(self._wishes / str(driver))
@@ -144,28 +144,28 @@ class ServerState(ServerDirectory):
         return found
 
     def clear(self, spec: ServerSpec) -> None:
-        """Forget what an earlier supervisor said, who may have been killed; within `exclusive`."""
+        """Remove the records of an earlier supervisor; the caller holds `exclusive`."""
         self._failure.unlink(missing_ok=True)
         self.status_file.unlink(missing_ok=True)
         self.unpublish()
         write_state(self._spec, spec.to_json())
 
     def spec(self) -> ServerSpec:
-        """Return what the server is asked to be."""
+        """Return the specification of the server."""
         return ServerSpec.from_json(self._spec.read_text())
 
     def publish(self, endpoint: Endpoint) -> None:
-        """Say that the server is ready, and where."""
+        """Write the endpoint file: the server is ready."""
         endpoint.write(self.endpoint_file)
 
     def unpublish(self) -> None:
-        """Say that the server is no longer to be used."""
+        """Remove the endpoint file: the server is not ready."""
         self.endpoint_file.unlink(missing_ok=True)
 
     def endpoint(self) -> Endpoint | None:
-        """Return where the server is ready, if it is.
+        """Return the endpoint of the ready server; None where it is not ready.
 
-        A file alone is never believed: what its supervisor left when it died counts for nothing.
+        An endpoint file whose supervisor has ended is ignored.
         """
         if self.owner() is None:
             return None
@@ -175,28 +175,28 @@ class ServerState(ServerDirectory):
             return None
 
     def block_drivers(self) -> None:
-        """Say that the server is not to be started again for the drivers that are there now."""
+        """Keep the drivers that run now from starting the server again."""
         with self.exclusive():
             write_state(self._refused, "\n".join(map(str, self.consumers())))
 
     def is_blocked(self, driver: ProcessIdentity) -> bool:
-        """Tell whether somebody stopped the server for good as far as a driver is concerned."""
+        """Return whether a driver must not start the server again."""
         return str(driver) in text_of(self._refused).split()
 
     def request_yield(self) -> None:
-        """Say, again and again, that somebody waits for a GPU that this server has."""
-        with suppress(FileNotFoundError):  # it is gone just now
+        """Ask the server to yield its GPUs; a request is valid for a few seconds."""
+        with suppress(FileNotFoundError):  # the directory was removed
             self._place.touch()
 
     def is_asked_to_yield(self) -> bool:
-        """Tell whether somebody said so in the last seconds."""
+        """Return whether there was a request to yield in the last seconds."""
         try:
             return time.time() - self._place.stat().st_mtime < ASKED_S
         except FileNotFoundError:
             return False
 
     def is_running(self, drivers: Collection[ProcessIdentity] | None = None) -> bool:
-        """Tell whether a consumer runs: one of these drivers, or any."""
+        """Return whether a consumer runs, of these drivers or of any."""
         return any(
             lease.is_running
             for driver, leases in self.consumers().items()
@@ -205,11 +205,11 @@ class ServerState(ServerDirectory):
         )
 
     def fail(self, reason: str) -> None:
-        """Say why there is no server."""
+        """Record why the server failed."""
         write_state(self._failure, reason)
 
     def failure(self) -> str:
-        """Return what the last supervisor said of its failure, or an empty string."""
+        """Return why the last supervisor failed, or an empty string."""
         return text_of(self._failure)
 
     def _lease(self, driver: ProcessIdentity, consumer: str) -> Path:

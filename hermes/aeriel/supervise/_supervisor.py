@@ -1,4 +1,4 @@
-"""The process that keeps a server for as long as somebody needs it."""
+"""The supervisor: runs a server while a process needs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from hermes._cleanup import sweep
 from hermes._directory import Status
 from hermes._shared_memory import sweep_regions
 from hermes.aeriel.endpoint import Endpoint
@@ -27,47 +26,46 @@ RESTARTS = 5
 
 
 def run(directory: Path) -> None:
-    """Keep the server of a directory until nobody needs it, and log why it ended.
+    """Run the server of a directory while a driver needs it, and log a failure.
 
     Parameters
     ----------
     directory
-        The server's directory, with its spec.
+        The server's directory, with its specification.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     state = ServerState(directory)
     try:
         supervise(state, state.spec())
     except HermesError as error:
-        logger.error("the server ends: %s", error)  # noqa: TRY400 (the sentence says it)
+        logger.error("the server failed: %s", error)  # noqa: TRY400 (the message suffices)
 
 
 def supervise(state: ServerState, spec: ServerSpec) -> None:
-    """Keep a server while a live driver has a consumer outstanding, and publish it in `state`.
+    """Run a server while a driver has a lease, and publish its endpoint in `state`.
 
-    It waits for its GPUs first. A server that crashes or hangs is started again, a few times in
-    a row at most.
+    The server waits for its GPUs first. If it crashes or hangs it is restarted, at most
+    `RESTARTS` times in a row.
 
     Parameters
     ----------
     state
-        Where its drivers, its consumers and its endpoint are.
+        The server's directory.
     spec
-        What the server is to be.
+        The specification of the server.
 
     Raises
     ------
     HermesError
-        The server did not start, or failed too often; the reason is left in `state`.
+        The server did not start, or failed too often; `state` has the reason too.
     """
     with stop_signal() as stopped, ExitStack() as undo:
         undo.callback(_resign, state)
-        sweep(state.path.parent)
         keeper = _Keeper(state, spec, stopped)
         try:
             keeper.keep(undo)
         except HermesError as error:
-            state.fail(keeper.in_drivers_words(error))
+            state.fail(keeper.message(error))
             raise
         except Exception as error:
             state.fail(f"its supervisor failed: {error!r}")
@@ -75,15 +73,15 @@ def supervise(state: ServerState, spec: ServerSpec) -> None:
 
 
 def _resign(state: ServerState) -> None:
-    """Leave the directory to others, or remove it."""
-    if not state.plan_file.exists():  # else something of the server is left, to be swept later
+    """Give up the ownership of the directory, and remove it if no process needs it."""
+    if not state.plan_file.exists():  # otherwise parts of the server remain for a later sweep
         state.clear_owner()
         state.tidy()
-    sweep_regions()  # of clients that were killed meanwhile
+    sweep_regions()  # of clients that were killed
 
 
 class _Keeper:
-    """What a supervisor learns from its state, and says there."""
+    """Runs the server, and keeps its state up to date."""
 
     def __init__(self, state: ServerState, spec: ServerSpec, stopped: threading.Event) -> None:
         self._state = state
@@ -97,7 +95,7 @@ class _Keeper:
         self._lingers_until = 0.0
 
     def keep(self, undo: ExitStack) -> None:
-        """Have GPUs, then a server, until nobody needs it."""
+        """Lease GPUs, then run the server until no driver needs it."""
         spec, state = self._spec, self._state
         lease = wait_for_gpus(
             state,
@@ -105,13 +103,13 @@ class _Keeper:
             what=spec.model_repository,
             timeout_s=spec.timeout_s,
             is_wanted=self.is_wanted,
-            tell=functools.partial(self._tell, "waiting"),
+            report=functools.partial(self._record, "waiting"),
         )
         if lease is None:
             return
         undo.callback(lease.close)
         self._status = replace(self._status, gpus=tuple(map(str, lease.gpus or ())))
-        self._tell("starting")
+        self._record("starting")
         undo.enter_context(self._files)
         run_with_restarts(
             serve(
@@ -135,37 +133,37 @@ class _Keeper:
             most_restarts=RESTARTS,
         )
         if state.is_needed():
-            lease.sign(None)  # it stops before its time: another may have the GPUs
+            lease.sign(None)  # it yields its GPUs, or was stopped: another server may have them
 
-    def in_drivers_words(self, error: HermesError) -> str:
-        """Return what an error says, with the log that a driver asked for as the log."""
+    def message(self, error: HermesError) -> str:
+        """Return the message of an error, with a driver's log in place of this one's."""
         log = self._files.first_log
         return str(error) if log is None else str(error).replace(str(self._state.log_file), log)
 
     def is_wanted(self) -> bool:
-        """Tell whether the server is to go on; asked a few times a second."""
+        """Return whether the server is needed; called a few times a second."""
         self._files.update()
         if self._is_needed():
             return True
-        # A consumer may come this very moment: it finds the endpoint either there to be used,
-        # with its lease seen here, or gone.
+        # A consumer may come at the same time. It takes its lease under this lock: either the
+        # lease is seen here, or the consumer finds no endpoint.
         with self._state.exclusive():
             wanted = self._is_needed()
             if not wanted:
                 self._state.unpublish()
-                self._tell("stopping")
+                self._record("stopping")
             return wanted
 
     def _publish(self, endpoint: Endpoint) -> None:
         self._files.endpoint = endpoint
         self._state.publish(endpoint)
-        self._tell("ready")
+        self._record("ready")
 
     def _unpublish(self) -> None:
         self._state.unpublish()
-        self._tell("restarting" if self.is_wanted() else "stopping")
+        self._record("restarting" if self.is_wanted() else "stopping")
 
-    def _tell(self, phase: str, detail: str = "") -> None:
+    def _record(self, phase: str, detail: str = "") -> None:
         self._state.write_status(replace(self._status, phase=phase, detail=detail))
 
     def _is_needed(self) -> bool:

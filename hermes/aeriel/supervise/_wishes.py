@@ -1,4 +1,4 @@
-"""What each driver of a shared server wants written, for as long as that driver needs it."""
+"""The log and monitor files that each driver of a shared server wants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COPY_BYTES = 1 << 20
 class WishedFiles:
     """Copies a server's log, and monitors the server, into the files that its drivers want.
 
-    A driver's files end with its last lease, and what one driver wants holds whatever others do.
+    The files of a driver end with its last lease. They do not depend on other drivers.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class WishedFiles:
     Attributes
     ----------
     endpoint
-        Where the server listens; None until it is ready.
+        The server's endpoint; None until it is ready.
     """
 
     def __init__(self, state: ServerState) -> None:
@@ -45,7 +45,7 @@ class WishedFiles:
 
     def __enter__(self) -> Self:
         for wishes in self._state.wishes():
-            if wishes.log_file:  # what cannot be written is an error before the server starts
+            if wishes.log_file:  # an unwritable file is an error before the server starts
                 self._begin_log(wishes.log_file)
         return self
 
@@ -59,16 +59,16 @@ class WishedFiles:
             self._monitors.pop(path).close()
         for path in list(self._logs):
             self._logs.pop(path).close()
-        if self._is_copied:  # else it is the only one, and an error may name it
+        if self._is_copied:  # otherwise it is the only log, and an error may name it
             self._state.log_file.unlink(missing_ok=True)
 
     @property
     def first_log(self) -> str | None:
-        """A copy of the server's log that a driver has asked for, if one has."""
+        """A copy of the server's log that a driver wants; None without any."""
         return next(iter(self._logs), None)
 
     def update(self) -> None:
-        """Begin and end files as drivers come and go, and write what is new."""
+        """Open and close files as drivers come and go, and copy new lines of the log."""
         wishes = self._state.wishes()
         logs = {each.log_file for each in wishes} - {""}
         monitors = {each.monitor_file for each in wishes} - {""}
@@ -97,7 +97,7 @@ class WishedFiles:
     def _begin_monitor(self, path: str) -> None:
         stack = ExitStack()
         try:
-            # Not the endpoint of now: a server that lost its ports to another one takes others.
+            # Not the current endpoint: after a restart the server may have other ports.
             stack.enter_context(ServerMonitor(lambda: self.endpoint or "", path))
         except HermesError as error:
             self._fail(path, error)
@@ -106,12 +106,12 @@ class WishedFiles:
 
     def _fail(self, path: str, error: Exception) -> None:
         if path not in self._failed:
-            logger.warning("%s is not written any more: %s", path, error)
+            logger.warning("cannot write %s: %s", path, error)
         self._failed.add(path)
 
 
 class _LogCopy:
-    """A server's log, as a file that one driver wants.
+    """A copy of a server's log.
 
     Raises
     ------
@@ -126,15 +126,15 @@ class _LogCopy:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._copy = Path(path).open("wb", buffering=0)  # noqa: SIM115 (closed by `close`)
         except OSError as error:
-            raise OutputError(path, f"the server's log cannot be written: {error}") from error
+            raise OutputError(path, f"cannot write the server's log: {error}") from error
 
     def update(self) -> None:
-        """Copy what is new.
+        """Copy new lines.
 
         Raises
         ------
         OSError
-            It cannot be written.
+            The copy cannot be written.
         """
         try:
             size = self._log_file.stat().st_size
@@ -143,7 +143,7 @@ class _LogCopy:
                     log.seek(self._position)
                     data = log.read(COPY_BYTES)
                 self._position += os.write(self._copy.fileno(), data)
-        except FileNotFoundError:  # there is no server yet, or any more
+        except FileNotFoundError:  # the server has not started, or has stopped
             return
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The container image that was asked for: where it is, and whether it is one."""
+"""Finds a Singularity/Apptainer image, and checks that it is one."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from hermes.errors import ImageError
 # Images of the International Gravitational-Wave Network, where CVMFS is mounted.
 DEFAULT_IMAGE_PATH = "/cvmfs/singularity.opensciencegrid.org/ml4gw"
 
-_NO_SANDBOX = "is a directory, but not a sandbox: it has no .singularity.d"
+_NO_SANDBOX = "is a directory but not a sandbox: it has no .singularity.d"
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://")
 # A SIF's global header: launch line, magic, versions, id, eight numbers (sylabs/sif, sif.go).
 _SIF_HEADER = struct.Struct("<32s10s3s3s16s8q")
 
 
 def find_image(image: str | Path, environ: Mapping[str, str], cwd: Path) -> str:
-    """Return the absolute path of an image, or the URI that it is.
+    """Return the absolute path of an image, or its URI.
 
     Parameters
     ----------
     image
-        A path or a URI (``docker://…``). A relative path is looked for in `cwd`, then in the
+        A path or a URI (``docker://…``). A relative path is searched in `cwd`, then in the
         directories of ``HERMES_IMAGE_PATH``, which are separated by colons.
     environ
         The environment with that variable.
@@ -54,12 +54,12 @@ def find_image(image: str | Path, environ: Mapping[str, str], cwd: Path) -> str:
 
 
 def check_image(image: str) -> None:
-    """Raise ImageError where an image cannot be one, without asking a container runtime.
+    """Raise ImageError for a file or directory that is not an image, without a container runtime.
 
     Parameters
     ----------
     image
-        What `find_image` returned. Nothing is known about a URI.
+        The result of `find_image`. A URI is not checked.
     """
     if _URI.match(image):
         return
@@ -80,7 +80,7 @@ def check_image(image: str) -> None:
 
 
 def _sif_size(path: Path) -> int:
-    """Return how long a SIF is by its own account; 0 for another kind of file."""
+    """Return the length of a SIF according to its header; 0 for another kind of file."""
     with path.open("rb") as file:
         header = file.read(_SIF_HEADER.size)
     if len(header) < _SIF_HEADER.size:

@@ -22,7 +22,7 @@ class LocalInstance(TritonInstance):
     Raises
     ------
     TritonNotFoundError
-        There is no tritonserver here.
+        This machine has no tritonserver.
     """
 
     def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
@@ -36,10 +36,10 @@ class LocalInstance(TritonInstance):
 
     @property
     def _links(self) -> dict[str, Path]:
-        """Links for the paths that a shell does not take as they are, by path.
+        """Links for the paths that a shell would interpret, by path.
 
         The Python backend starts its stub through a shell and quotes neither the stub's path nor
-        the model's: a blank in it would be the end of the path, a semicolon the start of a command.
+        the model's: a blank would end the path, a semicolon would start a command.
         """
         directory = self._settings.directory
         links = {
@@ -55,7 +55,7 @@ class LocalInstance(TritonInstance):
     def _server_command(self) -> list[str]:
         links = self._links
         repository, backends = self._settings.served_repository, self._triton.backend_directory
-        command = [*dies_with_this_process(), str(self._triton.binary)]
+        command = [*_bound_to_this_process(), str(self._triton.binary)]
         if backends is not None:
             command.append(f"--backend-directory={links.get(str(backends), backends)}")
         return [
@@ -67,10 +67,11 @@ class LocalInstance(TritonInstance):
         return {**os.environ, **self._triton.environment, **self._settings.environment}
 
 
-def dies_with_this_process() -> list[str]:
-    """Return what to put before a command so that the kernel ends it when this process is gone.
+def _bound_to_this_process() -> list[str]:
+    """Return a command that runs another one, which the kernel ends when this process ends.
 
-    The kernel means the thread that starts it, so that is said of a process's first thread only.
+    For the kernel the parent is the thread that starts the command. Other threads may end before
+    the process, so the command is bound in the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         return []

@@ -1,8 +1,7 @@
-"""A Triton server in a Singularity or Apptainer container, started and stopped by spython.
+"""A Triton server in a Singularity or Apptainer container.
 
-The container is an *instance*: spython starts it, and the server is then run in it by the
-runtime's ``exec``, whose process is the server's own as far as output, exit code and life are
-concerned.
+The container is an *instance*: spython starts it, and the runtime's ``exec`` runs the server in it.
+The process of ``exec`` has the server's output and exit code, and ends with it.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ MODELS = "/hermes/models"
 TRITON = "/opt/tritonserver/bin/tritonserver"
 PROBE_TIMEOUT_S = 120.0
 
-# They hold paths of the host, which mean nothing, or the wrong thing, in a container.
+# They hold paths of the host, which are not valid in a container.
 _HOST_ONLY = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "LD_LIBRARY_PATH", "LD_PRELOAD")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FIND_TRITON = f"command -v tritonserver || command -v {TRITON}"
@@ -53,8 +52,8 @@ _FIND_TRITON = f"command -v tritonserver || command -v {TRITON}"
 class SingularityInstance(TritonInstance):
     """A Triton server that runs in a Singularity or Apptainer container.
 
-    The environment reaches the server as on the host, but for variables that hold the host's
-    library and module paths. The model repository is visible in the container, read-only.
+    The server has the caller's environment, except for variables with library and module paths of
+    the host. The model repository is mounted read-only.
 
     Parameters
     ----------
@@ -63,20 +62,20 @@ class SingularityInstance(TritonInstance):
         `settings.container_name`, by default the server's id. Empty `settings.gpus` leave the
         NVIDIA driver out.
     log_file
-        Takes the server's output.
+        The file for the server's output.
     plan
         What ending the server takes.
 
     Raises
     ------
     ParameterError
-        The name is none that the container runtime takes.
+        The container runtime does not accept the name.
     SingularityNotFoundError
         There is neither a `singularity` nor an `apptainer` command.
     ImageError
-        The image is missing, or is none.
+        The image is missing or unusable.
     InstanceExistsError
-        The name is taken.
+        An instance of this name runs.
     """
 
     def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
@@ -84,7 +83,7 @@ class SingularityInstance(TritonInstance):
         named = settings.container_name
         self.name = settings.server_id if named is None else named
         if not _NAME.fullmatch(self.name):
-            problem = f"{self.name!r} is not made of letters, digits and ._- only"
+            problem = f"{self.name!r} has characters other than letters, digits and ._-"
             raise ParameterError("name", problem)
         self._runtime = find_runtime(settings.image)
         self.image = find_image(settings.image, os.environ, Path.cwd())
@@ -106,12 +105,12 @@ class SingularityInstance(TritonInstance):
             directory=self._settings.directory.path,
         )
         if self.name == self.server_id and Instance(self._runtime, self.name).find() is not None:
-            # The name is this server's alone: an earlier start was killed before it had a process.
+            # No other server has this name: an earlier start of this one was killed.
             stop_container(self._container)
         self._record(container(self._runtime, self.name, self.server_id, is_starting=True))
         try:
             pid = start_instance(self._runtime, self.image, self.name, self.server_id, options)
-        except HermesError:  # the command has ended by itself
+        except HermesError:  # the command has ended
             self._record(self._container)
             raise
         self._record(container(self._runtime, self.name, self.server_id, pid=pid))
@@ -130,7 +129,7 @@ class SingularityInstance(TritonInstance):
         return [self._runtime, "--quiet", "exec", "--pwd", "/", f"instance://{self.name}"]
 
     def _find_triton(self) -> str:
-        """Return the server's path in the image: on its PATH, or where NVIDIA's images have it."""
+        """Return the server's path in the image: on its PATH, or that of NVIDIA's images."""
         try:
             found = subprocess.run(
                 [*self._exec_command(), "/bin/sh", "-c", _FIND_TRITON],
@@ -143,11 +142,11 @@ class SingularityInstance(TritonInstance):
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            problem = f"nothing can be run in it: no answer within {PROBE_TIMEOUT_S:g} s"
+            problem = f"a command in the container did not end within {PROBE_TIMEOUT_S:g} s"
             raise InstanceStartError(image=self.image, output=problem) from error
         if found.returncode == 0:
             return found.stdout.strip()
-        if found.returncode == 255:  # the runtime's own failure, not the shell's
+        if found.returncode == 255:  # the runtime failed, not the shell
             raise InstanceStartError(image=self.image, output=runtime_words(found.stderr))
         raise TritonNotFoundError(
             looked_in=(f"the PATH of the image {self.image}", TRITON),
@@ -156,19 +155,18 @@ class SingularityInstance(TritonInstance):
 
 
 def has_nvidia_driver() -> bool:
-    """Tell whether this machine has an NVIDIA driver."""
+    """Return whether this machine has an NVIDIA driver."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def start_options(
     model_repository: str, *, linked: str | None = None, use_driver: bool, directory: Path
 ) -> list[str]:
-    """Return the options of ``instance start`` that let the server see what is outside.
+    """Return the options of ``instance start`` for the server's mounts and GPUs.
 
-    That is its models, its own directory (keys and sockets) and the GPUs. A local repository is
-    always mounted, and always at the same place: whether it would be visible by itself depends on
-    the site's configuration. Remote ones are left to Triton. The directory is mounted where it is,
-    and so is what the models are links to.
+    A local repository is mounted at a fixed path, because the mounts of the site's configuration
+    vary. Triton reads remote repositories itself. The server's directory (keys, sockets) and the
+    directory that an overlay links to are mounted at their own paths.
     """
     options = ["--nv"] if use_driver else []
     if model_repository.startswith("/"):
@@ -179,31 +177,30 @@ def start_options(
 
 
 def _mount(source: str, destination: str, *, read_only: bool = True) -> list[str]:
-    # Of the ways to say this only `--mount`, which is CSV, can say every path.
+    # Only `--mount`, whose value is CSV, can express every path.
     fields = ["type=bind", f"source={source}", f"destination={destination}"]
     fields += ["ro"] if read_only else []
     line = io.StringIO()
-    # A newline alone is not quoted by default.
+    # By default csv does not quote a field that only has a newline.
     csv.writer(line, lineterminator="", quoting=csv.QUOTE_ALL).writerow(fields)
     return ["--mount", line.getvalue()]
 
 
 def exec_environment(environ: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of an ``exec``, by which the server gets the wanted variables.
+    """Return the environment of an ``exec`` that gives the server the wanted variables.
 
     Parameters
     ----------
     environ
-        The caller's environment. Variables that hold paths of the host are left out.
+        The caller's environment. Variables that hold paths of the host are omitted.
     wanted
-        Variables that the server must see with just these values, whatever the caller's
-        environment and the image say.
+        Variables that override those of the caller's environment and of the image.
     """
     result = {name: value for name, value in environ.items() if name not in _HOST_ONLY}
     for name, value in wanted.items():
-        # Over a plain variable the image's own wins, and `--env` splits at commas. Each
-        # runtime has its prefix; Apptainer knows both and warns where they differ.
+        # A variable of the image overrides a plain one, and `--env` splits at commas. Each runtime
+        # has its prefix; Apptainer reads both and warns where they differ.
         result[f"APPTAINERENV_{name}"] = result[f"SINGULARITYENV_{name}"] = value
-    # Else values go through a shell in the container, which expands `$(…)`.
+    # Otherwise a shell in the container expands `$(…)` in the values.
     result["APPTAINER_NO_EVAL"] = result["SINGULARITY_NO_EVAL"] = "1"
     return result

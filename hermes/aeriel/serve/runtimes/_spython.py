@@ -40,21 +40,21 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Instance(Client.instance):  # type: ignore[misc] # spython has no types
-    """spython's instance, with the command that is here and the words of its failures."""
+    """spython's instance, with the installed command, and with the messages of its failures."""
 
     def __init__(self, runtime: str, name: str, image: str = "") -> None:
         self._runtime = runtime
         super().__init__(image, start=False, name=name, quiet=True)
 
     def _init_command(self, action: str | list[str], flags: list[str] | None = None) -> list[str]:
-        # spython's is `singularity`, which not every Apptainer has a link for.
+        # spython runs `singularity`, which not every Apptainer installation has a link for.
         command: list[str] = super()._init_command(action, flags)
         return [self._runtime, *command[1:]]
 
     def start(self, options: list[str], environ: Mapping[str, str]) -> str | None:
-        """Start the instance; return None, or what the runtime said where it refused.
+        """Start the instance; return None, or the runtime's message if it failed.
 
-        spython's own `start` prints that to stderr and does not tell its caller.
+        spython's own `start` prints the message to stderr and does not return it.
         """
         command = [*self._init_command(["instance", "start"]), *options, self._image, self.name]
         result: Any = self.run_command(
@@ -66,7 +66,7 @@ class Instance(Client.instance):  # type: ignore[misc] # spython has no types
         return message if isinstance(message, str) else "".join(message)
 
     def find(self) -> int | None:
-        """Return the id of the running instance's first process, if the runtime knows one."""
+        """Return the id of the first process of the running instance; None if there is none."""
         found = self._list(self.name, quiet=True, return_json=True)
         return int(found["pid"]) if isinstance(found, dict) else None
 
@@ -94,7 +94,7 @@ def start_instance(runtime: str, image: str, name: str, server_id: str, options:
     runtime
         The command, from `find_runtime`.
     image, name
-        What to start, and as what.
+        The image, and the name of the instance.
     server_id
         The server that the instance is for.
     options
@@ -103,7 +103,7 @@ def start_instance(runtime: str, image: str, name: str, server_id: str, options:
     Raises
     ------
     ImageError, InstanceExistsError, InstanceStartError
-        The runtime refused.
+        The runtime did not start the instance.
     """
     instance = Instance(runtime, name, image)
     with _hold_name(name):
@@ -114,9 +114,9 @@ def start_instance(runtime: str, image: str, name: str, server_id: str, options:
             raise start_error(image, name, failure)
         pid = instance.find()
     if pid is None:
-        raise InstanceStartError(image=image, output="it was started and has ended at once")
+        raise InstanceStartError(image=image, output="the instance ended at once")
     own = marked_processes(f"{MARK}={server_id}")
-    if own and pid not in own:  # somebody without this lock was at it too
+    if own and pid not in own:  # a process without this lock started the same name
         raise InstanceExistsError(name)
     return pid
 
@@ -124,14 +124,14 @@ def start_instance(runtime: str, image: str, name: str, server_id: str, options:
 def start_error(
     image: str, name: str, output: str
 ) -> ImageError | InstanceExistsError | InstanceStartError:
-    """Return the error that a failed ``instance start`` stands for.
+    """Return the error for a failed ``instance start``.
 
     Parameters
     ----------
     image, name
-        What was to be started.
+        The image, and the name of the instance.
     output
-        What the runtime said.
+        The runtime's output.
     """
     words = runtime_words(output)
     if f"instance {name} already exists" in words:
@@ -143,16 +143,16 @@ def start_error(
 
 
 def runtime_words(output: str) -> str:
-    """Return what a runtime said, without colours and remarks."""
+    """Return a runtime's output, without colours, information and warnings."""
     lines = _COLOUR.sub("", output).splitlines()
     return "\n".join(line for line in lines if line and not line.startswith(("INFO:", "WARNING:")))
 
 
 @contextmanager
 def _hold_name(name: str) -> Iterator[None]:
-    """Keep others from starting an instance of this name: the runtime itself does not.
+    """Lock an instance's name, because the runtime itself does not.
 
-    The lock is a socket in Linux' abstract namespace: there is no file to be left behind.
+    The lock is a socket in Linux's abstract namespace, which leaves no file.
     """
     registry = f"{os.getuid()} {os.environ.get('HOME')} {name}"
     digest = hashlib.sha256(registry.encode(errors="surrogateescape")).hexdigest()
