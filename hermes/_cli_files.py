@@ -157,7 +157,7 @@ def infer(
         _displayed(
             f"infer {model_name}",
             {
-                str(job.input_files[0]): (os.path.relpath(job.output_file, output_dir), None)
+                str(job.output_file): (os.path.relpath(job.output_file, output_dir), None)
                 for job in pending
             },
             None if spec is None else supervise.ServerState.of(spec).status,

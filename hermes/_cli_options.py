@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import json
 import signal
 import sys
 from collections import Counter
@@ -15,7 +16,16 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from hermes.aeriel._options import InputMap, as_input_map, join_maps, read_map
+from hermes.aeriel._options import (
+    SHIFTS,
+    InputMap,
+    Shifts,
+    as_input_map,
+    as_shifts,
+    join_maps,
+    join_shifts,
+    read_map,
+)
 from hermes.errors import HermesError, ParameterError
 
 Options = TypeVar("Options")
@@ -26,6 +36,7 @@ LINGER_S = 10.0
 TEXTS = tuple[str, ...]
 _HOW = {
     TEXTS: " As a,b; repeatable.",
+    Shifts: " As 0,1s or as a JSON list; repeatable.",
     InputMap: " As x=/path or as a JSON object; repeatable.",
 }
 
@@ -138,7 +149,7 @@ def read_options(options: type[Options], given: Mapping[str, Any], **others: Any
         An option cannot be understood.
     """
     kinds = get_type_hints(options)
-    read = {TEXTS: _texts, InputMap: read_map_option}
+    read = {TEXTS: _texts, InputMap: read_map_option, Shifts: _shifts}
     values: dict[str, Any] = {
         name: read[kinds[name]](name, value) if kinds[name] in read else value
         for name, value in given.items()
@@ -172,6 +183,19 @@ def _parameter(option: Field[Any], kind: Any) -> inspect.Parameter:
 def _texts(_: str, texts: Sequence[str] | None) -> tuple[str, ...]:
     parts = (part.strip() for text in texts or () for part in text.split(","))
     return tuple(part for part in parts if part)
+
+
+def _shifts(name: str, texts: Sequence[str] | None) -> Shifts:
+    return join_shifts(name, [_read_shifts(name, text) for text in texts or ()])
+
+
+def _read_shifts(name: str, text: str) -> Shifts:
+    if not text.lstrip().startswith("["):
+        return _texts(name, [text])
+    try:
+        return as_shifts(json.loads(text))
+    except ValueError as error:
+        raise ParameterError(name, f"{text!r} is not {SHIFTS}") from error
 
 
 def read_map_option(name: str, texts: Sequence[str] | None) -> InputMap:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -15,10 +17,14 @@ from hermes.aeriel.files import (
     Hooks,
     InferenceOptions,
     Request,
+    examine,
+    file_stamp,
+    fingerprint,
     infer_with_reconnects,
     is_complete,
     named,
     result_fingerprint,
+    slides_of,
 )
 from hermes.errors import ParameterError
 from workflows._endpoints import EndpointTarget
@@ -103,8 +109,12 @@ class InferenceTask(InferenceParameters, luigi.Task):
         as ``"1024"``, or seconds, as ``"1.5s"``, which have to be a whole number of samples. The
         output has a row for each window, its ``sample_rate``, and the ``start_time`` of the first
         window, which is the time of its first sample, as attributes of each dataset.
-    shifts : list of str
-        How much later the windows of each channel begin, likewise; negative for earlier.
+    shifts : list of str, or of such lists
+        How much later the windows of each channel begin, likewise; negative for earlier. A list of
+        lists has those of each time slide: the file is read once for each of them, and ``output``
+        returns as many targets.
+    n_slides, slide_step : int, str
+        Makes that list: in slide k, from 0, channel c is shifted by k * c steps.
     sample_rate : float
         Samples per second; by default what attributes of the dataset or its groups say
         (``sample_rate``, ``Xspacing``, ``dx``, ``dt``, ``delta_t``).
@@ -141,9 +151,26 @@ class InferenceTask(InferenceParameters, luigi.Task):
         return tuple(Path(target.path) for target in flatten(self.input()["input"]))
 
     @property
-    def output_file(self) -> Path:
-        """The HDF5 file to write."""
-        return Path(self.output().path)
+    def output_files(self) -> tuple[Path, ...]:
+        """The HDF5 file to write; with time slides, one for each of them."""
+        return tuple(Path(target.path) for target in flatten(self.output()))
+
+    @property
+    def slides(self) -> tuple[InferenceOptions, ...]:
+        """The options for each output: those of a time slide.
+
+        Raises
+        ------
+        ParameterError
+            There are not as many outputs as time slides.
+        """
+        slides = slides_of(
+            self.options, lambda plain: examine(self.input_files, plain, None, hooks=self.hooks)
+        )
+        if len(slides) != len(self.output_files):
+            problem = f"{self.task_family} has {len(self.output_files)} for {len(slides)} slides"
+            raise ParameterError("output", f"{problem}; return a target for each time slide")
+        return slides
 
     @property
     def server(self) -> EndpointTarget:
@@ -163,15 +190,32 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def complete(self) -> bool:
         """Tell whether the output is there, and is that of this input, model and parameters."""
-        return is_complete(self.output_file, self.input_files, lambda: self.fingerprint)
+        return not self.pending()
+
+    def pending(self) -> list[int]:
+        """Return which outputs are not complete: 0, or the numbers of slides."""
+        fingerprints = functools.cache(lambda: self.fingerprints)
+        return [
+            number
+            for number, file in enumerate(self.output_files)
+            if not is_complete(file, self.input_files, lambda n=number: fingerprints()[n])  # type: ignore[misc]  # it is called at once
+        ]
 
     @property
     def fingerprint(self) -> str:
         """What stands for everything that the output depends on, as it is now."""
+        fingerprints = self.fingerprints
+        return fingerprint(slides=fingerprints) if len(fingerprints) > 1 else fingerprints[0]
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """The same for each output."""
         model_stamp = self.server.model_stamp(self.model_name, self.model_version)
-        return result_fingerprint(
-            self.input_files, self.options, model_stamp, **self._facts_of_hooks()
-        )
+        input_stamp, hooks = file_stamp(*self.input_files), self._facts_of_hooks()
+        return [
+            result_fingerprint(input_stamp, options, model_stamp, **hooks)
+            for options in self.slides
+        ]
 
     def _facts_of_hooks(self) -> dict[str, Any]:
         """Return what the hooks depend on: themselves, and the parameters that a subclass adds."""
@@ -187,6 +231,7 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def run(self) -> None:
         """Stream the file, and go on where it stopped when the server is lost on the way."""
+        outputs = self.output_files
         rows = RowsProgress()
         name = str(self.input_files[0])
         progress = Progress(
@@ -194,26 +239,38 @@ class InferenceTask(InferenceParameters, luigi.Task):
             self.set_status_message,
             self.set_progress_percentage,
         )
+
+        def show(request: Request, done: int, total: int) -> None:
+            before = total * outputs.index(request.output_file)
+            progress(before + done, total * len(outputs))
+
         infer_with_reconnects(
             self.server,
             self.options,
-            [self.request],
-            lambda _, done, total: progress(done, total),
+            [functools.partial(self.request, number) for number in self.pending()],
+            show,
         )
 
-    def request(self) -> Request:
-        """Return what is to be done with the file, as it and the model are now."""
+    def request(self, number: int = 0) -> Request:
+        """Return what is to be done with the file, as it and the model are now.
+
+        Parameters
+        ----------
+        number
+            Which output is made.
+        """
+        options = self.slides[number]
         return Request(
             input_files=self.input_files,
-            output_file=self.output_file,
-            options=self.options,
-            fingerprint=self.fingerprint,
+            output_file=self.output_files[number],
+            options=options,
+            fingerprint=self.fingerprints[number],
             provenance={
                 **named(self.input_files),
                 **self.server.provenance(),
                 "model_stamp": self.server.model_stamp(self.model_name, self.model_version),
                 "task": self.task_id,
-                "parameters": self.to_str_params(),
+                "parameters": {**self.to_str_params(), "shifts": json.dumps(options.shifts)},
             },
             hooks=self.hooks,
         )

@@ -56,7 +56,7 @@ class InferenceJobs(JobParameters, luigi.Task):
     @property
     def job_directory(self) -> Path:
         """A directory on the file system that the hosts share, for what jobs have to know."""
-        return next(iter(self.inferences())).output_file.parent / "jobs"
+        return next(iter(self.inferences())).output_files[0].parent / "jobs"
 
     def requires(self) -> list[luigi.Task]:
         """Return what the tasks require, each once; no server that is to run in a job."""
@@ -96,7 +96,7 @@ class InferenceJobs(JobParameters, luigi.Task):
         server = todo[0].server
         if in_a_job is None:
             server.endpoint  # noqa: B018 (waits for it)
-        requests = [task.request() for task in todo]
+        requests = [task.request(number) for task in todo for number in task.pending()]
         server.check_models()  # after it: the server has loaded the models that they stand for
         infer_in_jobs(
             requests,

@@ -13,7 +13,16 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import luigi
 from luigi.freezing import FrozenOrderedDict
 
-from hermes.aeriel._options import InputMap, as_input_map, join_maps, read_map
+from hermes.aeriel._options import (
+    SHIFTS,
+    InputMap,
+    Shifts,
+    as_input_map,
+    as_shifts,
+    join_maps,
+    join_shifts,
+    read_map,
+)
 from hermes.errors import ParameterError
 
 T = TypeVar("T")
@@ -194,6 +203,21 @@ class TextList(_Checked[tuple[str, ...]]):
         return tuple(text for texts in values for text in texts)
 
 
+class ShiftList(_Checked[Shifts]):
+    """The shift of each channel, or a list of those of time slides; a repeated option adds up."""
+
+    takes = SHIFTS
+
+    def _read(self, text: str) -> Any:
+        return json.loads(text) if text.lstrip().startswith("[") else text
+
+    def _checked(self, value: Any) -> Shifts:
+        return as_shifts(value)
+
+    def _joined(self, values: Sequence[Shifts]) -> Shifts:
+        return join_shifts(self._attribute_name or "parameter", values)
+
+
 class FilePatterns(_Checked[tuple[str, ...] | InputMap]):
     """Paths and globs: one as it is, or a JSON list of them, or an object of those of channels."""
 
@@ -302,8 +326,13 @@ _KINDS: dict[Any, Any] = {
     bool: Flag,
     tuple[str, ...]: TextList,
     InputMap: DatasetMap,
+    Shifts: ShiftList,
 }
-_HOW = {TextList: ", as a JSON list", DatasetMap: ", as x=/path or as a JSON object"}
+_HOW = {
+    TextList: ", as a JSON list",
+    ShiftList: ", as a JSON list",
+    DatasetMap: ", as x=/path or as a JSON object",
+}
 
 
 def option_parameters(options: type, **defaults: Any) -> dict[str, luigi.Parameter[Any]]:

@@ -6,7 +6,7 @@ The main job, from a shell: ``luigi --module workflows.validate Validate …``; 
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,16 @@ from hermes._reports import report
 from hermes.aeriel.files import (
     FoundInputs,
     Hooks,
+    InferenceOptions,
     InputFacts,
     check_agreement,
     examine,
     find_inputs,
+    n_slides,
     output_names,
     plan,
+    slide_file,
+    slides_of,
 )
 from hermes.aeriel.metrics import Requirement, check_target
 from hermes.aeriel.repository import check_model, read_model
@@ -81,9 +85,11 @@ class Predict(ServerParameters, InferenceTask):
         """Return the server."""
         return {"server": self.clone(TritonServerTask)}
 
-    def output(self) -> luigi.LocalTarget:
-        """Return the file with the predictions."""
-        return luigi.LocalTarget(self.predictions)
+    def output(self) -> list[luigi.LocalTarget]:
+        """Return the file with the predictions, or that of each time slide."""
+        total = n_slides(self.options)
+        files = [slide_file(Path(self.predictions), number, total) for number in range(total)]
+        return [luigi.LocalTarget(str(file)) for file in files]
 
 
 class ValidationParameters(ServerParameters, InferenceParameters, JobParameters):
@@ -166,6 +172,9 @@ class Merge(ValidationParameters, luigi.Task):
                 # As found beside the target, of which the task knows nothing.
                 input_map={name: dataset.paths for name, dataset in facts.datasets.items()},
                 predictions=str(directory / "predictions" / name),
+                shifts=self.shifts_of_slides,
+                n_slides=0,
+                slide_step="",
                 server_log=self.server_log or str(directory / "logs" / "triton.log"),
                 server_monitor=self.monitor_table,
                 listen=self.server_listens_on,
@@ -202,6 +211,30 @@ class Merge(ValidationParameters, luigi.Task):
         return find_inputs(self.inputs, self.options, repository.specification)
 
     @once_per_build
+    def slides(self) -> tuple[InferenceOptions, ...]:
+        """The options for each time slide.
+
+        Raises
+        ------
+        ParameterError
+            They cannot be made, or there are targets too.
+        """
+        repository = read_model(self.model_repository, self.model_name, self.model_version)
+        slides = slides_of(
+            self.options,
+            lambda plain: examine(self.found_inputs.inputs[0], plain, repository.specification),
+        )
+        if self.target and len(slides) > 1:
+            raise ParameterError("target", "does not go with time slides, which have no targets")
+        return slides
+
+    @property
+    def shifts_of_slides(self) -> Any:
+        """The shifts of all time slides."""
+        first, *others = self.slides
+        return (first.shifts, *(each.shifts for each in others)) if others else first.shifts
+
+    @once_per_build
     def inputs_facts(self) -> list[InputFacts]:
         """What is known of the input files, after checking all that can be checked now.
 
@@ -222,26 +255,34 @@ class Merge(ValidationParameters, luigi.Task):
         found = self.found_inputs
         for warning in found.warnings:
             logger.warning(warning)
+        options = replace(self.options, shifts=self.shifts_of_slides, n_slides=0, slide_step="")
         facts = [
-            examine(files, self.options, model, target=self.target or None, hooks=hooks)
+            examine(files, options, model, target=self.target or None, hooks=hooks)
             for files in found.inputs
         ]
         check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
-            plan(facts[0], self.options, model, hooks)
+            plan(facts[0], self.slides[0], model, hooks)
         check_writable(Path(self.output_dir))
         if self.engine == "local":  # jobs report all of them together
             labels = output_names([each.files for each in facts])
             expected = zip(labels, facts, strict=True)
-            expect_files({str(each.files[0]): (label, each.rows) for label, each in expected})
+            rows = len(self.slides)
+            expect_files(
+                {str(each.files[0]): (label, rows * each.rows) for label, each in expected}
+            )
         return facts
 
     @once_per_build
     def job(self) -> MergeJob:
         """What is to be merged."""
+        tasks = self.predictions
+        # Slide by slide.
+        predictions = zip(*(task.output_files for task in tasks), strict=True)
+        fingerprints = zip(*(task.fingerprints for task in tasks), strict=True)
         return MergeJob(
-            predictions=[task.output_file for task in self.predictions],
-            fingerprints=[task.fingerprint for task in self.predictions],
+            predictions=[file for files in predictions for file in files],
+            fingerprints=[each for several in fingerprints for each in several],
             output_file=self.directory.merged,
             target=self.target,
             model_name=self.model_name,
@@ -390,7 +431,7 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
         logs = self.directory.path / "logs"
         write_reports(
             self.directory,
-            [FilePredictions.read(task.output_file) for task in merge_task.predictions],
+            [FilePredictions.read(file) for file in merge_task.job.predictions],
             self.validation,
             self.check_metrics(facts),
             target=facts.target,

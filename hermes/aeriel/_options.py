@@ -11,6 +11,13 @@ from hermes.errors import ParameterError
 
 # The dataset of each model input, or the datasets of the channels of a time series.
 InputMap = Mapping[str, str | tuple[str, ...]]
+# How much later the windows of each channel begin; or that for each of several time slides.
+Shifts = tuple[str, ...] | tuple[tuple[str, ...], ...]
+# What a text of them has to be, in a message.
+SHIFTS = (
+    'a list of the shift of each channel, as ["0", "1s"] (or samples, as "1024"), '
+    "or of such lists, one for each slide"
+)
 TransportName = Literal["auto", "grpc", "http", "shm"]
 
 
@@ -44,6 +51,45 @@ def as_input_map(value: Any) -> dict[str, str | tuple[str, ...]]:
             raise ValueError(value)
         found[name] = paths if isinstance(paths, str) else tuple(paths)
     return found
+
+
+def as_shifts(value: Any) -> Shifts:
+    """Return the shifts of channels, or a list of those of time slides, as tuples of texts.
+
+    Raises
+    ------
+    ValueError
+        The value is something else. A number besides 0 could be samples or seconds.
+    """
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple):
+        raise ValueError(value)  # noqa: TRY004 (text is read into it)
+    if values and all(isinstance(each, list | tuple) and each for each in values):
+        return tuple(tuple(map(_shift, each)) for each in values)
+    return tuple(map(_shift, values))
+
+
+def _shift(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or value != 0:
+        raise ValueError(value)
+    return "0"
+
+
+def join_shifts(parameter: str, values: Sequence[Shifts]) -> Shifts:
+    """Return several shifts as one: of more channels, or of more slides.
+
+    Raises
+    ------
+    ParameterError
+        Some are of channels, and some of slides.
+    """
+    joined: Any = tuple(each for shifts in values for each in shifts)
+    if len({isinstance(each, str) for each in joined}) > 1:
+        problem = "is given for channels and for slides; give a list of slides"
+        raise ParameterError(parameter, problem)
+    return joined  # type: ignore[no-any-return]  # all of one kind
 
 
 def join_maps(parameter: str, maps: Sequence[InputMap]) -> dict[str, str | tuple[str, ...]]:
@@ -100,9 +146,15 @@ class InferenceOptions:
         "Cut time series into windows of this length, as 1024 (samples) or 1.5s.", ""
     )
     stride: str = option("From one window to the next, likewise; none: the window's length.", "")
-    shifts: tuple[str, ...] = option(
-        "How much later each channel's windows begin, likewise; negative for earlier.", ()
+    shifts: Shifts = option(  # noqa: RUF009 (a field)
+        "How much later each channel's windows begin, likewise; negative for earlier. A list of "
+        "such lists: time slides, each of which every file is run for.",
+        (),
     )
+    n_slides: int = option(
+        "How many time slides; in slide k, channel c is shifted by k * c steps. 0: see shifts.", 0
+    )
+    slide_step: str = option("The step of these slides, as 1s, or in samples.", "")
     sample_rate: float = option("Samples per second; 0: what the file says.", 0.0)
     overlap: bool = option(
         "Take the time that channels have in common, where it is not the same.", False

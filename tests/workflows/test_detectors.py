@@ -213,3 +213,101 @@ def test_the_overlap_of_series_that_gwpy_wrote_goes_through(
     with h5py.File(tmp_path / "out" / "merged.h5") as merged:
         assert np.array_equal(merged["y"], expected)
         assert list(merged["index/start_time"]) == [1001.0]
+
+
+def shifted(strain: NDArray[Any], shifts: list[int], stride: int = 128) -> NDArray[Any]:
+    """Return the windows of a time slide as numpy has them; no channel is shifted to earlier."""
+    length = strain.shape[1] - max(shifts)
+    pairs = zip(strain, shifts, strict=True)
+    return windows([channel[shift : shift + length] for channel, shift in pairs], stride)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"shifts": [[0, 0], ["0", "0.5s"], ["0s", "1024"]]},
+        {"n_slides": "3", "slide_step": "0.5s"},
+    ],
+    ids=["shifts", "n_slides"],
+)
+def test_every_file_is_run_for_each_time_slide(
+    luigi: Luigi, models: Path, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    given: dict[str, Any] = {
+        "inputs": {"H1": "H-*.hdf5", "L1": "L-*.hdf5"},
+        "input_map": {"x": "strain/Strain"},
+        "stride": "0.125s",
+        **asked,
+    }
+    strain = [
+        np.stack(
+            [
+                write_strain(tmp_path, label, begin, 4, begin + number)
+                for number, label in enumerate(("H1", "L1"))
+            ]
+        )
+        for begin in (100, 200)
+    ]
+    validate(luigi, models, **given)
+    parts = [shifted(x, [0, k * 512]) for k in range(3) for x in strain]
+    lengths = [len(part) for part in parts]
+    with h5py.File(tmp_path / "out" / "merged.h5") as merged:
+        index = merged["index"]
+        assert np.array_equal(merged["y"], 2 * np.concatenate(parts))
+        assert index["offsets"][:].tolist() == [0, *np.cumsum(lengths)]
+        assert index["files"].shape == (2, 2)
+        assert np.array_equal(index["file"], np.repeat([0, 1] * 3, lengths))
+        assert np.array_equal(index["slide"], np.repeat([0, 0, 1, 1, 2, 2], lengths))
+        assert np.array_equal(index["row"], np.concatenate([np.arange(n) for n in lengths]))
+        times = [begin + np.arange(n) / 8 for n, begin in zip(lengths, [100, 200] * 3, strict=True)]
+        assert np.array_equal(index["time"], np.concatenate(times))
+        assert index["shifts"][:].tolist() == [[0, 0], [0, 0.5], [0, 1]]
+        live = [sum(lengths[2 * k : 2 * k + 2]) / 8 for k in range(3)]
+        assert index["live_time"][:].tolist() == live
+        assert merged.attrs["live_time_s"] == sum(live)
+        assert merged["y"].attrs["sample_rate"] == 8.0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [slide["live_time_s"] for slide in report["slides"]] == live
+    assert [slide["shifts_s"] for slide in report["slides"]] == [[], [0, 0.5], [0, 1]]
+    assert report["live_time_s"] == sum(live)
+    assert report["rows"] == sum(lengths)
+    assert [each["rows"] for each in report["inputs"]] == [sum(lengths) / 2] * 2
+    assert "Time slides: 3" in (tmp_path / "out" / "report.html").read_text()
+    if "n_slides" in asked:
+        # More slides are the same as before, and some more.
+        earlier = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("out/predictions/*/*"))]
+        assert len(earlier) == 6
+        validate(luigi, models, **{**given, "n_slides": "4"})
+        found = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("out/predictions/*/*"))]
+        assert found[:6] == earlier
+        assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"shifts": [[0, 0], [0, 1]]}, "is not a list of the shift of each channel"),
+        ({"shifts": [["0", "0"], ["0", "4s"]]}, "a window takes 256, with these shifts"),
+        ({"shifts": [["0", "0"], ["0"]]}, "has 2 channels for 1 shifts"),
+        ({"shifts": [["0", "0"], ["0", "0"]]}, "slide 1 is the same as slide 0"),
+        ({"n_slides": "3"}, "n_slides: needs a slide_step"),
+        ({"slide_step": "1s"}, "slide_step: applies with n_slides alone"),
+        ({"n_slides": "3", "slide_step": "0s"}, "slide_step: '0s' is neither samples"),
+        ({"n_slides": "3", "slide_step": "1s", "shifts": ["0", "1"]}, "does not go with shifts"),
+        ({"n_slides": "3", "slide_step": "1s", "target": "t"}, "target: does not go with time"),
+    ],
+)
+def test_slides_that_cannot_be_are_refused_before_a_server_starts(
+    luigi: Luigi, models: Path, tmp_path: Path, asked: dict[str, Any], problem: str
+) -> None:
+    for label in ("H1", "L1"):
+        write_strain(tmp_path, label, 100, 4, 0)
+    given: dict[str, Any] = {
+        "inputs": {"H1": "H-*.hdf5", "L1": "L-*.hdf5"},
+        "input_map": {"x": "strain/Strain"},
+        **asked,
+    }
+    code, said = run(luigi, models, **given)
+    assert code != 0
+    assert problem in said
+    assert not (tmp_path / "out" / "logs" / "triton.log").exists()

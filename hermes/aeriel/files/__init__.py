@@ -39,6 +39,7 @@ from hermes.aeriel.files._reconnect import infer_with_reconnects
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._series import read_windows
 from hermes.aeriel.files._servers import NamedServer, Server
+from hermes.aeriel.files._slides import n_slides, slide_file, slides_of
 from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
 from hermes.aeriel.files._varying import VaryingOutput
@@ -84,6 +85,7 @@ __all__ = [
     "infer_with_reconnects",
     "inspect",
     "is_complete",
+    "n_slides",
     "named",
     "open_input",
     "output_name",
@@ -93,6 +95,8 @@ __all__ = [
     "plan_files",
     "read_windows",
     "result_fingerprint",
+    "slide_file",
+    "slides_of",
     "summary",
     "versions",
 ]

@@ -27,6 +27,7 @@ from hermes.aeriel.files._reading import InputData, open_data
 from hermes.aeriel.files._rows import Arrays
 from hermes.aeriel.files._sequences import SequencePlan
 from hermes.aeriel.files._series import SeriesPlan
+from hermes.aeriel.files._slides import live_time
 from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._values import parse_finite
 from hermes.errors import DataError, InferenceError
@@ -179,11 +180,25 @@ def _infer_file(
                 "versions": versions(),
                 "statistics": asdict(statistics),
                 "not_finite_inputs": data.n_not_finite,
+                **_times(todo, data),
             },
             requests.output_attributes(data) if isinstance(requests, SeriesPlan) else {},
             publisher,
         )
     return statistics
+
+
+def _times(todo: InferencePlan, data: InputData) -> dict[str, Any]:
+    """Return for how long a run looks at a series, and how much later at each channel."""
+    windows = windows_of(todo.requests, data)
+    if windows is None:
+        return {}
+    found: dict[str, Any] = {"shifts": windows.shifts} if any(windows.shifts) else {}
+    if windows.sample_rate is not None:
+        seconds = [shift / windows.sample_rate for shift in windows.shifts]
+        found |= {"shifts_s": seconds} if found else {}
+        found["live_time_s"] = live_time(windows)
+    return found
 
 
 def _writer(

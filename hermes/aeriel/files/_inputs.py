@@ -142,6 +142,8 @@ def inspect(
             datasets[name] = _facts(locations, stack, cut)
         if cut is not None:
             check_times(cut, stacks)
+            for stack in stacks:
+                cut.check_slides(stack)
     first_facts = next(iter(datasets.values()))
     rows = first_facts.shape[0]
     for other in [*datasets.values(), *([target_facts] if target_facts else [])]:

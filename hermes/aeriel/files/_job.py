@@ -14,8 +14,10 @@ from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files._finding import output_names
 from hermes.aeriel.files._infer import Request, fingerprint, named
 from hermes.aeriel.files._output import fingerprint_of
+from hermes.aeriel.files._plan import examine
 from hermes.aeriel.files._reconnect import infer_with_reconnects
 from hermes.aeriel.files._servers import Server
+from hermes.aeriel.files._slides import slide_file, slides_of
 from hermes.aeriel.files._sources import file_stamp
 from hermes.errors import ParameterError
 
@@ -46,7 +48,7 @@ class FileJob:
     @property
     def fingerprint(self) -> str:
         """What stands for everything that the output depends on, as it is now."""
-        return result_fingerprint(self.input_files, self.options, self.model_stamp)
+        return result_fingerprint(file_stamp(*self.input_files), self.options, self.model_stamp)
 
     def is_complete(self) -> bool:
         """Tell whether the output is there, and is that of this input, model and options."""
@@ -69,7 +71,8 @@ def plan_files(
     inputs
         The HDF5 files of each, as `find_inputs` returns them.
     output_dir
-        Gets a file for each, by its path below what all of them have in common.
+        Gets a file for each, by its path below what all of them have in common; of each slide, if
+        there are several.
     model_stamp
         Stands for the model, as in `FileJob`.
 
@@ -84,10 +87,15 @@ def plan_files(
         if output.resolve() in taken:
             problem = f"{output} is an input too; give another directory"
             raise ParameterError("output_dir", problem)
+    slides = slides_of(options, lambda plain: examine(inputs[0], plain, None))
     return [
         FileJob(
-            input_files=tuple(files), output_file=output, options=options, model_stamp=model_stamp
+            input_files=tuple(files),
+            output_file=slide_file(output, number, len(slides)),
+            options=each,
+            model_stamp=model_stamp,
         )
+        for number, each in enumerate(slides)
         for files, output in zip(inputs, outputs, strict=True)
     ]
 
@@ -100,7 +108,7 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
     server
         The server; one that is lost may come back at another address.
     jobs
-        The files, with the same options.
+        The files, with the same options, but for the slides.
 
     Raises
     ------
@@ -110,21 +118,21 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
     progress = RowsProgress()
 
     def show(request: Request, done: int, total: int) -> None:
-        progress(str(request.input_files[0]), done, total)
+        progress(str(request.output_file), done, total)
 
     requests = [functools.partial(_request, server, job) for job in jobs]
     return infer_with_reconnects(server, jobs[0].options, requests, show) if jobs else []
 
 
 def result_fingerprint(
-    input_files: Sequence[Path], options: InferenceOptions, model_stamp: str, **further: Any
+    input_stamp: str, options: InferenceOptions, model_stamp: str, **further: Any
 ) -> str:
     """Return what stands for everything that the predictions for an input depend on.
 
     Parameters
     ----------
-    input_files
-        Its files, as they are now.
+    input_stamp
+        Stands for its files, as `file_stamp` returns it.
     options
         The model, and how the input is read.
     model_stamp
@@ -133,7 +141,7 @@ def result_fingerprint(
         What else they depend on: hooks.
     """
     facts = {**options.facts(), **further}
-    return fingerprint(input=file_stamp(*input_files), model=model_stamp, **facts)
+    return fingerprint(input=input_stamp, model=model_stamp, **facts)
 
 
 def is_complete(

@@ -20,6 +20,7 @@ from hermes.aeriel.files._rows import RowInputs, RowPlan
 from hermes.aeriel.files._selection import Selection, select
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
+from hermes.aeriel.files._slides import check_one_slide
 from hermes.aeriel.files._values import parse_finite
 from hermes.aeriel.files._window_options import WindowOptions
 
@@ -115,6 +116,7 @@ def plan(
     model.check_outputs(options.outputs)
     check_sequences(options.rows_per_sequence, model.name, stateful=model.stateful)
     check_hooks(hooks, options)
+    check_one_slide(options)
     cut = WindowOptions.of(options)
     rows = RowPlan.of(model, options.batch_size, varying=options.varying, kept=options.outputs)
     requests = SeriesPlan.of(rows, facts, cut, stateful=model.stateful) if cut else rows

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import h5py
 
-from hermes.aeriel._options import InferenceOptions
+from hermes.aeriel._options import InferenceOptions, Shifts
 from hermes.aeriel.client import Windows
 from hermes.aeriel.files._stack import ROUNDED_SAMPLES, Stack
 from hermes.errors import ParameterError
@@ -24,7 +24,9 @@ class WindowOptions:
     window, stride
         Samples, as ``"1024"``, or seconds, as ``"1.5s"``. An empty stride is the window's length.
     shifts
-        The same for each channel: how much later its windows begin; negative for earlier.
+        The same for each channel: how much later its windows begin; negative for earlier. Or that
+        for each of several time slides, of which the first counts for what is not said to be of
+        all.
     sample_rate
         Samples per second; 0 takes it from the attributes of the file.
     overlap
@@ -33,7 +35,7 @@ class WindowOptions:
 
     window: str
     stride: str = ""
-    shifts: tuple[str, ...] = ()
+    shifts: Shifts = ()
     sample_rate: float = 0.0
     overlap: bool = False
 
@@ -65,6 +67,18 @@ class WindowOptions:
         """
         return Stack.of(*datasets, sample_rate=self.sample_rate or None, overlap=self.overlap)
 
+    @property
+    def slides(self) -> tuple[tuple[str, ...], ...]:
+        """The shifts of each slide."""
+        several = [shifts for shifts in self.shifts if not isinstance(shifts, str)]
+        flat = tuple(shift for shift in self.shifts if isinstance(shift, str))
+        return tuple(several) or (flat,)
+
+    def check_slides(self, series: Stack) -> None:
+        """Raise what `windows` raises where any of the slides has no windows of a series."""
+        for shifts in self.slides:
+            replace(self, shifts=shifts).windows(series)
+
     def windows(self, series: Stack) -> Windows:
         """Return the windows of a series of shape ``(channels, time)`` or ``(time,)``.
 
@@ -80,13 +94,14 @@ class WindowOptions:
             shape = f"has shape {series.shape}; a series has (channels, time) or (time,)"
             raise series.error(shape)
         channels = 1 if len(series.shape) == 1 else series.shape[0]
-        if len(self.shifts) not in (0, channels):
-            raise series.error(f"has {channels} channels for {len(self.shifts)} shifts")
+        shifts = self.slides[0]
+        if len(shifts) not in (0, channels):
+            raise series.error(f"has {channels} channels for {len(shifts)} shifts")
         windows = Windows.cut(
             series.n_samples,
             window=self.window,
             stride=self.stride or None,
-            shifts=self.shifts or (0,),
+            shifts=shifts or (0,),
             sample_rate=series.sample_rate,
             start_time=series.start_time,
         )

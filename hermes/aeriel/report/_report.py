@@ -26,6 +26,7 @@ def build_report(
     model: Mapping[str, Any] | None = None,
     server: Mapping[str, Any] | None = None,
     inputs: Sequence[Mapping[str, Any]] = (),
+    slides: Sequence[Mapping[str, Any]] = (),
     predictions: Sequence[Mapping[str, Any]] = (),
     class_names: Sequence[str] = (),
     metrics: MetricsResult | None = None,
@@ -60,6 +61,9 @@ def build_report(
         For each file ``file``, ``rows``, and ``not_finite_inputs`` and ``not_finite_outputs``, how
         many values are NaN or infinite, and ``predictions``, the file with its predictions; and
         ``rows_kept``, where rows were left out.
+    slides
+        For each time slide ``slide``, ``shifts_s`` of the channels, ``rows``, ``rows_kept`` where
+        rows were left out, and ``live_time_s``, for how many seconds it looks at all channels.
     predictions
         What `describe_outputs` gave, of a run without targets.
     class_names
@@ -94,8 +98,9 @@ def build_report(
     dict
         ``schema`` (1), ``title``, ``verdict`` (``"passed"``, ``"failed"`` or ``"no
         requirements"``), ``created`` (ISO 8601, UTC), and, where there are any, ``warnings``,
-        ``model``, ``server``, ``inputs``, ``rows``, ``rows_kept``, ``predictions``, ``metrics``
-        (scalars by name), ``requirements`` (``metric``, ``operator``, ``threshold``, ``value``,
+        ``model``, ``server``, ``inputs``, ``slides``, ``rows``, ``rows_kept``,
+        ``live_time_s`` (of all slides), ``predictions``, ``metrics`` (scalars by name),
+        ``requirements`` (``metric``, ``operator``, ``threshold``, ``value``,
         ``passed``, ``margin``, ``text``),
         ``reference``, ``throughput``, ``monitor``, ``parameters``, ``versions``, ``outputs``,
         ``notes``, ``class_names``, ``confusion_matrix``, ``intervals``, ``classes``,
@@ -120,6 +125,7 @@ def build_report(
         "model": model,
         "server": server,
         "inputs": inputs,
+        "slides": slides,
         "rows": sum(rows) if rows else metrics and metrics.n_rows,
         "predictions": predictions,
         "metrics": metrics and metrics.scalars,
@@ -154,6 +160,9 @@ def build_report(
         "verdict": verdict,
         "created": when.isoformat(timespec="seconds"),
     } | {name: section for name, section in sections.items() if section}
+    live_times = [float(slide["live_time_s"]) for slide in slides if "live_time_s" in slide]
+    if live_times:
+        report["live_time_s"] = sum(live_times)
     kept = [int(file["rows_kept"]) for file in inputs if "rows_kept" in file]
     if kept:  # also if it is 0
         report["rows_kept"] = sum(kept)

@@ -64,7 +64,9 @@ def check_same_rows(file: Path, inputs: Sequence[InputFacts]) -> None:
         They have not; the message names the first difference.
     """
     with h5py.File(file, "r") as merged:
-        names = [Path(name).name for name in merged[f"{INDEX}/files"].asstr()[:]]
+        files = merged[f"{INDEX}/files"].asstr()[:]
+        # With a file for each channel, the first has the targets.
+        names = [Path(name).name for name in files.reshape(len(files), -1)[:, 0]]
         offsets = merged[f"{INDEX}/offsets"][:].tolist()
         there = list(zip(names, np.diff(offsets).tolist(), strict=True))
         wanted = [(facts.file.name, facts.rows) for facts in inputs]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hermes.aeriel.files import InputFacts, check_unchanged, find_files, inspect
 from hermes.aeriel.validation._run import MergeJob
 from hermes.aeriel.validation._validation import FilePredictions
 from hermes.errors import DataError
 
-# How a file was read may differ from file to file only in this.
-_OWN_OPTION = "input_map"
+# How a file was read may differ from file to file only in this: the shifts are those of a slide.
+_OWN_OPTIONS = ("input_map", "shifts")
 _OF_THE_MODEL = ("model_name", "model_version")
 
 
@@ -29,9 +30,9 @@ def find_predictions(patterns: Sequence[str]) -> list[FilePredictions]:
     """
     found = [FilePredictions.read(file) for file in find_files(patterns, of_results=True)]
     first = found[0]
-    inputs: dict[str, Path] = {}
+    inputs: dict[Any, Path] = {}
     for each in found:
-        other = inputs.setdefault(each.file, each.path)
+        other = inputs.setdefault((each.file, each.shifts), each.path)
         if other != each.path:
             problem = f"holds predictions for {each.file}, as {other} does; name one of them"
             raise DataError(file=str(each.path), problem=problem)
@@ -85,7 +86,7 @@ def _facts(predictions: FilePredictions) -> dict[str, object]:
     if "model_repository" in attributes:  # else the files of the model were not known
         facts["model_stamp"] = attributes["model_stamp"]
     options = json.loads(attributes.get("options", "{}"))
-    return {**facts, **{name: value for name, value in options.items() if name != _OWN_OPTION}}
+    return {**facts, **{name: value for name, value in options.items() if name not in _OWN_OPTIONS}}
 
 
 def _check_input(predictions: FilePredictions) -> None:

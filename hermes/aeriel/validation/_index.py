@@ -34,12 +34,20 @@ class Part:
         How many rows the input has.
     rows_kept
         How many of them the predictions have, where some were left out; None for all.
+    shifts, shifts_s
+        By how many samples, and seconds where that is known, each channel is later; empty where
+        none is. Parts with the same shifts are of one time slide.
+    live_time_s
+        For how many seconds the rows look at the input; None where times are not known.
     """
 
     input_files: tuple[Path, ...]
     predictions: Path
     rows: int
     rows_kept: int | None = None
+    shifts: tuple[int, ...] = ()
+    shifts_s: tuple[float, ...] = ()
+    live_time_s: float | None = None
 
     @property
     def stored(self) -> int:
@@ -72,6 +80,10 @@ class Index:
         self._merged = merged
         self.parts = parts
         self.is_selected = any(part.rows_kept is not None for part in parts)
+        # The slides by their shifts.
+        self._slides = {s: n for n, s in enumerate(dict.fromkeys(part.shifts for part in parts))}
+        # Rows in a second, where that is known.
+        self.rate: float | None = None
         merged.reserve(0, INDEX)
         merged.hdf5.create_group(INDEX)
         self._create(ROW, np.int64)
@@ -96,22 +108,59 @@ class Index:
 
     def finish(self) -> None:
         """Write what is of all parts."""
-        files = np.array([[str(file) for file in each.input_files] for each in self.parts], object)
+        numbers = {
+            name: n for n, name in enumerate(dict.fromkeys(p.input_files for p in self.parts))
+        }
+        files = np.array([[str(file) for file in files] for files in numbers], object)
         self._put("files", files[:, 0] if files.shape[1] == 1 else files)
         self._put("offsets", self.offsets)
-        if not np.isnan(self.start_times).all():
+        is_timed = not np.isnan(self.start_times).all()
+        if is_timed:
             self._put(START_TIME, self.start_times)
+        if is_timed and not self.is_selected and self.rate:
+            self._create(TIME, np.float64)
+        has_slides = len(self._slides) > 1
+        if has_slides:
+            self._create("slide", np.int32)
+            self._finish_slides()
+        file = np.array([numbers[part.input_files] for part in self.parts], np.int32)
+        slide = np.array([self._slides[part.shifts] for part in self.parts], np.int32)
         for block in self._blocks(0, self.total):
             rows = np.arange(block.start, block.stop)
-            numbers = np.searchsorted(self.offsets, rows, side="right") - 1
-            self._merged.write(f"{INDEX}/file", block.start, numbers)
+            part = np.searchsorted(self.offsets, rows, side="right") - 1
+            self._write("file", block, file[part])
+            if has_slides:
+                self._write("slide", block, slide[part])
             if not self.is_selected:
-                self._merged.write(f"{INDEX}/{ROW}", block.start, rows - self.offsets[numbers])
+                rows -= self.offsets[part]
+                self._write(ROW, block, rows)
+                if self.rate and is_timed:
+                    self._write(TIME, block, self.start_times[part] + rows / self.rate)
+        live_times = [part.live_time_s for part in self.parts if part.live_time_s is not None]
+        if len(live_times) == len(self.parts):
+            self._merged.write_attributes(
+                self._merged.hdf5, {"live_time_s": float(sum(live_times))}
+            )
         if self.is_selected:
             rows = np.array([part.rows for part in self.parts], np.int64)
             self._put("rows", rows)
             counts = {"rows": int(rows.sum()), "rows_kept": self.total}
             self._merged.write_attributes(self._merged.hdf5, counts)
+
+    def _finish_slides(self) -> None:
+        """Write by how much each slide shifts the channels, and for how long it looks at them."""
+        if any(part.live_time_s is None for part in self.parts):
+            return
+        live_times = dict.fromkeys(self._slides, 0.0)
+        seconds = {part.shifts: part.shifts_s for part in self.parts}
+        for part in self.parts:
+            live_times[part.shifts] += part.live_time_s or 0.0
+        none = (0.0,) * max(map(len, seconds.values()))
+        self._put("live_time", np.array(list(live_times.values())))
+        self._put("shifts", np.array([seconds[shifts] or none for shifts in self._slides]))
+
+    def _write(self, name: str, block: range, values: NDArray[np.generic]) -> None:
+        self._merged.write(f"{INDEX}/{name}", block.start, values)
 
     def _create(self, name: str, dtype: type) -> None:
         self._merged.create_dataset(f"{INDEX}/{name}", (self.total,), np.dtype(dtype))

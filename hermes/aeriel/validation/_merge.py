@@ -150,6 +150,7 @@ def _copy_outputs(
         attributes = dict(dataset.attrs)
         _check_rate(part, name, attributes, agreed.get(name, {}))
         # Of the part alone: the rows of the next one begin at another time.
+        index.rate = attributes.get(SAMPLE_RATE, index.rate)
         if START_TIME in attributes:
             index.start_times[number] = attributes.pop(START_TIME)
         agreed[name] = _in_both(agreed.get(name, attributes), attributes)

@@ -34,6 +34,7 @@ from hermes.aeriel.validation._outputs import describe_outputs
 from hermes.aeriel.validation._validation import (
     FilePredictions,
     describe_inputs,
+    describe_slides,
     finite_warnings,
     measure,
     throughput,
@@ -272,6 +273,7 @@ def write_reports(
             **of_server,
         },
         inputs=describe_inputs(predictions),
+        slides=describe_slides(predictions),
         predictions=() if result else describe_outputs(directory.merged),
         class_names=_class_names(of_model, options.output_name, target),
         metrics=result,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -104,7 +105,15 @@ class FilePredictions:
             predictions=self.path,
             rows=self.rows,
             rows_kept=self.rows_kept,
+            shifts=self.shifts,
+            shifts_s=tuple(json.loads(self.attributes.get("shifts_s", "[]"))),
+            live_time_s=self.attributes.get("live_time_s"),
         )
+
+    @property
+    def shifts(self) -> tuple[int, ...]:
+        """By how many samples each channel is later; empty where none is."""
+        return tuple(json.loads(self.attributes.get("shifts", "[]")))
 
     @property
     def fingerprint(self) -> str:
@@ -244,20 +253,34 @@ def measure(
 
 
 def describe_inputs(done: Sequence[FilePredictions]) -> list[dict[str, Any]]:
-    """Return what the report says of each file."""
-    return [
-        {
-            "file": part.file,
-            "rows": part.rows,
-            **({} if part.rows_kept is None else {"rows_kept": part.rows_kept}),
-            "predictions": part.path,
-            **{
-                f"not_finite_{side}": sum(part.not_finite[side].values())
-                for side in part.not_finite
-            },
-        }
-        for part in done
-    ]
+    """Return what the report says of each file, whose time slides count together."""
+    described: dict[str, dict[str, Any]] = {}
+    for part in done:
+        of_file = described.setdefault(part.file, {"file": part.file, "predictions": part.path})
+        for name, count in _counts(part).items():
+            of_file[name] = of_file.get(name, 0) + count
+    return list(described.values())
+
+
+def describe_slides(done: Sequence[FilePredictions]) -> list[dict[str, Any]]:
+    """Return what the report says of each time slide; nothing where there is but one."""
+    described: dict[tuple[int, ...], dict[str, Any]] = {}
+    for part in done:
+        shifts = {"slide": len(described), "shifts": part.shifts, "shifts_s": part.part.shifts_s}
+        of_slide = described.setdefault(part.shifts, shifts)
+        counts = {**part.attributes, **_counts(part)}
+        for name in ("rows", "rows_kept", "live_time_s"):
+            if name in counts:
+                of_slide[name] = of_slide.get(name, 0) + counts[name]
+    return list(described.values()) if len(described) > 1 else []
+
+
+def _counts(part: FilePredictions) -> dict[str, int]:
+    kept = {} if part.rows_kept is None else {"rows_kept": part.rows_kept}
+    not_finite = {
+        f"not_finite_{side}": sum(part.not_finite[side].values()) for side in part.not_finite
+    }
+    return {"rows": part.rows, **kept, **not_finite}
 
 
 def finite_warnings(done: Sequence[FilePredictions]) -> list[str]:
@@ -266,7 +289,9 @@ def finite_warnings(done: Sequence[FilePredictions]) -> list[str]:
     for side in ("inputs", "outputs"):
         names = dict.fromkeys(name for part in done for name in part.not_finite[side])
         for name in names:
-            counts = {part.file: part.not_finite[side].get(name, 0) for part in done}
+            counts: Counter[str] = Counter()
+            for part in done:
+                counts[part.file] += part.not_finite[side].get(name, 0)
             files = [file for file, count in counts.items() if count]
             if files:
                 n = sum(counts.values())

@@ -1,0 +1,114 @@
+"""Time slides: the same files several times, with the channels shifted against each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+from hermes.aeriel._options import InferenceOptions
+from hermes.aeriel.client import Windows
+from hermes.aeriel.files._facts import InputFacts
+from hermes.errors import ParameterError
+
+_STEP = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(s?)\s*")
+
+
+def n_slides(options: InferenceOptions) -> int:
+    """Return how many time slides there are; 1 is an ordinary run.
+
+    Raises
+    ------
+    ParameterError
+        Options do not go together.
+    """
+    if not options.n_slides:
+        if options.slide_step:
+            raise ParameterError("slide_step", "applies with n_slides alone")
+        return len(options.shifts) if _are_slides(options) else 1
+    if options.shifts:
+        raise ParameterError("n_slides", "does not go with shifts, which name the slides")
+    if not options.slide_step:
+        raise ParameterError("n_slides", "needs a slide_step, such as 1s")
+    if not options.window:
+        raise ParameterError("n_slides", "is of windows; give the length of a window as window")
+    return options.n_slides
+
+
+def slides_of(
+    options: InferenceOptions, examine: Callable[[InferenceOptions], InputFacts]
+) -> tuple[InferenceOptions, ...]:
+    """Return the options of each time slide, which names its shifts; one of an ordinary run.
+
+    Parameters
+    ----------
+    options
+        How the files are read.
+    examine
+        Returns what is known of an input with other options: how many channels there are.
+
+    Raises
+    ------
+    ParameterError
+        Options do not go together, the step is no time, there is but one channel, or a slide is
+        there twice.
+    """
+    number = n_slides(options)
+    plain = replace(options, shifts=(), n_slides=0, slide_step="")
+    if options.n_slides:
+        slides = _stepped(number, options.slide_step, _n_channels(examine(plain)))
+    elif _are_slides(options):
+        slides = tuple(shifts for shifts in options.shifts if not isinstance(shifts, str))
+    else:
+        return (options,)
+    for number, shifts in enumerate(slides):
+        if slides.index(shifts) != number:
+            problem = f"slide {number} is the same as slide {slides.index(shifts)}"
+            raise ParameterError("shifts", problem)
+    return tuple(replace(plain, shifts=shifts) for shifts in slides)
+
+
+def slide_file(file: Path, number: int, total: int) -> Path:
+    """Return the output of a slide, by that of a run with one: in a directory for each slide."""
+    return file if total == 1 else file.parent / f"slide-{number}" / file.name
+
+
+def live_time(windows: Windows) -> float | None:
+    """Return for how many seconds a run looks at all channels; None where times are not known.
+
+    Each window counts for the time to the next one, or its own length where that is shorter.
+    """
+    if windows.sample_rate is None:
+        return None
+    return len(windows) * min(windows.stride, windows.window) / windows.sample_rate
+
+
+def check_one_slide(options: InferenceOptions) -> None:
+    """Raise ParameterError where there are several slides, each of which is a run of its own."""
+    if n_slides(options) > 1 or options.n_slides or _are_slides(options):
+        raise ParameterError("shifts", "has several slides; run one after the other: see slides_of")
+
+
+def _stepped(number: int, step: str, n_channels: int) -> tuple[tuple[str, ...], ...]:
+    """Return shifts of each slide: in slide k, channel c is shifted by k * c steps."""
+    if n_channels < 2:
+        raise ParameterError("n_slides", "needs two channels, to be shifted against each other")
+    match = _STEP.fullmatch(step)
+    length = Decimal(match[1]) if match else Decimal()
+    if match is None or not length:
+        problem = f"{step!r} is neither samples, as 1024, nor seconds, as 1.5s"
+        raise ParameterError("slide_step", f"{problem}, above 0")
+    return tuple(
+        tuple(f"{k * c * length:f}{match[2]}" for c in range(n_channels)) for k in range(number)
+    )
+
+
+def _n_channels(facts: InputFacts) -> int:
+    shape = next(iter(facts.datasets.values())).shape
+    return shape[1] if len(shape) > 2 else 1
+
+
+def _are_slides(options: InferenceOptions) -> bool:
+    return bool(options.shifts) and not isinstance(options.shifts[0], str)
