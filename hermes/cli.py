@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import hermes
-from hermes import _cli_files, _cli_serve, _cli_validation
+from hermes import _cli_files, _cli_serve, _cli_tune, _cli_validation
 from hermes._cli_options import (
     CPU,
     LINGER_S,
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(_cli_serve.app)
 app.add_typer(_cli_files.app)
 app.add_typer(_cli_validation.app)
+app.add_typer(_cli_tune.app)
 
 
 @app.callback(invoke_without_command=True)

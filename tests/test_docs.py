@@ -23,6 +23,7 @@ RUN_ELSEWHERE = {
     "streaming.md": "tests/files/test_varying.py",
     "hooks.md": "tests/workflows/test_hooks_task.py",
     "extending.md": "tests/test_extending.py",
+    "tuning.md": "tests/tuning/test_tune.py",
 }
 
 

@@ -32,6 +32,7 @@ from hermes.aeriel.files._output import (
     output_name,
 )
 from hermes.aeriel.files._pairing import FoundInputs, find_inputs
+from hermes.aeriel.files._passing import pass_rows
 from hermes.aeriel.files._plan import InferencePlan, examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._reading import parts_of
@@ -91,6 +92,7 @@ __all__ = [
     "output_name",
     "output_names",
     "parts_of",
+    "pass_rows",
     "plan",
     "plan_files",
     "read_windows",

@@ -5,6 +5,7 @@ from hermes.aeriel.serve._command import check_model_repository
 from hermes.aeriel.serve._gpus import GPURequest
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._leases import GPULease, gpu_warnings
+from hermes.aeriel.serve._nvml import why_no_gpu
 from hermes.aeriel.serve._ports import Ports
 from hermes.aeriel.serve._serve import serve
 from hermes.aeriel.serve._watchdog import run_with_restarts, stop_signal
@@ -23,4 +24,5 @@ __all__ = [
     "run_with_restarts",
     "serve",
     "stop_signal",
+    "why_no_gpu",
 ]
