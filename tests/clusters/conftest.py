@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from hermes.aeriel.jobs import _htcondor, _slurm
+from tests.clusters.pipeline import Cluster
 
 ENVIRONMENT = Path(__file__).resolve().parents[1] / "environment"
 REPOSITORY = ENVIRONMENT.parents[1]
@@ -15,23 +21,105 @@ REPOSITORY = ENVIRONMENT.parents[1]
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Path]:
     """The directory of a real Slurm, whose jobs may open every GPU of their node."""
-    yield from _slurm()
+    yield from _slurm_system()
 
 
 @pytest.fixture(scope="session")
 def constrained_slurm() -> Iterator[Path]:
     """The same of one whose jobs may open their own GPUs only."""
-    yield from _slurm("--constrain")
+    yield from _slurm_system("--constrain")
 
 
 @pytest.fixture(scope="session")
-def condor() -> Iterator[Path]:
+def shared() -> Iterator[Path]:
+    """A directory that all hosts of a batch system see at the same path."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="hermes-shared-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def condor(shared: Path) -> Iterator[Path]:
     """The directory of a real HTCondor; HERMES_TEST_CONDOR says where it is kept."""
     kept = os.environ.get("HERMES_TEST_CONDOR", REPOSITORY / "build" / "condor")
-    yield from _started("condor", Path(kept))
+    yield from _started("condor", Path(kept), str(shared), *map(str, python_paths()))
 
 
-def _slurm(*options: str) -> Iterator[Path]:
+@pytest.fixture
+def slurm_cluster(slurm: Path, triton_home: Path) -> Cluster:
+    """A Slurm for pipelines."""
+    return Cluster(
+        name="slurm",
+        variables={"SLURM_CONF": str(slurm / "slurm.conf")},
+        states_command=_slurm.states_command,
+        parse_states=_slurm.parse_states,
+    )
+
+
+@pytest.fixture
+def htcondor_cluster(condor: Path, shared: Path, triton_home: Path) -> Cluster:
+    """An HTCondor for pipelines, whose drivers run in its chroot as a user of it."""
+    root = condor / "root"
+    owner = (root / "home" / "condoruser").stat().st_uid
+    home = shared / "triton"
+    if not home.exists():
+        copy_triton(triton_home, home, owner)
+    return Cluster(
+        name="htcondor",
+        variables={
+            "HOME": "/home/condoruser",
+            "HERMES_TRITON_HOME": str(home),
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        },
+        states_command=_htcondor.states_command,
+        parse_states=_htcondor.parse_states,
+        prefix=("chroot", f"--userspec={owner}:{owner}", str(root)),
+        owner=owner,
+    )
+
+
+@pytest.fixture
+def directory(shared: Path) -> Iterator[Path]:
+    """A directory of a test's own that all hosts see."""
+    with tempfile.TemporaryDirectory(dir=shared) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """The batch system that a test names, by indirect parameters."""
+    found: Cluster = request.getfixturevalue(f"{request.param}_cluster")
+    return found
+
+
+def python_paths() -> list[Path]:
+    """Return what this Python consists of, and the repository, with all that links lead to."""
+    link, paths = Path(sys.executable), [Path(sysconfig.get_path("stdlib"))]
+    while link.is_symlink():
+        link = link.parent / link.readlink()
+        paths.append(link)
+    library = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME"))
+    multiarch = library.parent / (sysconfig.get_config_var("MULTIARCH") or "") / library.name
+    outside = [path for path in (*paths, library, multiarch) if path.exists()]
+    return [REPOSITORY, *(path for path in outside if not path.is_relative_to(REPOSITORY))]
+
+
+def copy_triton(home: Path, copy: Path, owner: int) -> None:
+    """Make another user's own of an installed Triton; what cannot be its own is linked."""
+    installed = (home / "current").resolve()
+    own = copy / installed.name
+    own.mkdir(parents=True)
+    (copy / "current").symlink_to(installed.name)
+    for path in installed.iterdir():
+        if path.name.startswith("backends-"):
+            shutil.copytree(path, own / path.name)
+        else:
+            (own / path.name).symlink_to(path)
+    for path in [copy, *copy.rglob("*")]:
+        os.chown(path, owner, owner, follow_symlinks=False)
+
+
+def _slurm_system(*options: str) -> Iterator[Path]:
     # Its authentication takes no directory that others cannot enter, as pytest's are.
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="hermes-slurm-") as directory:
         Path(directory).chmod(0o755)

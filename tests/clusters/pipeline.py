@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from hermes._processes import marked_processes
-from hermes.aeriel.jobs._engine import Engine
+from hermes.aeriel.jobs._engine import JobId, JobState
 from tests.helpers import write_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,13 +33,52 @@ ROLES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A real batch system.
+
+    Parameters
+    ----------
+    name
+        What hermes calls it.
+    variables
+        The environment of a driver, besides this process's.
+    states_command, parse_states
+        How the jobs of a run are listed.
+    prefix
+        Comes before the commands of a user who has to be somewhere else, or somebody else.
+    owner
+        That user's number.
+    """
+
+    name: str
+    variables: Mapping[str, str]
+    states_command: Callable[[str], list[str]]
+    parse_states: Callable[[str], Mapping[JobId, JobState]]
+    prefix: tuple[str, ...] = ()
+    owner: int = 0
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a driver."""
+        kept = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+        return {**kept, "PYTHONPATH": str(REPOSITORY), **self.variables}
+
+    def states(self, run: str) -> Mapping[JobId, JobState]:
+        """Return the jobs of a run that have not ended."""
+        command = [*self.prefix, *self.states_command(run)]
+        done = subprocess.run(
+            command, env=self.environment(), stdout=subprocess.PIPE, text=True, check=True
+        )
+        return self.parse_states(done.stdout)
+
+
 @dataclass
 class Pipeline:
     """A pipeline in a directory of its own, which the hosts of its jobs share.
 
     Parameters
     ----------
-    name, engine
+    cluster
         The batch system.
     directory
         The directory.
@@ -48,17 +86,14 @@ class Pipeline:
         Of all runs, such as where the server is.
     """
 
-    name: str
-    engine: Engine
+    cluster: Cluster
     directory: Path
-    options: tuple[str, ...] = ()
-    environment: dict[str, str] = field(init=False)
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         self.log = self.directory / "luigi.log"
         self.environment = {
-            **os.environ,
+            **self.cluster.environment(),
             "HERMES_TEST": str(self.directory),
             "HERMES_STATE_HOME": str(self.directory / "state"),
         }
@@ -70,16 +105,19 @@ class Pipeline:
         for name, seconds in MODELS.items():
             source = MODEL.format(seconds=seconds)
             write_model(self.directory / "models", name, source, inputs={"x": ("FP32", [4])})
+        for path in (self.directory, *self.directory.rglob("*")):
+            os.chown(path, self.cluster.owner, self.cluster.owner)
 
     def start(
         self, *options: str, model: str = "double", results: str = "results", local: bool = False
     ) -> subprocess.Popen[bytes]:
         """Start the pipeline in a session of its own, as a shell does."""
-        where = () if local else ("--engine", self.name, *self.options)
+        where = () if local else ("--engine", self.cluster.name)
         self.log.unlink(missing_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
+                    *self.cluster.prefix,
                     *(sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"),
                     *("--model-repository", str(self.directory / "models"), "--model-name", model),
                     *("--inputs", str(self.directory / "data" / "*.h5"), "--target", "expected"),
@@ -88,7 +126,6 @@ class Pipeline:
                     *("--workers", "2", "--local-scheduler", *where, *options),
                 ],
                 env=self.environment,
-                cwd=self.directory,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -132,15 +169,18 @@ class Pipeline:
 
     def processes(self, role: str = "") -> dict[int, list[str]]:
         """Return the command lines of all processes of the pipeline, or of those of a role."""
+        mark = f"HERMES_TEST={self.directory}\0".encode()
         found = {}
-        for pid in marked_processes(f"HERMES_TEST={self.directory}"):
+        for directory in Path("/proc").glob("[0-9]*"):
             try:
-                command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                if mark not in (directory / "environ").read_bytes():
+                    continue
+                command = (directory / "cmdline").read_text().split("\0")
             except OSError:  # it ended
                 continue
             is_server = role == "tritonserver" and Path(command[0]).name == role
             if not role or is_server or (role in ROLES and set(ROLES[role]) <= set(command)):
-                found[pid] = command
+                found[int(directory.name)] = command
         return found
 
     def left(self) -> list[str]:
@@ -149,7 +189,7 @@ class Pipeline:
         files = (
             [] if run is None else [str(each) for each in run.rglob("*") if each.suffix != ".log"]
         )
-        jobs = [] if run is None else [str(each) for each in self.engine.states(run.name)]
+        jobs = [] if run is None else [str(each) for each in self.cluster.states(run.name)]
         processes = [" ".join(command) for command in self.processes().values()]
         return [*files, *jobs, *processes, *map(str, (self.directory / "state").glob("*/*"))]
 

@@ -9,28 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from hermes.aeriel.jobs._engines import find_engine
-from tests.clusters.pipeline import FAULTS, REPOSITORY, Pipeline, seconds_until_clean
+from tests.clusters.pipeline import FAULTS, Cluster, Pipeline, seconds_until_clean
 from tests.helpers import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
 
 IN_A_JOB = ("--server-place", "job")
+SLURM, HTCONDOR = "slurm", "htcondor"
 
 
 @pytest.fixture
-def pipeline(
-    slurm: Path, tmp_path: Path, triton_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Pipeline]:
-    monkeypatch.setenv("SLURM_CONF", str(slurm / "slurm.conf"))
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    pipeline = Pipeline(name="slurm", engine=find_engine("slurm"), directory=tmp_path)
+def pipeline(cluster: Cluster, directory: Path) -> Iterator[Pipeline]:
+    pipeline = Pipeline(cluster, directory)
     yield pipeline
     pipeline.close()
     seconds_until_clean(pipeline, 30)
 
 
+@pytest.mark.parametrize("cluster", [SLURM, HTCONDOR], indirect=True)
 def test_jobs_make_what_this_process_makes(pipeline: Pipeline) -> None:
     """Bit by bit; and each leaves nothing to do for the other."""
     pipeline.run()
@@ -45,8 +42,14 @@ def test_jobs_make_what_this_process_makes(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "options"),
-    [(fault, IN_A_JOB if "reaper" in fault else ()) for fault in FAULTS],
+    ("cluster", "fault", "options"),
+    [
+        (SLURM, "driver SIGINT", ()),
+        (SLURM, "driver SIGKILL", IN_A_JOB),
+        (SLURM, "driver, worker and reaper SIGKILL", IN_A_JOB),
+        (HTCONDOR, "driver SIGKILL", IN_A_JOB),
+    ],
+    indirect=["cluster"],
 )
 def test_nothing_is_left_when_the_driver_ends(
     pipeline: Pipeline, fault: str, options: tuple[str, ...]
@@ -61,7 +64,13 @@ def test_nothing_is_left_when_the_driver_ends(
 
 
 @pytest.mark.parametrize(
-    ("options", "victim"), [((), "tritonserver"), (IN_A_JOB, "server job")], ids=["driver", "job"]
+    ("cluster", "options", "victim"),
+    [
+        (SLURM, (), "tritonserver"),
+        (SLURM, IN_A_JOB, "server job"),
+        (HTCONDOR, IN_A_JOB, "server job"),
+    ],
+    indirect=["cluster"],
 )
 def test_what_is_lost_is_done_again(
     pipeline: Pipeline, options: tuple[str, ...], victim: str

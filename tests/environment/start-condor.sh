@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Starts a real HTCondor pool for the tests in tests/clusters, with GPUs that are not there.
 #
-#   start-condor.sh DIRECTORY    as root, on Debian; jobs are submitted in DIRECTORY/root by condoruser
-#   stop-condor.sh DIRECTORY     ends it
+#   start-condor.sh DIRECTORY [PATH…]    as root, on Debian; jobs are submitted in DIRECTORY/root by
+#                                        condoruser, who sees the further paths where they are here
+#   stop-condor.sh DIRECTORY             ends it
 #
 # bookworm has no HTCondor, so it lives in a chroot of trixie, DIRECTORY/root, which is made once (in
 # half a minute). The pool has two GPUs, and tells a job which are its own by _CONDOR_AssignedGPUs
@@ -27,9 +28,16 @@ fi
 
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
 hostname >"$root/etc/hostname"
-at() { mountpoint -q "$root$1" || { mkdir -p "$root$1"; mount "${@:2}" "$root$1"; }; }
+at() {
+    mountpoint -q "$root$1" && return
+    if [ -d "$1" ]; then mkdir -p "$root$1"; else mkdir -p "$(dirname "$root$1")" && touch "$root$1"; fi
+    mount "${@:2}" "$root$1"
+}
 at /proc -t proc proc
 at /dev --bind /dev
+at /dev/shm --bind /dev/shm
+for path in "${@:2}"; do at "$path" --bind "$path"; done
+chmod 755 "$root/root" # some of the paths may be in it
 port=$(python3 -c '
 import socket
 print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')

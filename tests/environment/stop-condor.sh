@@ -12,7 +12,8 @@ if pid=$(cat "$root/run/condor/master.pid" 2>/dev/null); then
     kill -9 "$pid" 2>/dev/null
     rm -f "$root/run/condor/master.pid"
 fi
-for mounted in /dev /proc; do
-    mountpoint -q "$root$mounted" && { umount "$root$mounted" || umount -l "$root$mounted"; }
+cut -d' ' -f2 /proc/self/mounts | grep -F "$root/" | sort -r | while IFS= read -r mounted; do
+    mounted=$(printf '%b' "$mounted") # a space is \040 there
+    umount "$mounted" || umount -l "$mounted"
 done
 exit 0

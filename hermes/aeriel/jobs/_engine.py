@@ -12,6 +12,8 @@ from hermes.errors import EngineError
 
 COMMAND_TIMEOUT_S = 60.0
 
+Phase = Literal["queued", "running", "held"]
+
 
 class JobId(NamedTuple):
     """A job: the id of what was submitted, and which of its jobs it is, from 0."""
@@ -32,7 +34,7 @@ class JobState:
         Why it waits or is held, in the system's words.
     """
 
-    phase: Literal["queued", "running", "held"]
+    phase: Phase
     reason: str = ""
 
 
@@ -65,6 +67,11 @@ class Submission:
     walltime: str = ""
     arguments: tuple[str, ...] = ()
     n_gpus: int = 0
+
+    @property
+    def description(self) -> Path:
+        """A file for what the engine submits."""
+        return self.directory / "job.sh"
 
 
 class Engine(Protocol):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from hermes.aeriel.jobs._engine import Engine
+from hermes.aeriel.jobs._htcondor import HTCondor
 from hermes.aeriel.jobs._slurm import Slurm
 
-ENGINES: dict[str, type[Engine]] = {"slurm": Slurm}
+ENGINES: dict[str, type[Engine]] = {"slurm": Slurm, "htcondor": HTCondor}
 
 
 def find_engine(name: str) -> Engine:

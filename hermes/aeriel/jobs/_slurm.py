@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from hermes.aeriel.jobs._engine import JobId, JobState, Submission, run_command
+from hermes.aeriel.jobs._engine import JobId, JobState, Phase, Submission, run_command
 
 # sbatch takes a script, and an array's element learns its number from its environment alone.
 SCRIPT = """#!/bin/sh
@@ -19,13 +18,13 @@ class Slurm:
 
     def check(self, submission: Submission) -> None:
         """Have Slurm look at jobs without submitting them."""
-        script = _write_script(submission.directory)
-        run_command(submit_command(submission, script, "--test-only"))
+        submission.description.write_text(SCRIPT)
+        run_command(submit_command(submission, "--test-only"))
 
     def submit(self, submission: Submission) -> str:
         """Submit jobs as an array, and return its id."""
-        script = _write_script(submission.directory)
-        return run_command(submit_command(submission, script)).strip().partition(";")[0]
+        submission.description.write_text(SCRIPT)
+        return run_command(submit_command(submission)).strip().partition(";")[0]
 
     def states(self, run: str) -> Mapping[JobId, JobState]:
         """Return the jobs of a run that have not ended."""
@@ -36,13 +35,7 @@ class Slurm:
         run_command(cancel_command(run))
 
 
-def _write_script(directory: Path) -> Path:
-    script = directory / "job.sh"
-    script.write_text(SCRIPT)
-    return script
-
-
-def submit_command(submission: Submission, script: Path, *options: str) -> list[str]:
+def submit_command(submission: Submission, *options: str) -> list[str]:
     """Return the command that submits jobs; its output is the id."""
     gpus = [f"--gres=gpu:{submission.n_gpus}"] if submission.n_gpus else []
     return [
@@ -61,7 +54,7 @@ def submit_command(submission: Submission, script: Path, *options: str) -> list[
         # A job that lost its node would wait for minutes; the driver submits its files again.
         "--no-requeue",
         *options,
-        str(script),
+        str(submission.description),
         *submission.command,
     ]
 
@@ -76,11 +69,9 @@ def parse_states(text: str) -> dict[JobId, JobState]:
     states = {}
     for line in text.splitlines():
         submission, number, name, *reason = line.split(maxsplit=3)
-        phase = "queued" if name in _QUEUED else "running"
         why = "" if reason == ["None"] else "".join(reason)
-        states[JobId(submission, int(number))] = JobState(
-            phase="queued" if phase == "queued" else "running", reason=why
-        )
+        phase: Phase = "queued" if name in _QUEUED else "running"
+        states[JobId(submission, int(number))] = JobState(phase=phase, reason=why)
     return states
 
 
