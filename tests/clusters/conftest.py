@@ -39,10 +39,11 @@ def shared() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def condor(shared: Path) -> Iterator[Path]:
+def condor(shared: Path, triton_home: Path) -> Iterator[Path]:
     """The directory of a real HTCondor; HERMES_TEST_CONDOR says where it is kept."""
     kept = os.environ.get("HERMES_TEST_CONDOR", REPOSITORY / "build" / "condor")
-    yield from _started("condor", Path(kept), str(shared), *map(str, python_paths()))
+    paths = [shared, (triton_home / "current").resolve(), *python_paths()]
+    yield from _started("condor", Path(kept), *map(str, paths))
 
 
 @pytest.fixture

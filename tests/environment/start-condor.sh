@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Starts a real HTCondor pool for the tests in tests/clusters, with GPUs that are not there.
 #
-#   start-condor.sh DIRECTORY [PATH…]    as root, on Debian; jobs are submitted in DIRECTORY/root by
-#                                        condoruser, who sees the further paths where they are here
-#   stop-condor.sh DIRECTORY             ends it
+#   start-condor.sh DIRECTORY [SHARED [PATH…]]    as root, on Debian; condoruser submits jobs in
+#                                                 DIRECTORY/root, and sees the further paths where
+#                                                 they are here, all but the first read-only
+#   stop-condor.sh DIRECTORY                      ends it
 #
 # bookworm has no HTCondor, so it lives in a chroot of trixie, DIRECTORY/root, which is made once (in
 # half a minute). The pool has two GPUs, and tells a job which are its own by _CONDOR_AssignedGPUs
@@ -18,6 +19,8 @@ command -v apt-get >/dev/null || { echo "this script knows only Debian" >&2; exi
 if [ ! -e "$directory/made" ]; then
     command -v mmdebstrap >/dev/null ||
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null; }
+    "$(dirname "$0")/stop-condor.sh" "$directory" # what is mounted there must not be removed with it
+    grep -qF " $root/" /proc/self/mounts && { echo "$root has mounts that stay" >&2; exit 1; }
     rm -rf --one-file-system "$root"
     mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \
         --include=ca-certificates,passwd,minicondor,condor trixie "$root" >"$directory/install.log" 2>&1 ||
@@ -36,7 +39,10 @@ at() {
 at /proc -t proc proc
 at /dev --bind /dev
 at /dev/shm --bind /dev/shm
-for path in "${@:2}"; do at "$path" --bind "$path"; done
+for path in "${@:2}"; do
+    at "$path" --bind "$path"
+    [ "$path" = "$2" ] || mount -o remount,bind,ro "$root$path"
+done
 chmod 755 "$root/root" # some of the paths may be in it
 port=$(python3 -c '
 import socket
