@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 # A command that submits jobs may be under way when its caller is killed.
-SUBMITTED_WITHIN_S = 3.0
+SUBMITTED_WITHIN_S = 2.0
 # A batch system that does not answer; its jobs then end by the beacon.
 PATIENCE_S = 120.0
 CLOSE_WAIT_S = PATIENCE_S + 30.0
