@@ -6,12 +6,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from hermes.aeriel.jobs import _htcondor, _slurm
+from hermes.aeriel.jobs._engine import JobId, JobState
 from tests.clusters.pipeline import Cluster
 
 ENVIRONMENT = Path(__file__).resolve().parents[1] / "environment"
@@ -49,12 +50,13 @@ def condor(shared: Path, triton_home: Path) -> Iterator[Path]:
 @pytest.fixture
 def slurm_cluster(slurm: Path, triton_home: Path) -> Cluster:
     """A Slurm for pipelines."""
-    return Cluster(
-        name="slurm",
-        variables={"SLURM_CONF": str(slurm / "slurm.conf")},
-        states_command=_slurm.states_command,
-        parse_states=_slurm.parse_states,
-    )
+    variables = {"SLURM_CONF": str(slurm / "slurm.conf")}
+
+    def states(run: str) -> Mapping[JobId, JobState]:
+        command = _slurm.states_command(run)
+        return _slurm.parse_states(output_of(command, {**os.environ, **variables}))
+
+    return Cluster(name="slurm", variables=variables, states=states)
 
 
 @pytest.fixture
@@ -65,17 +67,19 @@ def htcondor_cluster(condor: Path, shared: Path, triton_home: Path) -> Cluster:
     home = shared / "triton"
     if not home.exists():
         copy_triton(triton_home, home, owner)
+    prefix = ("chroot", f"--userspec={owner}:{owner}", str(root))
+    variables = {
+        "HOME": "/home/condoruser",
+        "HERMES_TRITON_HOME": str(home),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+
+    def states(run: str) -> Mapping[JobId, JobState]:
+        command = [*prefix, *_htcondor.states_command(run)]
+        return _htcondor.parse_states(output_of(command, variables))
+
     return Cluster(
-        name="htcondor",
-        variables={
-            "HOME": "/home/condoruser",
-            "HERMES_TRITON_HOME": str(home),
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        },
-        states_command=_htcondor.states_command,
-        parse_states=_htcondor.parse_states,
-        prefix=("chroot", f"--userspec={owner}:{owner}", str(root)),
-        owner=owner,
+        name="htcondor", variables=variables, states=states, prefix=prefix, owner=owner
     )
 
 
@@ -91,6 +95,14 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     """The batch system that a test names, by indirect parameters."""
     found: Cluster = request.getfixturevalue(f"{request.param}_cluster")
     return found
+
+
+def output_of(command: list[str], environment: Mapping[str, str]) -> str:
+    """Return what a command writes."""
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    return done.stdout
 
 
 def python_paths() -> list[Path]:

@@ -43,8 +43,8 @@ class Cluster:
         What hermes calls it.
     variables
         The environment of a driver, besides this process's.
-    states_command, parse_states
-        How the jobs of a run are listed.
+    states
+        Returns the jobs of a run that have not ended.
     prefix
         Comes before the commands of a user who has to be somewhere else, or somebody else.
     owner
@@ -53,8 +53,7 @@ class Cluster:
 
     name: str
     variables: Mapping[str, str]
-    states_command: Callable[[str], list[str]]
-    parse_states: Callable[[str], Mapping[JobId, JobState]]
+    states: Callable[[str], Mapping[JobId, JobState]]
     prefix: tuple[str, ...] = ()
     owner: int = 0
 
@@ -62,14 +61,6 @@ class Cluster:
         """Return the environment of a driver."""
         kept = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
         return {**kept, "PYTHONPATH": str(REPOSITORY), **self.variables}
-
-    def states(self, run: str) -> Mapping[JobId, JobState]:
-        """Return the jobs of a run that have not ended."""
-        command = [*self.prefix, *self.states_command(run)]
-        done = subprocess.run(
-            command, env=self.environment(), stdout=subprocess.PIPE, text=True, check=True
-        )
-        return self.parse_states(done.stdout)
 
 
 @dataclass
