@@ -22,7 +22,7 @@ import pytest
 from hermes.aeriel.serve import serve
 from hermes.aeriel.serve.runtimes import INSTANCES
 from hermes.errors import ParameterError
-from tests.clusters.pipeline import Pipeline, seconds_until_clean
+from tests.clusters.pipeline import Cluster, Pipeline, seconds_until_clean
 from tests.helpers import DOUBLE, ECHO, write_model
 from tests.serve.runtimes import RuntimeConformance
 
@@ -177,7 +177,7 @@ with serve(sys.argv[1], listen="unix", wait=True) as instance:
     assert run(command, project, HERMES_TRITON_HOME=str(home)) == "[[3.0, 5.0, 7.0]]\n"
 
 
-def test_a_batch_system(tmp_path: Path, triton_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_system(tmp_path: Path, triton_home: Path) -> None:
     project = tmp_path / "project"
     copy_source(project)
     written = write_block("hermes/aeriel/jobs/_processes.py", project)
@@ -194,10 +194,12 @@ def test_a_batch_system(tmp_path: Path, triton_home: Path, monkeypatch: pytest.M
         "from hermes.aeriel.jobs._processes import Processes",
     )
     edit(jobs / "_options.py", '["local", ', '["local", "processes", ')
-    monkeypatch.setenv("PYTHONPATH", str(project))
     directory = tmp_path / "run"
     directory.mkdir()
-    pipeline = Pipeline(name="processes", engine=module.Processes(), directory=directory)
+    variables = {"PYTHONPATH": str(project)}
+    states = module.Processes().states
+    cluster = Cluster(name="processes", variables=variables, states=states)
+    pipeline = Pipeline(cluster, directory)
     try:
         assert "jobs: " in pipeline.run("--files-per-job", "1")
         pipeline.run(local=True, results="local")

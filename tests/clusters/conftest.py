@@ -78,9 +78,7 @@ def htcondor_cluster(condor: Path, shared: Path, triton_home: Path) -> Cluster:
         command = [*prefix, *_htcondor.states_command(run)]
         return _htcondor.parse_states(output_of(command, variables))
 
-    return Cluster(
-        name="htcondor", variables=variables, states=states, prefix=prefix, owner=owner
-    )
+    return Cluster(name="htcondor", variables=variables, states=states, prefix=prefix, owner=owner)
 
 
 @pytest.fixture

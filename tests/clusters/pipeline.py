@@ -117,6 +117,7 @@ class Pipeline:
                     *("--workers", "2", "--local-scheduler", *where, *options),
                 ],
                 env=self.environment,
+                cwd=self.directory,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
