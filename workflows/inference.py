@@ -67,9 +67,9 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     A subclass may define what is done to the rows, as `hermes.aeriel.files.Hooks` has it:
     ``preprocess(self, inputs, rows)`` before they are sent, ``postprocess(self, outputs, rows)``
-    before the outputs are stored, and ``block_rows`` for the latter. What the hooks are counts for
-    the result: their source, the attribute ``version``, and the significant parameters that the
-    subclass adds.
+    before the outputs are stored, ``block_rows`` for the latter, and ``variants``. What the hooks
+    are counts for the result: their source, the attribute ``version``, and the significant
+    parameters that the subclass adds.
 
     Parameters
     ----------
@@ -137,12 +137,16 @@ class InferenceTask(InferenceParameters, luigi.Task):
     preprocess: Callable[..., Any] | None = None
     postprocess: Callable[..., Any] | None = None
     block_rows: int = 0
+    variants: tuple[str, ...] = ()
 
     @property
     def hooks(self) -> Hooks:
         """What the task does to the rows, and to the outputs."""
         return Hooks(
-            preprocess=self.preprocess, postprocess=self.postprocess, block_rows=self.block_rows
+            preprocess=self.preprocess,
+            postprocess=self.postprocess,
+            block_rows=self.block_rows,
+            variants=self.variants,
         )
 
     @property

@@ -401,10 +401,14 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
         names, requirements = choose_metrics(
             self.metrics, self.require, facts.target, scores=self.scores, baseline=self.baseline
         )
+        hooks = self.clone(self.merge_task).hooks
+        # A hook may give other outputs than the model has.
+        is_known = hooks.postprocess is None and not hooks.variants
+        model = read_model(self.model_repository, self.model_name, self.model_version)
         check_target(
             facts,
             names,
-            read_model(self.model_repository, self.model_name, self.model_version).specification,
+            model.specification if is_known else None,
             kept=self.outputs,
             output_name=self.output_name,
             varying=self.varying,

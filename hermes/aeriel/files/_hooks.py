@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.client import Windows
+from hermes.aeriel.client import ModelSpecification, Windows
 from hermes.errors import HookError, ParameterError
 
 Arrays = dict[str, "NDArray[Any]"]
@@ -120,15 +120,27 @@ class Hooks:
         The rows of a block of `postprocess`, from the beginning of the file or sequence on, rounded
         up to whole requests; 0: as many as are about 16 MiB of outputs, 65536 at most. A block is
         in memory as a whole.
+    variants
+        The names of several versions of the rows that are made of one read of the file, such as
+        ``("background", "injected")``. `preprocess` then returns a dict of inputs for each. They
+        are sent side by side, as sequences of their own where the model keeps a state. The outputs
+        are called ``background.y`` and ``injected.y``, for `postprocess` and in the file.
     """
 
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
     block_rows: int = 0
+    variants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.block_rows < 0:
             raise ParameterError("block_rows", f"{self.block_rows} is below 0")
+        if self.variants and self.preprocess is None:
+            raise ParameterError("variants", "are made by a preprocess; define one")
+        names = set(self.variants)
+        if len(names) != len(self.variants) or not all(name.isidentifier() for name in names):
+            problem = f"{list(self.variants)} are not different names of letters and digits"
+            raise ParameterError("variants", problem)
 
     def facts(self) -> dict[str, Any]:
         """Return what a result depends on, for a fingerprint; nothing without a hook.
@@ -148,7 +160,13 @@ class Hooks:
         return {
             **{name: _facts_of(name, hook) for name, hook in self.given.items()},
             "block_rows": self.block_rows,
+            **({"variants": self.variants} if self.variants else {}),
         }
+
+    @property
+    def n_variants(self) -> int:
+        """How many requests there are for the same rows."""
+        return max(1, len(self.variants))
 
     @property
     def given(self) -> dict[str, Callable[..., Any]]:
@@ -160,17 +178,26 @@ class Hooks:
 NO_HOOKS = Hooks()
 
 
-def check_hooks(hooks: Hooks, options: InferenceOptions) -> None:
-    """Raise ParameterError where an option does not go with a hook."""
+def variant_name(variant: str, output: str) -> str:
+    """Return what an output of a variant is called."""
+    return f"{variant}.{output}"
+
+
+def check_hooks(hooks: Hooks, options: InferenceOptions, model: ModelSpecification) -> None:
+    """Raise ParameterError where an option, or the model, does not go with a hook."""
+    if model.stateful and model.sequence_places < hooks.n_variants:
+        problem = f"{hooks.n_variants} sequences side by side, but model {model.name!r} keeps"
+        advice = "raise max_candidate_sequences, or max_batch_size, in its config.pbtxt"
+        raise ParameterError("variants", f"{problem} {model.sequence_places} at once; {advice}")
     if hooks.preprocess is not None and options.cast:
         problem = "does not go with a preprocess, which gets the file's dtypes and rounds itself"
         raise ParameterError("cast", f"{problem}; leave it out")
-    if options.varying and (hooks.postprocess is not None or options.keep):
-        problem = "outputs of varying length do not go with a postprocess, nor with keep"
+    if options.varying and (hooks.postprocess is not None or hooks.variants or options.keep):
+        problem = "outputs of varying length do not go with postprocess, variants or keep"
         raise ParameterError("varying", problem)
 
 
-def call(name: str, hook: Callable[[Arrays, Rows], Any], arrays: Arrays, rows: Rows) -> Any:
+def call(name: str, hook: Callable[[Arrays, Rows], Any] | None, arrays: Arrays, rows: Rows) -> Any:
     """Return what a hook returns.
 
     Raises
@@ -178,6 +205,7 @@ def call(name: str, hook: Callable[[Arrays, Rows], Any], arrays: Arrays, rows: R
     HookError
         It raised an exception, which is the cause.
     """
+    assert hook is not None  # noqa: S101 (for the type checker: a plan is for one)
     try:
         return hook(arrays, rows)
     except Exception as error:

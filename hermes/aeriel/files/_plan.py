@@ -13,7 +13,7 @@ from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.files._agreement import check_against_model, is_readable_as
 from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._facts import InputFacts
-from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, check_hooks
+from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, check_hooks, variant_name
 from hermes.aeriel.files._inputs import inspect
 from hermes.aeriel.files._preprocessed import PreprocessedPlan
 from hermes.aeriel.files._rows import RowInputs, RowPlan
@@ -115,7 +115,7 @@ def plan(
     """
     model.check_outputs(options.outputs)
     check_sequences(options.rows_per_sequence, model.name, stateful=model.stateful)
-    check_hooks(hooks, options)
+    check_hooks(hooks, options, model)
     check_one_slide(options)
     cut = WindowOptions.of(options)
     rows = RowPlan.of(model, options.batch_size, varying=options.varying, kept=options.outputs)
@@ -132,11 +132,18 @@ def plan(
             facts,
             wanted=wanted,
             optional=model.optional_inputs,
-            preprocess=hooks.preprocess,
+            hooks=hooks,
         )
     keep = Condition.parse(options.keep)
     if keep is not None and hooks.postprocess is None:
-        keep.check(_rows_of_outputs(model, options.outputs, with_row_axis=requests.with_row_axis))
+        rows_of = _rows_of_outputs(model, options.outputs, with_row_axis=requests.with_row_axis)
+        if hooks.variants:
+            rows_of = {
+                variant_name(variant, name): row
+                for variant in hooks.variants
+                for name, row in rows_of.items()
+            }
+        keep.check(rows_of)
     rows_per_sequence = facts.rows
     if model.stateful:
         rows_per_sequence = options.rows_per_sequence or facts.rows

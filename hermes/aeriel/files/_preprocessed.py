@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient, Windows
 from hermes.aeriel.files._facts import InputFacts, describe_dtype
-from hermes.aeriel.files._hooks import Preprocess, Rows, array_problem, call, problem_of
+from hermes.aeriel.files._hooks import Hooks, Rows, array_problem, call, problem_of, variant_name
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, row_bytes, rows_within, split
 from hermes.aeriel.files._series import SeriesPlan
@@ -32,8 +32,8 @@ class PreprocessedPlan:
         The shape (-1: any length) and the dtype of each input of the model.
     optional
         Those of them that the model can do without.
-    preprocess
-        The hook.
+    hooks
+        What has the hook.
     block_rows
         The rows of a block.
     """
@@ -41,7 +41,7 @@ class PreprocessedPlan:
     requests: RowPlan | SeriesPlan
     wanted: RowInputs
     optional: Collection[str]
-    preprocess: Preprocess
+    hooks: Hooks
     block_rows: int
 
     @classmethod
@@ -52,7 +52,7 @@ class PreprocessedPlan:
         *,
         wanted: RowInputs,
         optional: Collection[str],
-        preprocess: Preprocess,
+        hooks: Hooks,
     ) -> PreprocessedPlan:
         """Return the plan for a file that is read as `requests` say."""
         size = row_bytes(requests.inputs, facts)
@@ -60,7 +60,7 @@ class PreprocessedPlan:
             requests=requests,
             wanted=wanted,
             optional=optional,
-            preprocess=preprocess,
+            hooks=hooks,
             block_rows=rows_within(BLOCK_BYTES, size, requests.rows_per_request),
         )
 
@@ -78,24 +78,49 @@ class PreprocessedPlan:
     ) -> Iterator[tuple[range, Arrays]]:
         """Yield the rows of each request from `start` on, and their outputs."""
         rows = range(start, data.facts.rows)
-        answers = client.stream(self._updates(data, range(self.first(start), rows.stop), start))
-        return zip(split(rows, self.rows_per_request), answers, strict=True)
+        inputs = self.updates(data, range(self.first(start), rows.stop), start)
+        answers = client.stream(each for together in inputs for each in together)
+        requests = split(rows, self.rows_per_request)
+        for which, *outputs in zip(requests, *[answers] * self.hooks.n_variants, strict=True):
+            yield which, self.joined(outputs)
 
-    def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
-        """Yield the inputs of the requests that rows make, of which a block begins with the first.
+    def updates(self, data: InputData, rows: range, start: int = 0) -> Iterator[tuple[Arrays, ...]]:
+        """Yield the inputs of the requests that rows make, from `start` on, of each variant.
 
-        They stay as they are.
+        A block begins with the first of the rows. The arrays stay as they are.
         """
-        return self._updates(data, rows, rows.start)
-
-    def _updates(self, data: InputData, rows: range, start: int) -> Iterator[Arrays]:
         windows = windows_of(self.requests, data)
         blocks = self.requests.blocks(data, rows, self.block_rows)
         for block, arrays in zip(split(rows, self.block_rows), blocks, strict=True):
-            which = Rows.of(data.facts.files, block, windows)
-            inputs = self._checked(call("preprocess", self.preprocess, arrays, which), which)
             n_done = max(0, start - block.start)
-            yield from self.requests.requests_of({n: a[n_done:] for n, a in inputs.items()})
+            requests = [
+                self.requests.requests_of({name: array[n_done:] for name, array in inputs.items()})
+                for inputs in self._inputs(arrays, Rows.of(data.facts.files, block, windows))
+            ]
+            yield from zip(*requests, strict=True)
+
+    def joined(self, outputs: Sequence[Arrays]) -> Arrays:
+        """Return the outputs of the variants as those of one request."""
+        names = self.hooks.variants
+        if not names:
+            return outputs[0]
+        return {
+            variant_name(variant, name): array
+            for variant, arrays in zip(names, outputs, strict=True)
+            for name, array in arrays.items()
+        }
+
+    def _inputs(self, arrays: Arrays, rows: Rows) -> list[Arrays]:
+        """Return what is sent for a block, of each variant."""
+        returned = call("preprocess", self.hooks.preprocess, arrays, rows)
+        names = self.hooks.variants
+        if not names:
+            return [self._checked(returned, rows)]
+        if not isinstance(returned, Mapping) or returned.keys() != set(names):
+            given = sorted(returned) if isinstance(returned, Mapping) else type(returned).__name__
+            problem = f"returned {given}, not a dict of inputs for each of {list(names)}"
+            raise problem_of("preprocess", rows, problem)
+        return [self._checked(returned[name], rows) for name in names]
 
     def _checked(self, returned: Any, rows: Rows) -> dict[str, NDArray[Any]]:
         """Return what the hook did, where it is what the model takes."""

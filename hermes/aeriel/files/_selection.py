@@ -131,7 +131,7 @@ def select(
     if hooks.postprocess is None and keep is None:
         return None
     asked = {name: model.outputs[name] for name in outputs or model.outputs}
-    n_bytes = sum(
+    n_bytes = hooks.n_variants * sum(
         tensor.dtype.itemsize * math.prod(max(1, length) for length in tensor.shape)
         for tensor in asked.values()
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
@@ -76,15 +78,15 @@ class SequencePlan:
         room = _Room(HELD_BYTES)
 
         def send(sequence: range) -> None:
-            def updates() -> Iterator[Arrays]:
-                for update in self.requests.updates(data, sequence):
-                    room.check()
-                    yield update
-
             requests = split(sequence, self.requests.rows_per_request)
-            with client.sequence() as sent:
-                # A function: a restart reads the rows again, and nothing is kept for it.
-                for answer in zip(requests, sent.stream(updates), strict=True):
+            with ExitStack() as stack:
+                answers = [
+                    stack.enter_context(client.sequence()).stream(updates)
+                    for updates in self._sources(data, sequence, room)
+                ]
+                # In turns: while one answer is waited for, the request of another one is away.
+                for which, *outputs in zip(requests, *answers, strict=True):
+                    answer = which, self._joined(outputs)
                     room.take(_size(answer))
                     answered.put(answer)
 
@@ -112,6 +114,31 @@ class SequencePlan:
         finally:
             room.leave()
             threads.shutdown()
+
+    def _sources(
+        self, data: InputData, sequence: range, room: _Room
+    ) -> list[Callable[[], Iterator[Arrays]]]:
+        """Return what gives the updates of each variant of a sequence; they are read once.
+
+        Functions: a restart reads the rows again, for one variant alone, and nothing is kept for
+        it.
+        """
+        n = self.requests.hooks.n_variants if isinstance(self.requests, PreprocessedPlan) else 1
+
+        def read() -> Iterator[tuple[Arrays, ...]]:
+            for update in self.requests.updates(data, sequence):
+                room.check()
+                yield update if isinstance(update, tuple) else (update,)
+
+        def source(number: int, first: list[Iterator[Arrays]]) -> Callable[[], Iterator[Arrays]]:
+            return lambda: first.pop() if first else (update[number] for update in read())
+
+        return [source(number, [each]) for number, each in enumerate(_shared(read(), n))]
+
+    def _joined(self, outputs: Sequence[Arrays]) -> Arrays:
+        if isinstance(self.requests, PreprocessedPlan):
+            return self.requests.joined(outputs)
+        return outputs[0]
 
 
 class _Room:
@@ -157,6 +184,31 @@ class _Room:
         """Raise CancelledError where nobody waits for the answers any more."""
         if self._is_left:
             raise CancelledError
+
+
+def _shared(items: Iterator[tuple[Arrays, ...]], n: int) -> list[Iterator[Arrays]]:
+    """Return an iterator for each place of the items, which are read once.
+
+    What one has read and another has not waits, and no more: `itertools.tee` keeps up to 57 items
+    that all have read. For one that was closed nothing waits.
+    """
+    waiting: dict[int, deque[Arrays]] = {number: deque() for number in range(n)}
+
+    def one(number: int) -> Iterator[Arrays]:
+        own = waiting[number]
+        try:
+            while True:
+                if not own:
+                    item = next(items, None)
+                    if item is None:
+                        return
+                    for other, queue in waiting.items():
+                        queue.append(item[other])
+                yield own.popleft()
+        finally:
+            del waiting[number]
+
+    return [one(number) for number in range(n)]
 
 
 def _size(answer: Answer) -> int:
