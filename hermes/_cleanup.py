@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hermes._directory import ServerDirectory, facts_of, old_logs, write_state
+from hermes._directory import ServerDirectory, old_logs
 from hermes._processes import is_stub, is_tritonserver, send, server_processes
 from hermes._shared_memory import server_regions, sweep_regions
+from hermes._state_files import facts_of, write_state
 from hermes.errors import LockTimeoutError, ServerStopError
 
 logger = logging.getLogger(__name__)

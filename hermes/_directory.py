@@ -6,7 +6,6 @@ backends. Both have the directory's name, which is the server's id, in theirs.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,13 +21,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hermes._files import write_whole
 from hermes._processes import Host, ProcessIdentity
-from hermes.errors import LockTimeoutError, ParameterError
+from hermes._state_files import (
+    STATE_VARIABLE,
+    entries,
+    facts_of,
+    is_own,
+    locked,
+    make_private,
+    text_of,
+    write_state,
+)
 
-STATE_VARIABLE = "HERMES_STATE_HOME"
 LOCK_TIMEOUT_S = 60.0
-POLL_S = 0.02
 # A socket's path has 107 bytes at most.
 MOST_HOME_BYTES = 64
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
@@ -236,7 +241,7 @@ class ServerDirectory:
         LockTimeoutError
             Another process has held it for a minute.
         """
-        with self._locked("lock"):
+        with locked(self.path / "lock", LOCK_TIMEOUT_S):
             yield
 
     @contextmanager
@@ -248,32 +253,8 @@ class ServerDirectory:
         LockTimeoutError
             Another process has held it for `timeout_s` seconds.
         """
-        with self._locked("cleaning", timeout_s):
+        with locked(self.path / "cleaning", timeout_s):
             yield
-
-    @contextmanager
-    def _locked(self, name: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            make_private(self.path)
-            lock = self.path / name
-            try:
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:
-                continue  # the directory was removed
-            try:
-                if _try_lock(descriptor) and os.fstat(descriptor).st_nlink > 0:
-                    # A lock without links belongs to a directory that was removed.
-                    yield
-                    return
-            finally:
-                # Unlock explicitly: a forked child shares the open file, so close() alone would
-                # keep the lock.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-                os.close(descriptor)
-            if time.monotonic() > deadline:
-                raise LockTimeoutError(str(lock), timeout_s)
-            time.sleep(POLL_S)
 
     def _drivers(self) -> Iterator[tuple[ProcessIdentity, Path]]:
         for path in entries(self._leases):
@@ -290,35 +271,6 @@ class ServerDirectory:
             return None
 
 
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def make_private(directory: Path) -> None:
-    """Make a directory for this user only, with its parents.
-
-    Raises
-    ------
-    ParameterError
-        It cannot be made, or it belongs to another user, who could put files into it.
-    """
-    for path in (directory.parent, directory):
-        try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            problem = f"cannot make {path}: {error.strerror}; set it to a directory of yours"
-            raise ParameterError(STATE_VARIABLE, problem) from error
-        if not is_own(path):
-            problem = f"{path} is not a directory of this user; set it to a directory of yours"
-            raise ParameterError(STATE_VARIABLE, problem)
-    if stat.S_IMODE(directory.stat().st_mode) != 0o700:
-        directory.chmod(0o700)
-
-
 def old_logs(home: Path, days: float) -> list[Path]:
     """Return the logs of failed servers that are older than some days."""
     limit = time.time() - days * 86400
@@ -330,42 +282,3 @@ def old_logs(home: Path, days: float) -> list[Path]:
         and not path.with_suffix("").exists()
         and path.lstat().st_mtime < limit
     ]
-
-
-def is_own(directory: Path) -> bool:
-    """Return whether a directory exists and belongs to this user."""
-    try:
-        status = directory.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-
-
-def entries(directory: Path) -> list[Path]:
-    """Return the paths in a directory, sorted; none where it does not exist."""
-    try:
-        return sorted(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
-
-
-def write_state(path: Path, text: str) -> None:
-    """Write a file of a server's directory, readable by this user only."""
-    write_whole(path, text, mode=0o600, durable=False)
-
-
-def text_of(path: Path) -> str:
-    """Return the text of a file; an empty one where it does not exist."""
-    try:
-        return path.read_text()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-
-
-def facts_of(path: Path) -> dict[str, object] | None:
-    """Return the JSON object in a file, or None where it has none."""
-    try:
-        facts = json.loads(text_of(path) or "null")
-    except ValueError:
-        return None
-    return facts if isinstance(facts, dict) else None

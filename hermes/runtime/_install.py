@@ -3,74 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from hermes.errors import InstallError, ParameterError
 from hermes.runtime import _layout
 from hermes.runtime._find import LocalTriton, local_triton
+from hermes.runtime._interpreter import find_python, link_libpython
 from hermes.runtime._layout import Installation
+from hermes.runtime._requirements import merge, package_name, pins, with_defaults
+from hermes.runtime._steps import locked, run
 
 logger = logging.getLogger(__name__)
 
 PYTRITON = "0.7.0"
-# With numpy 2 every output of the wheel's Python backend is empty, without an error. numpy 1 has
-# no wheels for Python 3.13.
-NUMPY = "numpy<2"
-# Earlier installations list them with the versions of the environment, which are too old for torch.
-INSTALLERS = {"pip", "setuptools", "wheel"}
-PYTHONS = ("3.12", "3.11")
-ABOUT_PYTHON = """
-import json, sys, sysconfig
-folders = [sysconfig.get_config_var(name) for name in ("LIBDIR", "LIBPL")]
-print(json.dumps({
-    "executable": sys.executable,
-    "version": "%d.%d" % sys.version_info[:2],
-    "library": sysconfig.get_config_var("INSTSONAME"),
-    "folders": [folder for folder in folders if folder],
-}))
-"""
 SOURCES = Path(__file__).parent
 # Copied beside each backend, as hermes_batching.py and so on.
 SHARED = ("_batching.py", "_sequences.py", "_threads.py")
-# Advice on a failure, by texts in the output of the step that failed.
-ADVICE = (
-    (
-        ("No space left on device", "Disk quota exceeded"),
-        f"An installation needs 1 GB; name another directory with {_layout.HOME_VARIABLE}",
-    ),
-    (
-        ("Read-only file system", "Permission denied", "Not a directory"),
-        f"The directory is not writable; name another one with {_layout.HOME_VARIABLE}",
-    ),
-    (
-        ("No module named ensurepip",),
-        "Install the package of your system with venv (on Debian: apt install python3-venv)",
-    ),
-    (
-        ("after connection broken by", "HTTP error 403", "Could not find a version"),
-        (
-            "pip could not download from a package index. Name your site's proxy (pip config set "
-            "global.proxy URL) or mirror (pip config set global.index-url URL). Without either, "
-            "serve from a container image, or from a tritonserver of your own on the PATH or in "
-            "HERMES_TRITON_BINARY"
-        ),
-    ),
-)
 
 
 def install_triton(
@@ -121,7 +80,7 @@ def install_triton(
         )
     installation = _layout.current(home)
     if installation is None or not _is_complete(installation, packages):
-        with _locked(home, report) as lock:
+        with locked(home, report) as lock:
             installation = _bring(home, packages, report, lock)
     return local_triton(installation, os.environ)
 
@@ -138,7 +97,7 @@ def _bring(
             found = _with_backends(found)
         return found
 
-    wishes = _merged(found.wishes if found else (), packages)
+    wishes = merge(found.wishes if found else (), packages)
     # A further package does not change the versions of the others, which other users rely on.
     kept = found.versions if found is not None and _works(found) else {}
     directory = home / f"triton-{PYTRITON}-{uuid.uuid4().hex[:8]}"
@@ -164,9 +123,9 @@ def _build(
 ) -> Installation:
     def step(description: str, *command: str | Path) -> str:
         report(description)
-        return _run(description, command, lock)
+        return run(description, command, lock)
 
-    about = _python()
+    about = find_python()
     step(
         f"creating an environment with {about['executable']}",
         *(about["executable"], "-I", "-m", "venv", "--without-pip", directory),
@@ -177,10 +136,10 @@ def _build(
     pip: tuple[str | Path, ...] = (python, "-I", "-m", "pip")
     # Some versions of ensurepip install it. A package that needs it depends on it, and then its
     # version is kept like that of all others.
-    _run("removing setuptools", (*pip, "uninstall", "--yes", "setuptools"), lock)
-    requirements = _requirements(wishes)
+    run("removing setuptools", (*pip, "uninstall", "--yes", "setuptools"), lock)
+    requirements = with_defaults(wishes)
     constraints = directory / "constraints.txt"
-    constraints.write_text("".join(f"{pin}\n" for pin in _pins(kept, wishes)))
+    constraints.write_text("".join(f"{pin}\n" for pin in pins(kept, wishes)))
     step(
         f"pip install {' '.join(requirements)}",
         *(*pip, "install", "--prefer-binary", "--constraint", constraints, *requirements),
@@ -188,7 +147,7 @@ def _build(
     # The other dependencies are for its Python API, which hermes does not use.
     wheel = f"nvidia-pytriton=={PYTRITON}"
     step(f"pip install {wheel}", *pip, "install", "--no-deps", wheel)
-    listed = _run("pip list", (*pip, "list", "--format=json"), lock, errors=False)
+    listed = run("pip list", (*pip, "list", "--format=json"), lock, errors=False)
     installation = Installation(
         directory=directory,
         pytriton=PYTRITON,
@@ -201,32 +160,12 @@ def _build(
         },
         backends="",
     )
-    _link_libpython(installation.libpython, about)
+    link_libpython(installation.libpython, about)
     installation = _with_backends(installation, write=False)
     report("checking that Triton runs")
     _check(installation, lock)
     installation.write()
     return installation
-
-
-def _python() -> dict[str, Any]:
-    """Return a description of a Python that Triton works with: this one if possible."""
-    for python in (sys.executable, *(f"python{version}" for version in PYTHONS)):
-        try:
-            result = subprocess.run(
-                [python, "-I", "-c", ABOUT_PYTHON], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        about: dict[str, Any] = json.loads(result.stdout)
-        if about["version"] in PYTHONS:
-            return about
-    raise InstallError(
-        "looking for a Python",
-        f"Triton's Python backend needs numpy 1, which there is for Python {', '.join(PYTHONS)}. "
-        f"This is Python {sys.version_info.major}.{sys.version_info.minor}, and none of those is "
-        "on the PATH. Add one to the PATH; only Triton uses it",
-    )
 
 
 def _with_backends(installation: Installation, *, write: bool = True) -> Installation:
@@ -253,7 +192,7 @@ def _with_backends(installation: Installation, *, write: bool = True) -> Install
 def _check(installation: Installation, lock: int) -> None:
     environment = {**os.environ, **installation.environment(os.environ)}
     modules = "import numpy, onnxruntime"
-    _run("importing onnxruntime", ("python3", "-c", modules), lock, environment=environment)
+    run("importing onnxruntime", ("python3", "-c", modules), lock, environment=environment)
     for program in (
         installation.binary,
         installation.backend_directory / "python" / installation.stub.name,
@@ -274,61 +213,6 @@ def _check(installation: Installation, lock: int) -> None:
                 "the library is a separate package; use a Python that has it"
             )
             raise InstallError(f"starting {program.name}", result.stderr, advice)
-
-
-def _failed(step: str, output: str) -> InstallError:
-    """Return the error of a step, with advice where its output is known."""
-    advice = (text for signs, text in ADVICE if any(sign in output for sign in signs))
-    return InstallError(step, output, next(advice, ""))
-
-
-def _run(
-    description: str,
-    command: Sequence[str | Path],
-    lock: int,
-    *,
-    environment: dict[str, str] | None = None,
-    errors: bool = True,
-) -> str:
-    # With PIP_USER, or `user = true` in a pip.conf, pip refuses to work in an environment.
-    environment = environment or {**os.environ, "PIP_USER": "0", "PIP_NO_INPUT": "1"}
-    try:
-        # The child holds the lock too: if this process is killed, the next installation waits
-        # until the child has ended, and does not remove files that the child still writes.
-        result = subprocess.run(
-            [str(part) for part in command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
-            pass_fds=(lock,),
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError as error:
-        raise _failed(description, str(error)) from error
-    if result.returncode != 0:
-        raise _failed(description, result.stdout)
-    return result.stdout
-
-
-@contextmanager
-def _locked(home: Path, report: Callable[[str], None]) -> Iterator[int]:
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise _failed(f"creating {home}", str(error)) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"waiting for another installation in {home} to end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
-    finally:
-        os.close(lock)
 
 
 def _remove_leftovers(home: Path, installation: Installation | None) -> None:
@@ -353,7 +237,7 @@ def _is_complete(installation: Installation, packages: Sequence[str]) -> bool:
 
 
 def _has(installation: Installation, packages: Sequence[str]) -> bool:
-    names = {_name(wish) for wish in installation.wishes}
+    names = {package_name(wish) for wish in installation.wishes}
     # A name without a version accepts the version of an earlier wish.
     return _works(installation) and all(
         wish in installation.wishes or wish in names for wish in packages
@@ -362,29 +246,6 @@ def _has(installation: Installation, packages: Sequence[str]) -> bool:
 
 def _works(installation: Installation) -> bool:
     return installation.pytriton == PYTRITON and installation.problem() is None
-
-
-def _merged(earlier: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
-    return tuple({_name(wish): wish for wish in (*earlier, *later)}.values())
-
-
-def _requirements(wishes: Sequence[str]) -> list[str]:
-    # onnxruntime-gpu and similar packages contain the same module: they replace onnxruntime.
-    has_runtime = any(_name(wish).startswith("onnxruntime") for wish in wishes)
-    return [NUMPY, *([] if has_runtime else ["onnxruntime"]), *wishes]
-
-
-def _pins(versions: Mapping[str, str], wishes: Sequence[str]) -> list[str]:
-    """Return constraints that keep these versions, except for packages that are requested."""
-    asked = {_name(wish) for wish in wishes}
-    if "pip" in versions:
-        asked |= INSTALLERS
-    return [f"{name}=={version}" for name, version in versions.items() if _name(name) not in asked]
-
-
-def _name(requirement: str) -> str:
-    match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*(?=\s*($|[\[<>=!~;@]))", requirement)
-    return re.sub(r"[-_.]+", "-", match.group()).lower() if match else requirement
 
 
 def _backend_sources() -> list[Path]:
@@ -397,13 +258,3 @@ def _backends_hash() -> str:
         digest.update(str(source.relative_to(SOURCES)).encode() + b"\0")
         digest.update(source.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
-
-
-def _link_libpython(directory: Path, about: dict[str, Any]) -> None:
-    """Link the stub's libpython into an empty directory, for the loader's path."""
-    directory.mkdir()
-    for folder in about["folders"]:
-        library = Path(folder) / about["library"]
-        if library.is_file():
-            (directory / library.name).symlink_to(library)
-            return

@@ -31,7 +31,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hermes._directory import facts_of
+from hermes._state_files import facts_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = Path("/dev/shm")

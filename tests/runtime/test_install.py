@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from hermes.errors import InstallError, ParameterError, TritonNotFoundError
-from hermes.runtime import _install, find_triton, install_triton
+from hermes.runtime import find_triton, install_triton
+from hermes.runtime._requirements import merge, pins, with_defaults
 from tests.helpers import DOUBLE, write_model
 from tests.runtime.conftest import Serve
 
@@ -249,7 +250,7 @@ def test_environment_has_only_what_models_import(plain_home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "pins"),
+    ("wishes", "kept"),
     [
         ((), ["numpy==1.26.4", "Typing_Extensions==4.1", "torch==2.13.0+cpu"]),
         (("torch", "typing-extensions>=4.2"), ["numpy==1.26.4"]),
@@ -257,18 +258,18 @@ def test_environment_has_only_what_models_import(plain_home: Path) -> None:
 )
 @pytest.mark.parametrize("installers", [{}, {"pip": "23.0.1", "setuptools": "66.1.1"}])
 def test_what_is_asked_for_may_change(
-    wishes: tuple[str, ...], pins: list[str], installers: dict[str, str]
+    wishes: tuple[str, ...], kept: list[str], installers: dict[str, str]
 ) -> None:
     versions = {"numpy": "1.26.4", "Typing_Extensions": "4.1", "torch": "2.13.0+cpu", **installers}
-    assert _install._pins(versions, wishes) == pins
+    assert pins(versions, wishes) == kept
 
 
 def test_setuptools_that_a_package_brought_is_kept() -> None:
-    assert _install._pins({"setuptools": "80.0"}, ()) == ["setuptools==80.0"]
+    assert pins({"setuptools": "80.0"}, ()) == ["setuptools==80.0"]
 
 
 def test_added_package_keeps_what_was_asked_before(plain_home: Path) -> None:
-    assert _install._merged(("torch==2.13.0", "scipy"), ("Torch", "a.b_c")) == (
+    assert merge(("torch==2.13.0", "scipy"), ("Torch", "a.b_c")) == (
         "Torch",
         "scipy",
         "a.b_c",
@@ -283,4 +284,4 @@ def test_other_onnxruntimes_replace_the_plain_one(
     wishes: tuple[str, ...],
     has_plain: bool,
 ) -> None:
-    assert ("onnxruntime" in _install._requirements(wishes)) is has_plain
+    assert ("onnxruntime" in with_defaults(wishes)) is has_plain

@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes._directory import ServerDirectory, entries, state_home
+from hermes._directory import ServerDirectory, state_home
+from hermes._state_files import entries
 from tests.helpers import DOUBLE, remains, wait_until, write_model
 
 HERMES = (sys.executable, "-m", "hermes")

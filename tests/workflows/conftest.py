@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes import _directory
+from hermes import _directory, _state_files
 
 Luigi = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -111,6 +111,6 @@ def assert_gone(state_home: Path, within_s: float = 15.0) -> None:
 
     deadline = time.monotonic() + within_s
     # But for the log of a server that failed, which the error names where nobody asked for a copy.
-    while left := [path for path in _directory.entries(state_home) if path.suffix != ".log"]:
+    while left := [path for path in _state_files.entries(state_home) if path.suffix != ".log"]:
         assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.1)

@@ -2,7 +2,7 @@
 
 from hermes.aeriel._options import TransportName
 from hermes.aeriel.client._client import InferenceClient
-from hermes.aeriel.client._connection import is_transient
+from hermes.aeriel.client._failures import is_transient
 from hermes.aeriel.client._sequences import Sequence
 from hermes.aeriel.client._specification import ModelSpecification, TensorSpecification
 from hermes.aeriel.client._statistics import ClientStatistics, ServerTimes

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hermes.aeriel._addresses import is_this_host, usual_http
-from hermes.aeriel.client._connection import Connection, ServerFacts
+from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._grpc_carrier import GrpcCarrier
 from hermes.aeriel.client._http_carrier import HttpCarrier
 from hermes.aeriel.client._inline import InlineTransport
 from hermes.aeriel.client._shared import SharedMemoryTransport
-from hermes.aeriel.client._specification import ModelSpecification
+from hermes.aeriel.client._specification import ModelSpecification, ServerFacts
 from hermes.aeriel.client._transports import Transport
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import InferenceError, ParameterError

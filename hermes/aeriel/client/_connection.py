@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import tenacity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from hermes.aeriel.client._failures import (
+    is_region_in_use,
+    is_transient,
+    is_transient_status,
+    too_many_files,
+)
 from hermes.aeriel.client._forks import grpc_call, this_process
-from hermes.aeriel.client._specification import ModelSpecification
+from hermes.aeriel.client._specification import ModelSpecification, ServerFacts
 from hermes.aeriel.endpoint import Endpoint
 from hermes.errors import (
     InferenceError,
@@ -41,39 +44,6 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
-# Files that a connection takes beside its socket.
-SPARE_FILES = 8
-_TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-# The beginning of an internal error while the server replaces a Python model that was killed.
-_TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
-# Part of the error for a sequence that the server ended, or that it had before a restart.
-_LOST_SEQUENCE = "must specify the START flag"
-# Part of the error for a region that the server does not know, for example after a restart.
-_UNKNOWN_REGION = "Unable to find shared memory region"
-# Part of the error of Triton 2.50 and 2.51 for a region that a request uses, which it may still do
-# for a short time after its answer.
-_REGION_IN_USE = "it is currently in use"
-# Part of the error for an output that is larger than in the model's configuration.
-_SMALL_REGION = "bytes to hold the results"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerFacts:
-    """A server's metadata.
-
-    Parameters
-    ----------
-    name
-        Its ``--id``.
-    version
-        The version of Triton.
-    extensions
-        Its extensions of KServe's protocol.
-    """
-
-    name: str
-    version: str
-    extensions: frozenset[str]
 
 
 class Connection:
@@ -141,7 +111,7 @@ class Connection:
             return RequestTimeoutError(
                 model=self._model_name, address=self.address, timeout_s=self._timeout_s
             )
-        if status == "UNAVAILABLE" and (problem := _too_many_files()):
+        if status == "UNAVAILABLE" and (problem := too_many_files()):
             status, reason = "RESOURCE_EXHAUSTED", f"{problem} ({reason})"
         return RequestError(
             model=self._model_name, address=self.address, status=status, reason=reason
@@ -171,7 +141,7 @@ class Connection:
         try:
             return self.retrying(say)(self._specification)
         except (RequestError, RequestTimeoutError) as error:
-            if _status(error) not in _TRANSIENT:
+            if not is_transient_status(error):
                 raise
             raise ServerTimeoutError(
                 address=self.address, timeout_s=self._retry_for_s, waiting_for=str(error)
@@ -221,7 +191,7 @@ class Connection:
                 self._stub.SystemSharedMemoryUnregister(request, timeout=min(self._timeout_s, 2.0))
         except grpc.RpcError as error:
             is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            return not is_late and _REGION_IN_USE not in (error.details() or "")
+            return not is_late and not is_region_in_use(error.details() or "")
         except ValueError:  # the channel is closed
             return True
         return True
@@ -248,7 +218,7 @@ class Connection:
         try:
             return self._model_is_ready()
         except RequestError as error:
-            if _status(error) in _TRANSIENT and not self._server_is_live():
+            if is_transient_status(error) and not self._server_is_live():
                 raise
         # Some servers use gRPC's status for a broken connection for an unknown version too. The
         # connection works, so it is the version.
@@ -323,51 +293,3 @@ class Connection:
             raise self.error(error.code().name, error.details() or "no details") from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise self.error("CANCELLED", str(error)) from error
-
-
-def _too_many_files() -> str:
-    """Return an explanation if this process has too many open files; else an empty string."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (only counted)
-    except OSError:  # listing the directory needs a file too
-        n_open = limit
-    if n_open < limit - SPARE_FILES:
-        return ""
-    return (
-        f"this process has {n_open} open files of at most {limit} and cannot connect: "
-        "raise the limit (ulimit -n), or open fewer files"
-    )
-
-
-def is_transient(error: BaseException) -> bool:
-    """Return whether a request or a connection failed for a transient reason."""
-    if isinstance(error, ServerTimeoutError):
-        return True
-    if not isinstance(error, InferenceError):
-        return False
-    if isinstance(error, RequestError) and error.reason.startswith(_TRANSIENT_REASONS):
-        return True
-    if is_unknown_region(error) or is_small_region(error) or _is_lost_sequence(error):
-        return True
-    return _status(error) in _TRANSIENT
-
-
-def is_unknown_region(error: BaseException) -> bool:
-    """Return whether the server does not know the shared-memory region of a request."""
-    return isinstance(error, RequestError) and _UNKNOWN_REGION in error.reason
-
-
-def is_small_region(error: BaseException) -> bool:
-    """Return whether an output did not fit into its part of a shared-memory region."""
-    return isinstance(error, RequestError) and _SMALL_REGION in error.reason
-
-
-def _is_lost_sequence(error: BaseException) -> bool:
-    return isinstance(error, RequestError) and _LOST_SEQUENCE in error.reason
-
-
-def _status(error: InferenceError) -> grpc.StatusCode:
-    if isinstance(error, RequestError):
-        return grpc.StatusCode[error.status]
-    return grpc.StatusCode.DEADLINE_EXCEEDED

@@ -12,7 +12,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._carriers import Call
-from hermes.aeriel.client._connection import Connection, is_transient
+from hermes.aeriel.client._connection import Connection
+from hermes.aeriel.client._failures import is_transient
 from hermes.aeriel.client._forks import Process, this_process
 from hermes.aeriel.client._rate_limiter import RateLimiter
 from hermes.aeriel.client._specification import Arrays, ModelSpecification

@@ -16,8 +16,8 @@ import numpy as np
 import tenacity
 from numpy.typing import NDArray
 
-from hermes.aeriel.client._connection import is_unknown_region
 from hermes.aeriel.client._dispatcher import Dispatcher, PendingRequest, owned
+from hermes.aeriel.client._failures import is_unknown_region
 from hermes.aeriel.client._specification import Arrays
 from hermes.aeriel.client._transports import Outputs, PreparedRequest
 from hermes.errors import InferenceError, RequestError, RequestTimeoutError

@@ -11,7 +11,7 @@ from typing import Any
 
 from hermes._shared_memory import sweep_regions
 from hermes.aeriel.client._carriers import Call, Carrier
-from hermes.aeriel.client._connection import is_small_region, is_unknown_region
+from hermes.aeriel.client._failures import is_small_region, is_unknown_region
 from hermes.aeriel.client._grpc_carrier import GrpcCarrier
 from hermes.aeriel.client._http_carrier import HttpCarrier
 from hermes.aeriel.client._inline import InlineTransport, end_when

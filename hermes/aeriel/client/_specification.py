@@ -17,6 +17,25 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServerFacts:
+    """A server's metadata.
+
+    Parameters
+    ----------
+    name
+        Its ``--id``.
+    version
+        The version of Triton.
+    extensions
+        Its extensions of KServe's protocol.
+    """
+
+    name: str
+    version: str
+    extensions: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TensorSpecification:
     """One input or output of a model.
 

@@ -18,15 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hermes._directory import (
-    ServerDirectory,
-    entries,
-    facts_of,
-    state_home,
-    text_of,
-    write_state,
-)
+from hermes._directory import ServerDirectory, state_home
 from hermes._processes import ProcessIdentity
+from hermes._state_files import entries, facts_of, text_of, write_state
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.supervise._spec import ServerSpec
 from hermes.errors import HermesError
