@@ -222,7 +222,9 @@ class Merge(ValidationParameters, luigi.Task):
         repository = read_model(self.model_repository, self.model_name, self.model_version)
         slides = slides_of(
             self.options,
-            lambda plain: examine(self.found_inputs.inputs[0], plain, repository.specification),
+            lambda plain: examine(
+                self.found_inputs.inputs[0], plain, repository.specification, hooks=self.hooks
+            ),
         )
         if self.target and len(slides) > 1:
             raise ParameterError("target", "does not go with time slides, which have no targets")
