@@ -241,6 +241,23 @@ def test_files_of_channels_are_brought_together(server: TritonInstance, data: Pa
         assert file["y"][:, :, 0].tolist() == [[2 * at, 200 + 2 * at] for at in range(10, 50, 8)]
 
 
+def test_a_file_is_run_for_each_time_slide(server: TritonInstance, data: Path) -> None:
+    options = ["--output-dir=out", "--window=8", "--input-map=x=strain", "--resume"]
+    slides = ['--shifts=[[0, 0], ["0", "4"]]']
+    done = infer(server.endpoint.grpc, "windows", "series.h5", *options, *slides, cwd=data)
+    assert done.returncode == 0, done.stderr
+    for number, n_rows in ((0, 5), (1, 4)):
+        with h5py.File(data / "out" / f"slide-{number}" / "series.h5") as file:
+            first = [[16 * row, 80 + 16 * row + 8 * number] for row in range(n_rows)]
+            assert file["y"][:, :, 0].tolist() == first
+    slides = ["--n-slides=3", "--slide-step=1s"]
+    done = infer(server.endpoint.grpc, "windows", "series.h5", *options, *slides, cwd=data)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(data / "out" / "slide-2" / "series.h5") as file:
+        assert json.loads(file.attrs["shifts_s"]) == [0.0, 2.0]
+        assert file["y"][0, :, 0].tolist() == [0.0, 96.0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem", "code"),
     [
@@ -256,6 +273,7 @@ def test_files_of_channels_are_brought_together(server: TritonInstance, data: Pa
         (["rows", "part-0/a.h5", "--output-dir=part-0"], "is an input too", 35),
         (["rows", "part-0/a.h5", "--inputs=H1=series.h5"], "is given with other files", 35),
         (["rows", "--inputs=series.h5"], "is not like x=/path", 35),
+        (["windows", "series.h5", "--window=8", "--shifts=[0, 1]"], "list of the shift of", 35),
         ([], "model: is missing", 35),
         (["rows"], "inputs: no file was given", 35),
         (["rows", "part-0/a.h5", "--chunk=3/2"], "'3/2' is not like K/N, with K from 1 to N", 35),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import files as files_of
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.helpers import DOUBLE, write_model
+from tests.helpers import DOUBLE, wait_until, write_model
 from tests.workflows.conftest import Luigi
 
 needs_gwpy = pytest.mark.skipif(find_spec("gwpy") is None, reason="gwpy is not installed")
@@ -38,19 +40,24 @@ def validate(luigi: Luigi, models: Path, **parameters: Any) -> str:
 
 
 def run(luigi: Luigi, models: Path, *, overlap: bool = False, **parameters: Any) -> tuple[int, str]:
+    result = luigi(*command(models, overlap=overlap, **parameters))
+    return result.returncode, result.stdout
+
+
+def command(models: Path, *, overlap: bool, **parameters: Any) -> list[str]:
+    """Return the arguments of the command ``luigi`` that runs Validate."""
     given = {"model_name": "two", "output_dir": "out", "window": "256", **parameters}
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in given.items()
     }
-    result = luigi(
+    return [
         "--module=workflows.validate",
         "Validate",
         f"--model-repository={models}",
         *(["--overlap"] if overlap else []),
         *(f"--{name.replace('_', '-')}={text}" for name, text in texts.items()),
-    )
-    return result.returncode, result.stdout
+    ]
 
 
 def windows(channels: list[NDArray[Any]], stride: int = 256) -> NDArray[Any]:
@@ -311,3 +318,84 @@ def test_slides_that_cannot_be_are_refused_before_a_server_starts(
     assert code != 0
     assert problem in said
     assert not (tmp_path / "out" / "logs" / "triton.log").exists()
+
+
+def test_slides_may_keep_some_rows(luigi: Luigi, models: Path, tmp_path: Path) -> None:
+    strain = np.stack([write_strain(tmp_path, label, 100, 4, 7) for label in ("H1", "L1")])
+    given: dict[str, Any] = {
+        "inputs": {"H1": "H-*.hdf5", "L1": "L-*.hdf5"},
+        "input_map": {"x": "strain/Strain"},
+        "n_slides": "2",
+        "slide_step": "256",
+        "keep": "y[0,0] > 0",
+    }
+    validate(luigi, models, **given)
+    slides = [2 * shifted(strain, [0, 256 * k], 256) for k in range(2)]
+    rows = [np.flatnonzero(slide[:, 0, 0] > 0) for slide in slides]
+    with h5py.File(tmp_path / "out" / "merged.h5") as merged:
+        kept = [slide[which] for slide, which in zip(slides, rows, strict=True)]
+        assert np.array_equal(merged["y"], np.concatenate(kept))
+        index = merged["index"]
+        assert np.array_equal(index["row"], np.concatenate(rows))
+        assert np.array_equal(index["slide"], np.repeat([0, 1], list(map(len, rows))))
+        assert np.array_equal(index["time"], 100 + np.concatenate(rows) / 4)
+        # Rows that were left out were looked at, too.
+        assert index["live_time"][:].tolist() == [len(slide) / 4 for slide in slides]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [slide["rows_kept"] for slide in report["slides"]] == list(map(len, rows))
+
+
+SLOW = """
+    def answer(self, request):
+        time.sleep(0.02)
+        return response(y=2 * array(request, "x"))
+"""
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
+    luigi: Luigi, triton_home: Path, tmp_path: Path, state_home: Path
+) -> None:
+    repository = write_model(
+        tmp_path / "slow", "two", SLOW, inputs={"x": ("FP64", [2, 256])}, max_batch_size=1
+    )
+    for label in ("H1", "L1"):
+        write_strain(tmp_path, label, 100, 30, 1)
+    given: dict[str, Any] = {
+        "inputs": {"H1": "H-*.hdf5", "L1": "L-*.hdf5"},
+        "input_map": {"x": "strain/Strain"},
+        "outputs": ["y"],
+        "n_slides": "3",
+        "slide_step": "1s",
+    }
+    arguments = command(repository, overlap=False, **given)
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "luigi", *arguments, "--local-scheduler"],
+        cwd=tmp_path,
+        env={**os.environ, "HERMES_STATE_HOME": str(state_home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    predictions = tmp_path / "out" / "predictions"
+    name = "H-H1_GWOSC_1KHZ_R1-100-32+L-L1_GWOSC_1KHZ_R1-100-32.h5"
+    try:
+        wait_until((predictions / "slide-1" / f"{name}.partial.json").exists, timeout_s=90)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    first = (predictions / "slide-0" / name).stat().st_mtime_ns
+    assert not (predictions / "slide-2").exists()
+    validate(luigi, repository, **given)
+    assert (predictions / "slide-0" / name).stat().st_mtime_ns == first
+    with h5py.File(predictions / "slide-1" / name) as opened:
+        assert opened.attrs["resumed_at_row"] > 0
+    validate(luigi, repository, **{**given, "output_dir": "whole"})
+    for number in range(3):
+        some, other = (
+            h5py.File(tmp_path / directory / "predictions" / f"slide-{number}" / name)["y"][:]
+            for directory in ("out", "whole")
+        )
+        assert some.tobytes() == other.tobytes()
+    merged = [h5py.File(tmp_path / directory / "merged.h5") for directory in ("out", "whole")]
+    for path in ("y", "index/slide", "index/row", "index/time", "index/live_time"):
+        assert merged[0][path][:].tobytes() == merged[1][path][:].tobytes()
