@@ -15,7 +15,8 @@ from pathlib import Path
 from hermes._processes import SHARED_MEMORY, Host
 from hermes._shared_memory import regions_of_the_dead
 from hermes.aeriel.serve import Ports
-from hermes.aeriel.serve._gpus import job_gpus, order_doubt, undivided, unusable
+from hermes.aeriel.serve._gpu_names import job_gpus, order_doubt, undivided
+from hermes.aeriel.serve._gpus import unusable
 from hermes.aeriel.serve._leases import gpu_holders
 from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.aeriel.serve._ports import check_free

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hermes.aeriel.serve._gpus import GPU, job_gpus, visible_gpus
+from hermes.aeriel.serve._gpu_names import job_gpus, visible_gpus
+from hermes.aeriel.serve._gpus import GPU
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 

@@ -25,16 +25,14 @@ from hypothesis import strategies as st
 
 from hermes._processes import is_tritonserver, server_processes
 from hermes.aeriel.serve._gpu_locks import LOCKED, NOTES, Locks, is_locked, newest_note
-from hermes.aeriel.serve._gpus import (
-    GPU,
-    GPURequest,
+from hermes.aeriel.serve._gpu_names import (
     claimed_gpus,
     cuda_devices,
-    gpu_environment,
     named_gpus,
     order_doubt,
     visible_gpus,
 )
+from hermes.aeriel.serve._gpus import GPU, GPURequest, gpu_environment
 from hermes.errors import ParameterError
 
 SOURCE = Path(__file__).resolve().parents[2]

@@ -24,16 +24,8 @@ from hermes.aeriel.serve._gpu_locks import (
     remove_note,
     write_note,
 )
-from hermes.aeriel.serve._gpus import (
-    GPU,
-    GPURequest,
-    check_parts,
-    claimed_gpus,
-    named_gpus,
-    order_doubt,
-    unusable,
-    visible_gpus,
-)
+from hermes.aeriel.serve._gpu_names import claimed_gpus, named_gpus, order_doubt, visible_gpus
+from hermes.aeriel.serve._gpus import GPU, GPURequest, check_parts, unusable
 from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.errors import GPUBusyError, ParameterError
 
