@@ -48,13 +48,7 @@ class Host:
 
     @classmethod
     def here(cls) -> Host:
-        """Return the host of this process.
-
-        Raises
-        ------
-        ProcError
-            ``/proc`` is not mounted, or belongs to another PID namespace.
-        """
+        """Return the host of this process; raise ProcError where ``/proc`` does not show it."""
         return _host(os.getpid())
 
     @classmethod

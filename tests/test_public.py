@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -93,3 +94,11 @@ def test_imports_say_and_configure_nothing() -> None:
         "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
     )
     assert run(program) == ""
+
+
+@pytest.mark.parametrize("package", [hermes, workflows], ids=lambda package: package.__name__)
+def test_a_file_of_more_than_300_lines_says_why(package: ModuleType) -> None:
+    [directory] = package.__path__
+    texts = {path: path.read_text() for path in Path(directory).rglob("*.py")}
+    long = {path for path, text in texts.items() if text.count("\n") > 300}
+    assert [str(path) for path in long if "\n# Over 300 lines: " not in texts[path]] == []

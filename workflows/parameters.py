@@ -1,5 +1,6 @@
 """Luigi parameters whose errors name the parameter, and say what it takes."""
 
+# Over 300 lines: all kinds of parameters, each a few lines.
 from __future__ import annotations
 
 import argparse

@@ -3,6 +3,7 @@
 The main job, from a shell: ``luigi --module workflows.validate Validate …``; see the README.
 """
 
+# Over 300 lines: the parameters of the task, and the tasks that it consists of.
 from __future__ import annotations
 
 import logging

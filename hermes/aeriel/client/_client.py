@@ -1,5 +1,6 @@
 """`InferenceClient`: requests to one model of one server, bounded in flight."""
 
+# Over 300 lines: one public class, half of it documentation.
 from __future__ import annotations
 
 import math

@@ -1,5 +1,6 @@
 """HDF5 files that are written, on disks that may be full."""
 
+# Over 300 lines: the file of an output, from its beginning to its end.
 from __future__ import annotations
 
 import errno

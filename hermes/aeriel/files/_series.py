@@ -3,6 +3,7 @@
 The arithmetic is that of `hermes.aeriel.client.Windows`.
 """
 
+# Over 300 lines: reading windows and planning them share one arithmetic.
 from __future__ import annotations
 
 import math

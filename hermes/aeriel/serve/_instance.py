@@ -1,5 +1,6 @@
 """A Triton server that this process starts, watches and stops."""
 
+# Over 300 lines: the start, the wait and the end of a server share its state.
 from __future__ import annotations
 
 import logging

@@ -1,5 +1,6 @@
 """A validation in its output directory: predictions merged, measured and reported."""
 
+# Over 300 lines: the steps of a validation, in their order.
 from __future__ import annotations
 
 import json

@@ -1,5 +1,6 @@
 """What a validation decides before it runs, and what it finds in the files of predictions."""
 
+# Over 300 lines: what is decided before a run, and what is found in its results.
 from __future__ import annotations
 
 import json
