@@ -1,4 +1,4 @@
-"""Progress where people look for it: in Luigi's status, and in the display of the run."""
+"""Progress in Luigi's status."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ INTERVAL_S = 1.0
 
 
 class Progress:
-    """Shows how far a task has come; call it with the rows done and the rows in all.
+    """Shows how far a task has come; call it with what is done and what there is in all.
 
     Parameters
     ----------
-    show
-        Shows it in the display.
     set_message, set_percentage
         A running Luigi task's own methods; None where it runs without a scheduler.
+    unit
+        What is counted.
     """
 
     def __init__(
         self,
-        show: Callable[[int, int], object],
         set_message: Callable[[str], object] | None,
         set_percentage: Callable[[float], object] | None,
+        unit: str = "rows",
     ) -> None:
-        self._show = show
         self._set_message = set_message
         self._set_percentage = set_percentage
+        self._unit = unit
         self._first: tuple[float, int] | None = None
         self._shown = 0.0
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` rows are there."""
-        self._show(done, total)
         now = time.monotonic()
         if self._first is None:
             self._first = now, done
@@ -46,5 +45,5 @@ class Progress:
         rate = (done - before) / (now - started) if now > started else 0.0
         left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
         if self._set_message is not None and self._set_percentage is not None:
-            self._set_message(f"{done} of {total} rows, {rate:.0f} rows/s{left}")
+            self._set_message(f"{done} of {total} {self._unit}, {rate:.0f} {self._unit}/s{left}")
             self._set_percentage(100.0 * done / total if total else 100.0)  # no row may be kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,12 @@ from luigi.task import flatten
 
 from hermes._reports import RowsProgress
 from hermes.aeriel.files import (
+    FileJob,
     Hooks,
     InferenceOptions,
     Request,
     examine,
-    file_stamp,
-    fingerprint,
     infer_with_reconnects,
-    is_complete,
-    named,
-    result_fingerprint,
     slides_of,
 )
 from hermes.errors import ParameterError
@@ -160,23 +156,6 @@ class InferenceTask(InferenceParameters, luigi.Task):
         return tuple(Path(target.path) for target in flatten(self.output()))
 
     @property
-    def slides(self) -> tuple[InferenceOptions, ...]:
-        """The options for each output: those of a time slide.
-
-        Raises
-        ------
-        ParameterError
-            There are not as many outputs as time slides.
-        """
-        slides = slides_of(
-            self.options, lambda plain: examine(self.input_files, plain, None, hooks=self.hooks)
-        )
-        if len(slides) != len(self.output_files):
-            problem = f"{self.task_family} has {len(self.output_files)} for {len(slides)} slides"
-            raise ParameterError("output", f"{problem}; return a target for each time slide")
-        return slides
-
-    @property
     def server(self) -> EndpointTarget:
         """The endpoint of the server that this task requires.
 
@@ -192,89 +171,92 @@ class InferenceTask(InferenceParameters, luigi.Task):
             raise ParameterError("requires", f"{problem}, not {len(servers)}")
         return servers[0]
 
+    @property
+    def file_jobs(self) -> Sequence[FileJob]:
+        """What is to be done: an output, or one of each time slide.
+
+        Raises
+        ------
+        ParameterError
+            There are not as many outputs as time slides.
+        """
+        return self.jobs_of(self.input_files, self.output_files)
+
+    def jobs_of(
+        self, input_files: tuple[Path, ...], output_files: Sequence[Path]
+    ) -> Sequence[FileJob]:
+        """Return what is to be done with an input."""
+        slides = slides_of(
+            self.options, lambda plain: examine(input_files, plain, None, hooks=self.hooks)
+        )
+        if len(slides) != len(output_files):
+            problem = f"{self.task_family} has {len(output_files)} for {len(slides)} slides"
+            raise ParameterError("output", f"{problem}; return a target for each time slide")
+        return [
+            FileJob(
+                input_files=input_files,
+                output_file=output_file,
+                options=options,
+                model_stamp=self._model_stamp,
+                hooks=self.hooks,
+                facts=self._facts_of_hooks(),
+            )
+            for options, output_file in zip(slides, output_files, strict=True)
+        ]
+
+    def _model_stamp(self) -> str:
+        return self.server.model_stamp(self.model_name, self.model_version)
+
     def complete(self) -> bool:
         """Tell whether the output is there, and is that of this input, model and parameters."""
-        return not self.pending()
+        return all(job.is_complete() for job in self.file_jobs)
 
-    def pending(self) -> list[int]:
-        """Return which outputs are not complete: 0, or the numbers of slides."""
-        fingerprints = functools.cache(lambda: self.fingerprints)
-        return [
-            number
-            for number, file in enumerate(self.output_files)
-            if not is_complete(file, self.input_files, lambda n=number: fingerprints()[n])  # type: ignore[misc]  # it is called at once
-        ]
-
-    @property
-    def fingerprint(self) -> str:
-        """What stands for everything that the output depends on, as it is now."""
-        fingerprints = self.fingerprints
-        return fingerprint(slides=fingerprints) if len(fingerprints) > 1 else fingerprints[0]
-
-    @property
-    def fingerprints(self) -> list[str]:
-        """The same for each output."""
-        model_stamp = self.server.model_stamp(self.model_name, self.model_version)
-        input_stamp, hooks = file_stamp(*self.input_files), self._facts_of_hooks()
-        return [
-            result_fingerprint(input_stamp, options, model_stamp, **hooks)
-            for options in self.slides
-        ]
-
-    def _facts_of_hooks(self) -> dict[str, Any]:
+    def _facts_of_hooks(self) -> Mapping[str, Any]:
         """Return what the hooks depend on: themselves, and the parameters that a subclass adds."""
         hooks = self.hooks.facts()
         if not hooks:
             return {}
         own = {
             name: value
-            for name, value in self.to_str_params(only_significant=True).items()
+            for name, value in self.result_parameters(only_significant=True).items()
             if not (hasattr(InferenceParameters, name) or hasattr(ServerParameters, name))
         }
         return {"hooks": hooks, "parameters": own}
 
     def run(self) -> None:
         """Stream the file, and go on where it stopped when the server is lost on the way."""
-        outputs = self.output_files
+        todo = [job for job in self.file_jobs if not job.is_complete()]
         rows = RowsProgress()
-        name = str(self.input_files[0])
+        seen: set[Path] = set()
         progress = Progress(
-            lambda done, total: rows(name, done, total),
             self.set_status_message,
             self.set_progress_percentage,
+            unit="rows" if len(todo) == 1 else "files",
         )
 
         def show(request: Request, done: int, total: int) -> None:
-            before = total * outputs.index(request.output_file)
-            progress(before + done, total * len(outputs))
+            rows(str(request.input_files[0]), done, total)
+            seen.add(request.output_file)
+            if len(todo) == 1:
+                progress(done, total)
+            else:
+                progress(len(seen) - (done < total), len(todo))
 
-        infer_with_reconnects(
-            self.server,
-            self.options,
-            [functools.partial(self.request, number) for number in self.pending()],
-            show,
-        )
+        requests = [functools.partial(self.request, job) for job in todo]
+        infer_with_reconnects(self.server, self.options, requests, show)
 
-    def request(self, number: int = 0) -> Request:
-        """Return what is to be done with the file, as it and the model are now.
-
-        Parameters
-        ----------
-        number
-            Which output is made.
-        """
-        options = self.slides[number]
-        return Request(
-            input_files=self.input_files,
-            output_file=self.output_files[number],
-            options=options,
-            fingerprint=self.fingerprints[number],
-            provenance={
-                **named(self.input_files),
+    def request(self, job: FileJob) -> Request:
+        """Return what is to be done with an input, and what its output is to say of that."""
+        shifts = json.dumps(job.options.shifts)
+        return job.request(
+            {
                 **self.server.provenance(),
-                "model_stamp": self.server.model_stamp(self.model_name, self.model_version),
+                "model_stamp": job.model_stamp(),
                 "task": self.task_id,
-                "parameters": {**self.to_str_params(), "shifts": json.dumps(options.shifts)},
-            },
-            hooks=self.hooks,
+                "parameters": {**self.result_parameters(), "shifts": shifts},
+            }
         )
+
+    def result_parameters(self, *, only_significant: bool = False) -> dict[str, str]:
+        """Return the parameters that an output names, and that a hook may go by."""
+        return dict(self.to_str_params(only_significant=only_significant))

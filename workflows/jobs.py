@@ -56,7 +56,7 @@ class InferenceJobs(JobParameters, luigi.Task):
     @property
     def job_directory(self) -> Path:
         """A directory on the file system that the hosts share, for what jobs have to know."""
-        return next(iter(self.inferences())).output_files[0].parent / "jobs"
+        return next(iter(self.inferences())).file_jobs[0].output_file.parent / "jobs"
 
     def requires(self) -> list[luigi.Task]:
         """Return what the tasks require, each once; no server that is to run in a job."""
@@ -91,12 +91,17 @@ class InferenceJobs(JobParameters, luigi.Task):
 
     def run(self) -> None:
         """Have jobs do the tasks that are not complete."""
-        todo = [task for task in self.inferences() if not task.complete()]
+        todo = [
+            (task, job)
+            for task in self.inferences()
+            for job in task.file_jobs
+            if not job.is_complete()
+        ]
         in_a_job = self._server_in_a_job()
-        server = todo[0].server
+        server = todo[0][0].server
         if in_a_job is None:
             server.endpoint  # noqa: B018 (waits for it)
-        requests = [task.request(number) for task in todo for number in task.pending()]
+        requests = [task.request(job) for task, job in todo]
         server.check_models()  # after it: the server has loaded the models that they stand for
         infer_in_jobs(
             requests,

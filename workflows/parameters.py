@@ -250,6 +250,18 @@ class FilePatterns(_Checked[tuple[str, ...] | InputMap]):
         return tuple(text for texts in lists for text in texts)
 
 
+class TextLists(_Checked[tuple[tuple[str, ...], ...]]):
+    """Lists of texts; a text stands for a list of it alone."""
+
+    takes = 'a JSON list of texts, or of lists of them, such as \'[["a", "b"], ["c"]]\''
+
+    def _read(self, text: str) -> Any:
+        return json.loads(text) if text.lstrip().startswith("[") else [text]
+
+    def _checked(self, value: Any) -> tuple[tuple[str, ...], ...]:
+        return tuple(map(_texts, _only(value, _is_list(value))))
+
+
 class GPUs(_Checked["tuple[int | str, ...] | None"]):
     """Indices and UUIDs of GPUs as a JSON list; null for no choice."""
 

@@ -15,6 +15,7 @@ import luigi
 
 from hermes._reports import report
 from hermes.aeriel.files import (
+    FileJob,
     FoundInputs,
     Hooks,
     InferenceOptions,
@@ -44,13 +45,22 @@ from hermes.aeriel.validation import (
 )
 from hermes.errors import ParameterError
 from workflows._builds import once_per_build
+from workflows._division import SizedInput, divide
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
 from workflows._settings import apply_settings
 from workflows._terminal import begin_terminal, expect_files
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.jobs import InferenceJobs, JobParameters
-from workflows.parameters import AbsolutePath, FilePatterns, Text, TextList, option_parameters
+from workflows.parameters import (
+    AbsolutePath,
+    FilePatterns,
+    Text,
+    TextList,
+    TextLists,
+    WholeNumber,
+    option_parameters,
+)
 from workflows.server import ServerParameters, TritonServerTask
 
 # The one whose messages Luigi shows.
@@ -63,33 +73,69 @@ install_plain_errors()
 
 
 class Predict(ServerParameters, InferenceTask):
-    """The predictions for one file, with a server of the parameters' own.
+    """The predictions for some files, with a server of the parameters' own.
+
+    Each is whole or not there, and is made again alone.
 
     Parameters
     ----------
-    files : list of str
-        The HDF5 file to read; or several, each with one channel of every series.
-    predictions : str
-        The HDF5 file to write. The other parameters are those of `InferenceTask` and
+    files : list of list of str
+        The HDF5 file to read, for each of the predictions; or several, each with one channel of
+        every series.
+    predictions : list of str
+        The HDF5 files to write. The other parameters are those of `InferenceTask` and
         `TritonServerTask`.
     """
 
-    files = TextList(description="HDF5 file to read, or a JSON list of those of the channels")
-    predictions = AbsolutePath(description="HDF5 file to write")
+    files = TextLists(description="HDF5 files to read, as a JSON list of those of each input")
+    predictions = TextList(description="HDF5 files to write, as a JSON list")
 
-    @property
-    def input_files(self) -> tuple[Path, ...]:
-        """The files to read."""
-        return tuple(Path(file).absolute() for file in self.files)
+    def __repr__(self) -> str:
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        first = "+".join(Path(file).name for file in self.files[0])
+        return f"{self.task_family}({first}{more}, model_name={self.model_name})"
+
+    @once_per_build
+    def file_jobs(self) -> list[FileJob]:
+        """What is to be done: a number of inputs, each of them for all time slides."""
+        total = n_slides(self.options)
+        return [
+            job
+            for files, predictions in zip(self.files, self.predictions, strict=True)
+            for job in self.jobs_of(
+                tuple(Path(file).absolute() for file in files),
+                [
+                    slide_file(Path(predictions).absolute(), number, total)
+                    for number in range(total)
+                ],
+            )
+        ]
+
+    @once_per_build
+    def model_stamp(self) -> str:
+        """What stands for the model."""
+        return super()._model_stamp()
+
+    def _model_stamp(self) -> str:
+        return self.model_stamp
+
+    def result_parameters(self, *, only_significant: bool = False) -> dict[str, str]:
+        """Return the parameters, but for those that say which files the task has."""
+        parameters = super().result_parameters(only_significant=only_significant)
+        return {name: parameters[name] for name in parameters.keys() - {"files", "predictions"}}
 
     def requires(self) -> dict[str, luigi.Task]:
         """Return the server."""
         return {"server": self.clone(TritonServerTask)}
 
     def output(self) -> list[luigi.LocalTarget]:
-        """Return the file with the predictions, or that of each time slide."""
+        """Return the files with the predictions, in the order of `file_jobs`."""
         total = n_slides(self.options)
-        files = [slide_file(Path(self.predictions), number, total) for number in range(total)]
+        files = [
+            slide_file(Path(file), number, total)
+            for file in self.predictions
+            for number in range(total)
+        ]
         return [luigi.LocalTarget(str(file)) for file in files]
 
 
@@ -102,6 +148,11 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
     )
     target = Text(default="", description="dataset with the targets in each input file")
     output_dir = AbsolutePath(description="directory for everything that is written")
+    files_per_task = WholeNumber(
+        default=0,
+        significant=False,
+        description="input files of one task; 0: as many as make about a second of work",
+    )
 
     @property
     def directory(self) -> ValidationDirectory:
@@ -158,33 +209,44 @@ class Merge(ValidationParameters, luigi.Task):
     @property
     def hooks(self) -> Hooks:
         """What is done to the rows of each file."""
-        task: Predict = self.clone(self.predict_task, files=(), predictions="")
+        task: Predict = self.clone(self.predict_task, files=(), predictions=())
         return task.hooks
 
-    @property
+    @once_per_build
     def predictions(self) -> list[Predict]:
-        """The predictions for each input file."""
-        directory = Path(self.output_dir)
+        """The tasks that make the predictions, of one or several input files each."""
+        directory = Path(self.output_dir) / "predictions"
         names = output_names([facts.files for facts in self.inputs_facts])
+        inputs = [
+            SizedInput(facts=facts, predictions=directory / name)
+            for facts, name in zip(self.inputs_facts, names, strict=True)
+        ]
         return [
             self.clone(
                 self.predict_task,
-                files=facts.files,
+                files=[each.facts.files for each in part],
                 # As found beside the target, of which the task knows nothing.
-                input_map={name: dataset.paths for name, dataset in facts.datasets.items()},
-                predictions=str(directory / "predictions" / name),
+                input_map=part[0].input_map,
+                predictions=[str(each.predictions) for each in part],
                 shifts=self.shifts_of_slides,
                 n_slides=0,
                 slide_step="",
-                server_log=self.server_log or str(directory / "logs" / "triton.log"),
+                server_log=self.server_log or str(directory.parent / "logs" / "triton.log"),
                 server_monitor=self.monitor_table,
                 listen=self.server_listens_on,
             )
-            for facts, name in zip(self.inputs_facts, names, strict=True)
+            for part in divide(inputs, self.files_per_task)
         ]
 
+    @property
+    def file_jobs(self) -> list[FileJob]:
+        """What is done with each input file, slide by slide."""
+        jobs = [job for task in self.predictions for job in task.file_jobs]
+        total = len(jobs) // len(self.inputs_facts)
+        return [job for number in range(total) for job in jobs[number::total]]
+
     def requires(self) -> list[Predict] | PredictInJobs:
-        """Return what makes the predictions: a task for each file, or one for batch jobs."""
+        """Return what makes the predictions: tasks for some files each, or one for batch jobs."""
         if self.engine == "local":
             return self.predictions
         jobs: PredictInJobs = self.clone(PredictInJobs)
@@ -279,13 +341,10 @@ class Merge(ValidationParameters, luigi.Task):
     @once_per_build
     def job(self) -> MergeJob:
         """What is to be merged."""
-        tasks = self.predictions
-        # Slide by slide.
-        predictions = zip(*(task.output_files for task in tasks), strict=True)
-        fingerprints = zip(*(task.fingerprints for task in tasks), strict=True)
+        jobs = self.file_jobs
         return MergeJob(
-            predictions=[file for files in predictions for file in files],
-            fingerprints=[each for several in fingerprints for each in several],
+            predictions=[job.output_file for job in jobs],
+            fingerprints=[job.fingerprint for job in jobs],
             output_file=self.directory.merged,
             target=self.target,
             model_name=self.model_name,
@@ -293,20 +352,20 @@ class Merge(ValidationParameters, luigi.Task):
 
     def run(self) -> None:
         """Merge the files."""
-        self.job.run(
-            Progress(
-                lambda done, total: report("step", text=f"merging: {done:,} of {total:,} rows"),
-                self.set_status_message,
-                self.set_progress_percentage,
-            )
-        )
+        progress = Progress(self.set_status_message, self.set_progress_percentage)
+
+        def show(done: int, total: int) -> None:
+            report("step", text=f"merging: {done:,} of {total:,} rows")
+            progress(done, total)
+
+        self.job.run(show)
 
 
 class PredictInJobs(ValidationParameters, InferenceJobs):
     """The predictions for all files, made by batch jobs."""
 
     def inferences(self) -> list[Predict]:
-        """Return a task for each file."""
+        """Return the tasks."""
         merge_task: Merge = self.clone(Merge)
         return merge_task.predictions
 
@@ -352,6 +411,9 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
         requirement on the difference.
     title : str
         The headline of the report.
+    files_per_task : int
+        How many input files one task streams, one after the other; by default as many as make
+        about a second of work, going by their sizes.
     """
 
     merge_task: type[Merge] = Merge

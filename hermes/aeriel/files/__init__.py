@@ -19,9 +19,7 @@ from hermes.aeriel.files._job import (
     FileJob,
     chunk_of,
     infer_files,
-    is_complete,
     plan_files,
-    result_fingerprint,
     summary,
 )
 from hermes.aeriel.files._links import as_data_errors
@@ -85,7 +83,6 @@ __all__ = [
     "infer_files",
     "infer_with_reconnects",
     "inspect",
-    "is_complete",
     "n_slides",
     "named",
     "open_input",
@@ -96,7 +93,6 @@ __all__ = [
     "plan",
     "plan_files",
     "read_windows",
-    "result_fingerprint",
     "slide_file",
     "slides_of",
     "summary",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from hermes._reports import RowsProgress
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files._finding import output_names
+from hermes.aeriel.files._hooks import NO_HOOKS, Hooks
 from hermes.aeriel.files._infer import Request, fingerprint, named
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._plan import examine
@@ -37,22 +38,47 @@ class FileJob:
     options
         The model, and how to read the input.
     model_stamp
-        Stands for the model: a text that changes when the model does.
+        Returns what stands for the model: a text that changes when the model does.
+    hooks
+        What is done to the rows, and to the outputs.
+    facts
+        What else the output depends on: what the hooks are.
     """
 
     input_files: tuple[Path, ...]
     output_file: Path
     options: InferenceOptions
-    model_stamp: str
+    model_stamp: Callable[[], str]
+    hooks: Hooks = NO_HOOKS
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """What stands for everything that the output depends on, as it is now."""
-        return result_fingerprint(file_stamp(*self.input_files), self.options, self.model_stamp)
+        """What stands for everything that the output depends on, as it is when it is first asked.
+
+        A file that changes later gets a result that another fingerprint will be compared with.
+        """
+        stamp = file_stamp(*self.input_files)
+        facts = {**self.options.facts(), **self.facts}
+        return fingerprint(input=stamp, model=self.model_stamp(), **facts)
 
     def is_complete(self) -> bool:
         """Tell whether the output is there, and is that of this input, model and options."""
-        return is_complete(self.output_file, self.input_files, lambda: self.fingerprint)
+        found = fingerprint_of(self.output_file)
+        if found is None or not all(file.exists() for file in self.input_files):
+            return found is not None  # what has no input any more cannot be made again
+        return found == self.fingerprint
+
+    def request(self, provenance: Mapping[str, Any]) -> Request:
+        """Return what is to be done, with these attributes beside the names of the files."""
+        return Request(
+            input_files=self.input_files,
+            output_file=self.output_file,
+            options=self.options,
+            fingerprint=self.fingerprint,
+            provenance={**named(self.input_files), **provenance},
+            hooks=self.hooks,
+        )
 
 
 def plan_files(
@@ -74,7 +100,7 @@ def plan_files(
         Gets a file for each, by its path below what all of them have in common; of each slide, if
         there are several.
     model_stamp
-        Stands for the model, as in `FileJob`.
+        Stands for the model.
 
     Raises
     ------
@@ -93,7 +119,7 @@ def plan_files(
             input_files=tuple(files),
             output_file=slide_file(output, number, len(slides)),
             options=each,
-            model_stamp=model_stamp,
+            model_stamp=lambda: model_stamp,
         )
         for number, each in enumerate(slides)
         for files, output in zip(inputs, outputs, strict=True)
@@ -124,39 +150,6 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
     return infer_with_reconnects(server, jobs[0].options, requests, show) if jobs else []
 
 
-def result_fingerprint(
-    input_stamp: str, options: InferenceOptions, model_stamp: str, **further: Any
-) -> str:
-    """Return what stands for everything that the predictions for an input depend on.
-
-    Parameters
-    ----------
-    input_stamp
-        Stands for its files, as `file_stamp` returns it.
-    options
-        The model, and how the input is read.
-    model_stamp
-        Stands for the model.
-    further
-        What else they depend on: hooks.
-    """
-    facts = {**options.facts(), **further}
-    return fingerprint(input=input_stamp, model=model_stamp, **facts)
-
-
-def is_complete(
-    output_file: Path, input_files: Sequence[Path], fingerprint: Callable[[], str]
-) -> bool:
-    """Tell whether an output is there, and is what its fingerprint stands for.
-
-    Where an input file is gone, its output counts: it cannot be made again.
-    """
-    found = fingerprint_of(output_file)
-    if found is None or not all(file.exists() for file in input_files):
-        return found is not None
-    return found == fingerprint()
-
-
 def chunk_of(items: Sequence[T], number: int, total: int) -> Sequence[T]:
     """Return one of several consecutive parts, whose lengths differ by one at most.
 
@@ -183,14 +176,4 @@ def summary(done: Sequence[ClientStatistics]) -> str:
 
 
 def _request(server: Server, job: FileJob) -> Request:
-    return Request(
-        input_files=job.input_files,
-        output_file=job.output_file,
-        options=job.options,
-        fingerprint=job.fingerprint,
-        provenance={
-            **named(job.input_files),
-            **server.provenance(),
-            "model_stamp": job.model_stamp,
-        },
-    )
+    return job.request({**server.provenance(), "model_stamp": job.model_stamp()})
