@@ -114,5 +114,5 @@ def test_a_file_that_fails_is_named_and_does_not_keep_others_from_being_done(
     assert "2 of 30 files cannot be used:" in last
     assert f"{many / '04.h5'}, dataset 'x'" in last
     assert f"{many / '17.h5'}, dataset 'x'" in last
-    done = sorted(file.name for file in (tmp_path / "results" / "predictions").iterdir())
+    done = sorted(file.name for file in (tmp_path / "results" / "predictions").glob("*.h5"))
     assert done == [f"{number:02}.h5" for number in range(30) if number not in (4, 17)]
