@@ -91,8 +91,8 @@ class Predict(ServerParameters, InferenceTask):
     predictions = TextList(description="HDF5 files to write, as a JSON list")
 
     def __repr__(self) -> str:
+        first = "+".join(Path(file).name for files in self.files[:1] for file in files)
         more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
-        first = "+".join(Path(file).name for file in self.files[0])
         return f"{self.task_family}({first}{more}, model_name={self.model_name})"
 
     @once_per_build
