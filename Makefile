@@ -7,8 +7,9 @@
 export PYTHON ?= python3
 export VENV ?= .venv
 export DEMO ?= demo
+export SEARCH ?= search
 
-.PHONY: validate test test-root image check chaos soak fuzz conformance benchmark docs format clean
+.PHONY: validate search test test-root image check chaos soak fuzz conformance benchmark docs format clean
 .PHONY: triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -22,6 +23,16 @@ validate: install-demo $(if $(IMAGE),,triton)
 	    --require 'accuracy >= 0.95' \
 	    --output-dir "$$DEMO/results" $${IMAGE:+--image "$$IMAGE"} \
 	    --workers 3 --local-scheduler
+
+# Search simulated strain of two detectors for chirps; see docs/tutorials/search.md.
+search: install-demo triton
+	@test "$$SEARCH/.made" -nt examples/search/simulate.py && \
+	    test "$$SEARCH/.made" -nt examples/search/bank.py || \
+	    { "$$VENV/bin/python" examples/search/simulate.py "$$SEARCH" && \
+	    "$$VENV/bin/python" examples/search/bank.py "$$SEARCH" && touch "$$SEARCH/.made"; }
+	PYTHONPATH=examples/search "$$VENV/bin/luigi" --module search Search \
+	    --directory "$$SEARCH" --workers 2 --local-scheduler
+	@echo "the report is $$SEARCH/results/search.html"
 
 # Every test, with real servers and real containers. Most of the time goes into waiting for servers,
 # so several files of tests are run at once.
@@ -106,4 +117,4 @@ install-dev:
 	$(call install,dev)
 
 clean:
-	rm -rf "$$VENV" "$$DEMO" build dist *.egg-info
+	rm -rf "$$VENV" "$$DEMO" "$$SEARCH" build dist *.egg-info

@@ -1,11 +1,11 @@
 """A bank of matched filters as a Triton model: its weights are the templates.
 
-    python examples/search/bank.py demo-search
+    python examples/search/bank.py search
 
-reads a file of ``noise/`` for the spectrum, and makes ``models/bank``. A window of strain is whitened
-by a convolution, each detector's by its own filter, and correlated with every template by a second
-one. The ranking statistic is the root of the power in both detectors, the second within the time
-that light takes from one to the other; it is 0 where one of the detectors sees nothing.
+reads a file of ``noise/`` for the spectrum, and makes ``models/bank``. A convolution whitens a
+window of strain, by a filter for each detector, and a second one correlates it with every template.
+The ranking statistic is the root of the power in both detectors, the second within the time that
+light takes from one to the other; it is 0 where one of the detectors sees nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import ModelProto, TensorProto, helper, numpy_helper, save
 from scipy.signal import welch
 from simulate import DETECTORS, SAMPLE_RATE, chirp
 
@@ -55,7 +55,7 @@ def templates(taps: Array) -> Array:
     """Return the whitened chirps of unit length, in two phases: (phases, masses, samples)."""
     bank = np.empty((2, len(CHIRP_MASSES), N_TEMPLATE))
     for phase, index in np.ndindex(bank.shape[:2]):
-        wave = chirp(CHIRP_MASSES[index], phase * np.pi / 2, N_WHITENING + N_TEMPLATE)
+        wave = chirp(float(CHIRP_MASSES[index]), phase * np.pi / 2, N_WHITENING + N_TEMPLATE)
         white = np.convolve(np.append(wave, np.zeros(N_WHITENING // 2)), taps, "valid")
         bank[phase, index] = white[-N_TEMPLATE:]
         if phase:
@@ -64,7 +64,7 @@ def templates(taps: Array) -> Array:
     return bank
 
 
-def build(whitening: Array, bank: Array):
+def build(whitening: Array, bank: Array) -> ModelProto:
     """Return the ONNX model of whitening filters (detectors, taps) and templates."""
     n, n_masses = len(DETECTORS), len(CHIRP_MASSES)
     constants = {
@@ -133,7 +133,9 @@ def build(whitening: Array, bank: Array):
 def main(directory: Path) -> None:
     """Make the model repository in a directory."""
     with h5py.File(min((directory / "noise").glob("*.h5"))) as hdf5:
-        whitening = np.stack([whitening_filter(hdf5[f"{name}:SIM-STRAIN"][:]) for name in DETECTORS])
+        whitening = np.stack(
+            [whitening_filter(hdf5[f"{name}:SIM-STRAIN"][:]) for name in DETECTORS]
+        )
     model = directory / "models" / "bank"
     (model / "1").mkdir(parents=True, exist_ok=True)
     save(build(whitening, templates(whitening.mean(axis=0))), model / "1" / "model.onnx")

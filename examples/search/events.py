@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
@@ -42,7 +44,7 @@ def efficiency(
 ) -> list[tuple[float, float, float]]:
     """Return the share that was found in each bin of strength, and its exact 68 % interval."""
     shares = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         here = found[(strength >= low) & (strength < high)]
         if not len(here):
             shares.append((np.nan, np.nan, np.nan))

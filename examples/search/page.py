@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from io import StringIO
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -25,7 +24,7 @@ figcaption { padding: 0 1rem 1rem } svg { width: 100%; height: auto; display: bl
 main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)) }
 :root { color-scheme: light dark }
 </style>
-<h1>Loudest event: one false alarm in $every</h1>
+<h1>Loudest event: $rank one false alarm in $every</h1>
 <p>At GPS $time with a network signal-to-noise ratio of $snr, in $live_time of data of two
 detectors. The background is $background_events events in $background_live_time of time slides.
 Of $injections injections, $found were louder than all of the background ($threshold).</p>
@@ -34,32 +33,32 @@ Of $injections injections, $found were louder than all of the background ($thres
 """)
 
 
-def write_page(
-    file: Path,
+def page_of(
     numbers: Mapping[str, Any],
     background: Array,
-    candidates: Mapping[str, Array],
+    foreground: Array,
     injections: Mapping[str, Array],
     is_found: NDArray[np.bool_],
-) -> None:
-    """Write the page."""
+) -> str:
+    """Return the page."""
     figures = [
-        (_rates(numbers, background, candidates["snr"]), "Events at least so loud."),
+        (_rates(numbers, background, foreground), "Events at least so loud."),
         (_efficiency(numbers), "Injections found, with the 68 % interval of a binomial share."),
         (_injections(injections, is_found), "Injections found and missed over time."),
     ]
-    loudest = numbers["loudest"]
-    page = PAGE.substitute(
+    return PAGE.substitute(
         numbers,
-        every=_duration(3.15576e7 / loudest["false_alarms_per_year"]),
-        time=f"{loudest['time']:.3f}",
-        snr=f"{loudest['snr']:.2f}",
+        rank="less than" if numbers["loudest_snr"] > numbers["threshold"] else "about",
+        every=_duration(1 / numbers["false_alarm_rate_hz"]),
+        time=f"{numbers['loudest_time']:.3f}",
+        snr=f"{numbers['loudest_snr']:.2f}",
         threshold=f"{numbers['threshold']:.2f}",
         live_time=_duration(numbers["live_time_s"]),
         background_live_time=_duration(numbers["background_live_time_s"]),
-        figures="".join(f"<figure>{svg}<figcaption>{text}</figcaption></figure>" for svg, text in figures),
+        figures="".join(
+            f"<figure>{svg}<figcaption>{text}</figcaption></figure>" for svg, text in figures
+        ),
     )
-    file.write_text(page)
 
 
 def _rates(numbers: Mapping[str, Any], background: Array, foreground: Array) -> str:
@@ -70,7 +69,13 @@ def _rates(numbers: Mapping[str, Any], background: Array, foreground: Array) -> 
         (foreground, numbers["live_time_s"], "no slide", "o"),
     ):
         ranked = np.sort(values)[::-1]
-        axes.plot(ranked, np.arange(1, len(ranked) + 1) * 3600 / live_time_s, marker, label=label, markersize=4)
+        axes.plot(
+            ranked,
+            np.arange(1, len(ranked) + 1) * 3600 / live_time_s,
+            marker,
+            label=label,
+            markersize=4,
+        )
     axes.set(xlabel="signal-to-noise ratio", ylabel="events per hour", yscale="log")
     axes.legend()
     return _svg(figure)
@@ -81,7 +86,9 @@ def _efficiency(numbers: Mapping[str, Any]) -> str:
     axes = figure.add_subplot()
     share, low, high = np.transpose(numbers["efficiency"])
     edges = np.asarray(numbers["strengths"])
-    axes.errorbar((edges[1:] + edges[:-1]) / 2, share, (share - low, high - share), fmt="o", capsize=3)
+    axes.errorbar(
+        (edges[1:] + edges[:-1]) / 2, share, (share - low, high - share), fmt="o", capsize=3
+    )
     axes.set(xlabel="injected signal-to-noise ratio", ylabel="share found", ylim=(-0.03, 1.03))
     return _svg(figure)
 
@@ -91,7 +98,9 @@ def _injections(injections: Mapping[str, Array], is_found: NDArray[np.bool_]) ->
     axes = figure.add_subplot()
     start = np.floor(injections["time"].min())
     for chosen, marker, label in ((is_found, "o", "found"), (~is_found, "x", "missed")):
-        axes.plot(injections["time"][chosen] - start, injections["snr"][chosen], marker, label=label)
+        axes.plot(
+            injections["time"][chosen] - start, injections["snr"][chosen], marker, label=label
+        )
     axes.set(xlabel=f"seconds after GPS {start:.0f}", ylabel="injected signal-to-noise ratio")
     axes.legend(loc="upper right", framealpha=1)
     return _svg(figure)

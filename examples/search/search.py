@@ -1,6 +1,7 @@
 """A search for chirps in the strain of two detectors: background, injections, and what they say.
 
-    PYTHONPATH=examples/search luigi --module search Search --directory demo-search --local-scheduler
+    export PYTHONPATH=examples/search
+    luigi --module search Search --directory search --local-scheduler
 
 Both runs of the model are `Merge` tasks of `workflows.validate`. They share a server, which is gone
 when the second has ended.
@@ -15,9 +16,10 @@ from typing import Any
 import h5py
 import luigi
 import numpy as np
-from bank import LEAST_SNR, N_TIMES, WINDOW
+from bank import N_TIMES, WINDOW
 from events import cluster, efficiency, false_alarm_rate_hz, nearest
-from page import write_page
+from numpy.typing import NDArray
+from page import page_of
 from simulate import DETECTORS
 
 from workflows.parameters import AbsolutePath
@@ -25,7 +27,6 @@ from workflows.validate import Merge
 
 GAP_S = 0.2  # between two events
 NEAR_S = 0.1  # between an injection and the event that has found it
-YEAR_S = 365.25 * 86400
 STRENGTHS = np.arange(4, 17, 1.0)
 
 
@@ -36,17 +37,18 @@ class Search(luigi.Task):
     ----------
     directory
         With what ``simulate.py`` and ``bank.py`` make; ``results`` is written there.
-    n_slides
+    background_slides
         How many time slides the background is made of, beside the data as they are.
     """
 
     directory = AbsolutePath()
-    n_slides = luigi.IntParameter(default=12)
+    background_slides = luigi.IntParameter(default=12)
 
     def scores(self, data: str, **slides: Any) -> Merge:
         """Return the task that runs the data of a directory through the bank."""
         directory = Path(self.directory)
-        return Merge(
+        merge: Merge = self.clone(
+            Merge,
             model_repository=str(directory / "models"),
             model_name="bank",
             inputs=(str(directory / data / "*.h5"),),
@@ -54,17 +56,17 @@ class Search(luigi.Task):
             cast=True,
             window=str(WINDOW),
             stride=str(N_TIMES),
-            keep=f"snr > {LEAST_SNR}",
+            keep="snr > 0",
             output_dir=str(directory / "results" / data),
             **slides,
         )
+        return merge
 
     def requires(self) -> dict[str, Merge]:
         """Return the background with what was found, and the injections."""
-        return {
-            "noise": self.scores("noise", n_slides=self.n_slides, slide_step="1s"),
-            "injections": self.scores("injections"),
-        }
+        # Slide 0 is the data as they are.
+        slides = {"n_slides": self.background_slides + 1, "slide_step": "1s"}
+        return {"noise": self.scores("noise", **slides), "injections": self.scores("injections")}
 
     def output(self) -> dict[str, luigi.LocalTarget]:
         """Return the numbers, and the page that shows them."""
@@ -73,40 +75,45 @@ class Search(luigi.Task):
 
     def run(self) -> None:
         """Cluster, count and draw."""
-        noise = read_events(Path(self.input()["noise"].path))
-        injected = read_events(Path(self.input()["injections"].path))
-        found_in = {slide: of_slide(noise, slide) for slide in range(self.n_slides + 1)}
-        background = np.concatenate([found_in[slide]["snr"] for slide in range(1, self.n_slides + 1)])
-        live_time_s = float(noise["live_time_s"][1:].sum())
-
-        candidates = found_in[0]
-        loudest = int(np.argmax(candidates["snr"]))
+        noise, live_time_s = read_events(Path(self.input()["noise"].path))
+        foreground = noise[noise["slide"] == 0]
+        background = np.sort(noise["snr"][noise["slide"] > 0])
         with h5py.File(Path(self.directory) / "injections.h5") as hdf5:
             injections = {name: hdf5[name][:] for name in hdf5}
-        triggers = of_slide(injected, 0)
+        triggers, _ = read_events(Path(self.input()["injections"].path))
+        threshold = float(background[-1])
         event = nearest(injections["time"], triggers["time"], NEAR_S)
-        threshold = float(background.max(initial=LEAST_SNR))
         is_found = (event >= 0) & (triggers["snr"][event] > threshold)
+        loudest = foreground[np.argmax(foreground["snr"])]
+        rate_hz = false_alarm_rate_hz(loudest["snr"], background, live_time_s[1:].sum())
         numbers = {
-            "live_time_s": float(noise["live_time_s"][0]),
-            "background_live_time_s": live_time_s,
+            "live_time_s": float(live_time_s[0]),
+            "background_live_time_s": float(live_time_s[1:].sum()),
             "background_events": len(background),
-            "loudest": {
-                "time": float(candidates["time"][loudest]),
-                "snr": float(candidates["snr"][loudest]),
-                "false_alarms_per_year": YEAR_S
-                * float(false_alarm_rate_hz(candidates["snr"][loudest], background, live_time_s)),
-            },
+            "loudest_time": float(loudest["time"]),
+            "loudest_snr": float(loudest["snr"]),
+            "false_alarm_rate_hz": float(rate_hz),
             "threshold": threshold,
             "injections": len(is_found),
             "found": int(is_found.sum()),
             "strengths": STRENGTHS.tolist(),
             "efficiency": efficiency(is_found, injections["snr"], STRENGTHS),
         }
-        write_page(Path(self.output()["html"].path), numbers, background, candidates, injections, is_found)
-        with self.output()["json"].open("w") as file:
-            json.dump(numbers, file, indent=1)
+        page = page_of(numbers, background, foreground["snr"], injections, is_found)
+        for name, text in (("html", page), ("json", json.dumps(numbers, indent=1))):
+            with self.output()[name].open("w") as file:
+                file.write(text)
 
 
-if __name__ == "__main__":
-    luigi.run()
+def read_events(merged: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the events of a merged file (time, snr, slide), and the live time of each slide."""
+    with h5py.File(merged) as hdf5:
+        index, snr = hdf5["index"], hdf5["snr"][:, 0]
+        rows = np.empty(len(snr), [("time", float), ("snr", float), ("slide", int)])
+        rows["time"] = index["time"][:] + hdf5["delay"][:, 0]
+        rows["snr"] = snr
+        rows["slide"] = index["slide"][:] if "slide" in index else 0
+        live_time_s = index["live_time"][:] if "slide" in index else [hdf5.attrs["live_time_s"]]
+    slides = [rows[rows["slide"] == slide] for slide in range(len(live_time_s))]
+    events = [slide[cluster(slide["time"], slide["snr"], GAP_S)] for slide in slides]
+    return np.concatenate(events), np.asarray(live_time_s)

@@ -1,6 +1,6 @@
 """Strain of two simulated detectors, with and without injected chirps, in the layout of gwpy.
 
-    python examples/search/simulate.py demo-search
+    python examples/search/simulate.py search
 
 makes ``noise/`` (coloured noise, with one signal that the search is to find), ``injections/`` (the
 same noise, with chirps at known times) and ``injections.h5`` (their times, masses and strengths).
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -26,13 +27,14 @@ SUN_S = 4.925490947e-6  # the mass of the sun, as a time: G M / c^3
 Array = NDArray[np.float64]
 
 
-def amplitude_spectrum(frequency_hz: Array) -> Array:
+def amplitude_spectrum(frequency_hz: NDArray[np.floating[Any]]) -> Array:
     """Return the amplitude spectral density of the noise, in strain/sqrt(Hz).
 
     It has the shape of a ground-based detector's: a wall below 30 Hz, a slope of shot noise above.
     """
     f = np.maximum(frequency_hz, 10.0) / 100
-    return 4e-24 * np.sqrt((0.35 / f) ** 8 + 0.5 / f + 0.5 + f**2)
+    density: Array = 16e-48 * ((0.35 / f) ** 8 + 0.5 / f + 0.5 + f**2)
+    return np.sqrt(density)
 
 
 def noise(random: np.random.Generator, n_samples: int) -> Array:
@@ -45,7 +47,8 @@ def noise(random: np.random.Generator, n_samples: int) -> Array:
 def chirp(chirp_mass: float, phase: float, n_samples: int) -> Array:
     """Return the last samples of an inspiral, which ends with the last one.
 
-    The leading order of the post-Newtonian expansion: Maggiore, Gravitational Waves, eq. 4.19 and 4.30.
+    The leading order of the post-Newtonian expansion: Maggiore, Gravitational Waves (2008), vol. 1,
+    equations 4.19 and 4.30.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ def optimal_snr(wave: Array) -> float:
 def inject(
     strain: dict[str, Array], random: np.random.Generator, end: int, mass: float, snr: float
 ) -> None:
-    """Add a chirp of a network signal-to-noise ratio that ends at a sample of the first detector."""
+    """Add a chirp of a network signal-to-noise ratio, whose end is a sample of the first one."""
     wave = chirp(mass, random.uniform(0, 2 * np.pi), SAMPLE_RATE)
     share = random.uniform(0.4, 0.6)  # of the power, in the first detector
     delay = int(random.uniform(-0.008, 0.008) * SAMPLE_RATE)
@@ -113,7 +116,9 @@ def main(directory: Path) -> None:
         write(directory / "noise" / name, strain, gps)
         write(directory / "injections" / name, injected, gps)
     with h5py.File(directory / "injections.h5", "w") as hdf5:
-        for name, values in zip(("time", "chirp_mass", "snr"), np.transpose(injections), strict=True):
+        for name, values in zip(
+            ("time", "chirp_mass", "snr"), np.transpose(injections), strict=True
+        ):
             hdf5[name] = values
 
 
