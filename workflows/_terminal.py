@@ -141,6 +141,12 @@ def expect_files(files: Mapping[str, tuple[str, int | None]]) -> None:
         _terminal.expect(files)
 
 
+def warn(text: str) -> None:
+    """Warn a person, above the display if there is one, and in Luigi's log."""
+    logger.warning(text)
+    report("line", text=f"warning: {text}")
+
+
 def begin_terminal(title: str, output_dir: Path, server: Callable[[], Status | None]) -> None:
     """Have a terminal for the build that this process drives, as its command, from now on.
 

@@ -29,7 +29,7 @@ from hermes.aeriel.files import (
     slide_file,
     slides_of,
 )
-from hermes.aeriel.metrics import Requirement, check_target
+from hermes.aeriel.metrics import Requirement, check_finite_targets, check_target
 from hermes.aeriel.repository import check_model, read_model
 from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.aeriel.validation import (
@@ -44,12 +44,12 @@ from hermes.aeriel.validation import (
     write_reports,
 )
 from hermes.errors import ParameterError
-from workflows._builds import once_per_build
+from workflows._builds import is_driven_here, once_per_build
 from workflows._division import SizedInput, divide
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
 from workflows._settings import apply_settings
-from workflows._terminal import begin_terminal, expect_files
+from workflows._terminal import begin_terminal, expect_files, warn
 from workflows.inference import InferenceParameters, InferenceTask
 from workflows.jobs import InferenceJobs, JobParameters
 from workflows.parameters import (
@@ -247,6 +247,8 @@ class Merge(ValidationParameters, luigi.Task):
 
     def requires(self) -> list[Predict] | PredictInJobs:
         """Return what makes the predictions: tasks for some files each, or one for batch jobs."""
+        if is_driven_here():
+            self.warn_of_others  # noqa: B018 (a property, so that it warns once in a build)
         if self.engine == "local":
             return self.predictions
         jobs: PredictInJobs = self.clone(PredictInJobs)
@@ -319,7 +321,7 @@ class Merge(ValidationParameters, luigi.Task):
         model = repository.specification
         found = self.found_inputs
         for warning in found.warnings:
-            logger.warning(warning)
+            warn(warning)
         options = replace(self.options, shifts=self.shifts_of_slides, n_slides=0, slide_step="")
         facts = [
             examine(files, options, model, target=self.target or None, hooks=hooks)
@@ -337,6 +339,19 @@ class Merge(ValidationParameters, luigi.Task):
                 {str(each.files[0]): (label, rows * each.rows) for label, each in expected}
             )
         return facts
+
+    @once_per_build
+    def warn_of_others(self) -> None:
+        """Warns of predictions that are there, and are of none of the inputs."""
+        wanted = {job.output_file for task in self.predictions for job in task.file_jobs}
+        directory = Path(self.output_dir) / "predictions"
+        others = [path for path in sorted(directory.rglob("*.h5")) if path not in wanted]
+        if others:
+            files = f"{len(others)} files" if len(others) > 1 else "a file"
+            warn(
+                f"{directory} keeps {files} of other inputs, such as {others[0].name}: they stay, "
+                "and are not in merged.h5 or the report"
+            )
 
     @once_per_build
     def job(self) -> MergeJob:
@@ -422,6 +437,8 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
         """Return the task that merges the predictions, after checking what was asked for."""
         merge_task: Merge = self.clone(self.merge_task)
         self.check_metrics(merge_task.inputs_facts[0])
+        if is_driven_here():
+            self.check_targets  # noqa: B018 (a property, so that they are read once in a build)
         if self.baseline:
             logger.info("the baseline is %s", self.baseline_file)
         return merge_task
@@ -445,6 +462,14 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
         baseline = self.baseline_file if self.baseline else None
         merged = self.clone(self.merge_task).job.fingerprint
         return report_fingerprint(merged, self.validation, baseline)
+
+    @once_per_build
+    def check_targets(self) -> None:
+        """Raises DataError where a target is NaN or infinite, if the metrics want numbers."""
+        merge_task: Merge = self.clone(self.merge_task)
+        files = merge_task.inputs_facts
+        names, _ = self.check_metrics(files[0])
+        check_finite_targets(files, names)
 
     def check_metrics(self, facts: InputFacts) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
         """Return the metrics to compute and the requirements on them.

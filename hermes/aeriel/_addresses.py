@@ -6,6 +6,7 @@ import http.client
 import ipaddress
 import re
 import socket
+from contextlib import closing
 
 _UNIX = "unix:"
 _TCP = re.compile(r"[^/\s]+:[0-9]{1,5}")
@@ -86,6 +87,17 @@ def connect(address: str, timeout_s: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def speaks_http(address: str, timeout_s: float = 2.0) -> bool:
+    """Tell whether a service answers in HTTP/1, as Triton's HTTP service does and GRPC does not."""
+    try:
+        with closing(http_connection(address, timeout_s)) as connection:
+            connection.request("GET", "/v2/health/live")
+            connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
 
 
 def http_connection(address: str, timeout_s: float) -> http.client.HTTPConnection:

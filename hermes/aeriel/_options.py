@@ -140,6 +140,9 @@ class InferenceOptions:
     allow_external_data: bool = option(
         "Raw data of a dataset may lie outside its file's directory.", False, changes_result=False
     )
+    skip_empty: bool = option(
+        "Leave out files that have no rows, with a warning.", False, changes_result=False
+    )
     keep: str = option("Rows to store, such as 'snr > 8'; none: all.", "")
     varying: tuple[str, ...] = option("Outputs with another length in each row.", ())
     window: str = option(

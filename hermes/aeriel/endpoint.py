@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
@@ -68,6 +68,35 @@ class Endpoint:
             if address is not None and not is_address(address):
                 problem = f"{address!r} is not an address; expected host:port or unix:PATH"
                 raise ParameterError(name, problem)
+
+    def __str__(self) -> str:
+        return self.grpc
+
+    def encode(self, encoding: str = "utf-8") -> bytes:
+        """Return the address of the GRPC service, so that gRPC and tritonclient take an endpoint.
+
+        Raises
+        ------
+        ParameterError
+            The server asks for mutual TLS, for which an address is not enough.
+        """
+        if self.credentials is not None:
+            problem = f"the server at {self.grpc} asks for a certificate (mutual TLS)"
+            advice = "give the endpoint to hermes' InferenceClient, or take its channel()"
+            raise ParameterError("endpoint", f"{problem}; {advice}")
+        return self.grpc.encode(encoding)
+
+    def startswith(self, *_: object) -> NoReturn:
+        """Refuse to be the address of the HTTP service, as which `tritonclient.http` takes it.
+
+        Raises
+        ------
+        ParameterError
+            Always.
+        """
+        http = "which this server has not" if self.http is None else f"here {self.http!r}"
+        problem = f"tritonclient.http takes the address of the HTTP service: endpoint.http, {http}"
+        raise ParameterError("endpoint", problem)
 
     @classmethod
     def of(cls, text: str) -> Endpoint:

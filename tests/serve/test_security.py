@@ -65,6 +65,8 @@ def test_each_name_and_address_of_the_host_will_do(secured: TritonInstance) -> N
 def test_who_has_no_certificate_is_refused(secured: TritonInstance) -> None:
     with pytest.raises(ServerTimeoutError):
         ask(secured.endpoint.grpc)
+    with pytest.raises(ParameterError, match=r"asks for a certificate .* its channel"):
+        secured.endpoint.encode()
     assert secured.endpoint.credentials is not None
     root = grpc.ssl_channel_credentials(secured.endpoint.credentials.root.encode())
     with grpc.secure_channel(secured.endpoint.grpc, root) as channel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import os
 import re
@@ -25,6 +26,7 @@ from tritonclient.grpc import InferenceServerClient
 from hermes._cleanup import end_leftovers
 from hermes._directory import ServerDirectory, state_home
 from hermes._processes import ProcessIdentity, is_stub, server_processes
+from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.serve import Endpoint, Ports, TritonInstance, serve
 from hermes.errors import (
     ParameterError,
@@ -122,6 +124,19 @@ class TestServed:
         assert (caught.value.service, caught.value.address) == (service, taken)
         assert doubled(served) == [2, 4]
 
+    def test_tritonclient_takes_its_endpoint(self, served: TritonInstance) -> None:
+        with InferenceServerClient(served.endpoint) as client:
+            assert client.is_model_ready("double")
+        with pytest.raises(ParameterError, match=r"endpoint\.http, here '127\.0\.0\.1:"):
+            served.endpoint.startswith("http://")  # what tritonclient.http asks
+
+    def test_its_http_port_is_not_taken_for_its_grpc_port(self, served: TritonInstance) -> None:
+        problem = "looks like Triton's HTTP port; give its GRPC port, by default 8001"
+        began = time.monotonic()
+        with pytest.raises(ParameterError, match=problem):
+            InferenceClient(str(served.endpoint.http), "double")
+        assert time.monotonic() - began < 20
+
     def test_others_run_beside_it(self, served: TritonInstance, empty: Path) -> None:
         def run(_: int) -> Endpoint:
             with serve(empty, ports="auto", wait=True, timeout_s=60) as other:
@@ -140,6 +155,21 @@ def test_proxy_that_the_environment_names_is_not_asked(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with serve(empty, ports="auto", wait=True, timeout_s=20) as instance:
         assert instance.is_ready()
+
+
+def test_server_may_be_started_in_one_cell_and_stopped_in_another(empty: Path) -> None:
+    instance = serve(empty, ports="auto", listen="unix", gpus=[], wait=True).start()
+    gc.collect()  # nothing but the instance is kept
+    assert instance.is_ready()
+    instance.stop()
+    assert not instance.is_alive()
+    assert remains(instance.server_id) == []
+    instance.stop()
+
+
+def test_server_without_a_block_says_how_it_is_started(empty: Path) -> None:
+    with pytest.raises(AttributeError, match=r"has no 'endpoint': .*serve\(…\)\.start\(\)"):
+        _ = serve(empty, wait=True).endpoint
 
 
 def test_server_is_gone_after_an_exception_in_the_block(empty: Path) -> None:

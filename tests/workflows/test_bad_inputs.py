@@ -108,7 +108,8 @@ def test_a_target_of_another_length(luigi: Luigi, models: Path, data: Path, tmp_
 
 def test_a_target_that_is_not_there(luigi: Luigi, models: Path, data: Path) -> None:
     said = validate(luigi, models, target="label")
-    assert "part-0.h5, dataset 'label': not found. The file has ['expected', 'x']" in said
+    assert "part-0.h5, dataset 'label': not found; targets have to be in each input file" in said
+    assert ". The file has ['expected', 'x']" in said
 
 
 def test_a_model_that_is_not_in_the_repository(
@@ -214,3 +215,55 @@ def test_a_disk_that_fills_up(luigi: Luigi, models: Path, tmp_path: Path, small_
     assert "merged.h5: the disk is full (no space left on device)" in said
     left = [path.name for path in small_disk.rglob("*") if path.is_file()]
     assert sorted(left) == ["large.h5", "triton.csv", "triton.log"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        ({"inputs": "data"}, "inputs: 'data' is a directory; give its files, as 'data/*.h5'"),
+        (
+            {"inputs": "data/part-0.h5,data/part-1.h5"},
+            'several are, for Luigi, a JSON list: ["data/part-0.h5", "data/part-1.h5"]',
+        ),
+        ({"metrics": "r2,mae"}, 'metrics: \'r2,mae\' is one text; several are ["r2", "mae"]'),
+        (
+            {"input_map": '{"/x": "x"}'},
+            'The model\'s input comes first, then the dataset: {"x": "/x"}',
+        ),
+    ],
+    ids=["directory", "comma", "metrics", "reversed map"],
+)
+def test_a_slip_is_told_with_what_was_meant(
+    luigi: Luigi, models: Path, data: Path, parameters: dict[str, str], problem: str
+) -> None:
+    said = validate(luigi, models, **{"target": "expected", "output_name": "double", **parameters})
+    assert problem in said
+    assert_no_server_was_started(data.parent)
+
+
+def test_a_target_that_is_nan_is_named_before_a_server_starts(
+    luigi: Luigi, models: Path, data: Path
+) -> None:
+    with h5py.File(data / "part-2.h5", "r+") as file:
+        file["expected"][7, 1] = np.nan
+    said = validate(luigi, models, target="expected", output_name="double")
+    assert f"{data}/part-2.h5, dataset 'expected': is the target, and row 7 of it is [" in said
+    assert_no_server_was_started(data.parent)
+
+
+def test_empty_files_are_left_out_where_that_is_asked_for(
+    luigi: Luigi, models: Path, data: Path
+) -> None:
+    write_input(data / "part-3.h5", 0)
+    said = validate(luigi, models)
+    assert "part-3.h5, dataset 'x': has no rows; skip_empty (--skip-empty) leaves such" in said
+    again = [*("--module", "workflows.validate", "Validate"), f"--model-repository={models}"]
+    again += ["--model-name=double", "--input-map=x=x", "--output-dir=results"]
+    said = luigi(*again, "--inputs=data/*.h5", "--skip-empty").stdout
+    assert f"1 files without rows were left out: {data}/part-3.h5" in said
+    assert "This progress looks :)" in said
+    with h5py.File(data.parent / "results" / "merged.h5") as merged:
+        assert len(merged["double"]) == 84
+    # The directory is used again for other inputs.
+    said = luigi(*again, "--inputs=data/part-0.h5").stdout
+    assert "results/predictions keeps 2 files of other inputs, such as part-" in said

@@ -13,6 +13,7 @@ import grpc
 import tenacity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from hermes.aeriel._addresses import speaks_http
 from hermes.aeriel.client._failures import (
     is_region_in_use,
     is_transient,
@@ -26,6 +27,7 @@ from hermes.errors import (
     InferenceError,
     ModelLoadError,
     ModelNotFoundError,
+    ParameterError,
     RequestError,
     RequestTimeoutError,
     ServerTimeoutError,
@@ -128,11 +130,16 @@ class Connection:
             The server could not load it.
         ServerTimeoutError
             No server answers.
+        ParameterError
+            The address is that of an HTTP service.
         """
         said = False
 
         def say(state: tenacity.RetryCallState) -> None:
             nonlocal said
+            if state.attempt_number == 1 and speaks_http(self.address):
+                problem = f"{self.address} looks like Triton's HTTP port"
+                raise ParameterError("server", f"{problem}; give its GRPC port, by default 8001")
             if not said and (state.seconds_since_start or 0.0) > SILENCE_S:
                 said = True
                 message = "the server at %s does not answer; waiting up to %g s"

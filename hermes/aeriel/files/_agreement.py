@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -73,8 +74,9 @@ def check_against_model(
     """
     for name in facts.datasets:
         if name not in inputs:
-            problem = f"the model has no such input; it has {sorted(inputs)}"
-            raise ParameterError("input_map", f"{name!r}: {problem}")
+            raise unknown_input(
+                name, [each.path for each in facts.datasets[name].locations], inputs
+            )
     for name, (shape, dtype) in inputs.items():
         if name not in facts.datasets:
             continue
@@ -94,6 +96,23 @@ def check_against_model(
                 problem += f"; or give cast, to round it to {describe_dtype(dtype)} as it is read"
         if problem:
             raise DataError(file=str(dataset.file), dataset=dataset.path, problem=problem)
+
+
+def unknown_input(name: str, paths: Collection[str], inputs: Collection[str]) -> ParameterError:
+    """Return the error that says that a map names an input that the model does not have.
+
+    Parameters
+    ----------
+    name, paths
+        What the map has.
+    inputs
+        The names of the model's inputs.
+    """
+    problem = f"{name!r}: the model has no such input; it has {sorted(inputs)}"
+    if reversed_inputs := sorted(set(paths) & set(inputs)):
+        right = json.dumps({reversed_inputs[0]: name})
+        problem += f". The model's input comes first, then the dataset: {right}"
+    return ParameterError("input_map", problem)
 
 
 def is_readable_as(given: np.dtype[Any], wanted: np.dtype[Any], *, cast: bool) -> bool:

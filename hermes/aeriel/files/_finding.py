@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,9 +41,7 @@ def find_files(patterns: Sequence[str], *, of_results: bool = False) -> tuple[Pa
         files = [Path(match).absolute() for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (absolute patterns too)
         files = [match for match in files if match.is_file()]
         if not files:
-            is_glob = bool(_MAGIC_CHARACTERS & set(pattern))
-            problem = "matches no file" if is_glob else "is not a file"
-            raise ParameterError(parameter, f"{pattern!r} {problem} (in {Path.cwd()})")
+            raise ParameterError(parameter, f"{pattern!r} {_why_no_file(pattern)}")
         ours = [str(file) for file in sorted(files) if fingerprint_of(file) is not None]
         if ours and not of_results:
             problem = f"{pattern!r} also matches results of earlier runs: {ours[:5]}"
@@ -56,6 +55,18 @@ def find_files(patterns: Sequence[str], *, of_results: bool = False) -> tuple[Pa
             problem = f"{same} and {file} are one file, whose rows would count twice"
             raise ParameterError("inputs", f"{problem}; name it once")
     return tuple(sorted(found))
+
+
+def _why_no_file(pattern: str) -> str:
+    path = Path(pattern)
+    if path.is_dir():
+        return f"is a directory; give its files, as {str(path / '*.h5')!r}"
+    parts = [part.strip() for part in pattern.split(",")]
+    if len(parts) > 1 and all(glob.glob(part) for part in parts):  # noqa: PTH207 (as above)
+        several = json.dumps(parts)
+        return f"is not a file; several are, for Luigi, a JSON list: {several}"
+    problem = "matches no file" if _MAGIC_CHARACTERS & set(pattern) else "is not a file"
+    return f"{problem} (in {Path.cwd()})"
 
 
 def output_names(inputs: Sequence[Sequence[Path]]) -> list[str]:

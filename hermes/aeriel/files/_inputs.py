@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 
 from hermes.aeriel._options import InputMap
+from hermes.aeriel.files._agreement import unknown_input
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
 from hermes.aeriel.files._sources import check_readable
@@ -20,6 +21,8 @@ from hermes.aeriel.files._times import sample_rate_of
 from hermes.aeriel.files._values import units_of
 from hermes.aeriel.files._window_options import WindowOptions, check_times
 from hermes.errors import DataError, ParameterError
+
+NO_ROWS = "has no rows; skip_empty (--skip-empty) leaves such files out"
 
 
 @contextmanager
@@ -131,6 +134,10 @@ def inspect(
         )
         target_facts = None
         if target is not None:
+            if find(opened[files[0]]["/"], target) is None:
+                problem = "not found; targets have to be in each input file, beside the inputs"
+                there = _there(opened[files[0]])
+                raise DataError(file=str(files[0]), dataset=target, problem=f"{problem}. {there}")
             at = Location(file=files[0], path=target)
             target_facts = _facts([at], Stack.of_rows(_found(opened, at, allowed)))
         stacks, datasets = [], {}
@@ -148,7 +155,7 @@ def inspect(
     rows = first_facts.shape[0]
     for other in [*datasets.values(), *([target_facts] if target_facts else [])]:
         if other.shape[0] == 0:
-            raise DataError(file=str(other.file), dataset=other.path, problem="has no rows")
+            raise DataError(file=str(other.file), dataset=other.path, problem=NO_ROWS)
         if other.shape[0] != rows:
             problem = f"has {other.shape[0]} rows, but {first_facts.path!r} has {rows}"
             raise DataError(file=str(other.file), dataset=other.path, problem=problem)
@@ -167,6 +174,9 @@ def _complete_map(
     if model_inputs is not None and len(model_inputs) == 1 and set(input_map) == {""}:
         # Settled by a caller who had not met the model yet, but had seen the target.
         return {model_inputs[0]: input_map[""]}
+    for name, path in input_map.items():
+        if model_inputs is not None and name not in model_inputs:
+            raise unknown_input(name, [path] if isinstance(path, str) else path, model_inputs)
     wanted = list(model_inputs or input_map or [""])
     missing = [name for name in wanted if name not in input_map]
     required = [name for name in wanted if name not in optional]

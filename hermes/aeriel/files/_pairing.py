@@ -11,9 +11,9 @@ from pathlib import Path
 from hermes.aeriel._options import InferenceOptions, InputMap
 from hermes.aeriel.client import ModelSpecification, Windows
 from hermes.aeriel.files._finding import find_files
-from hermes.aeriel.files._inputs import open_channel
+from hermes.aeriel.files._inputs import NO_ROWS, inspect, open_channel
 from hermes.aeriel.files._window_options import WindowOptions
-from hermes.errors import ParameterError
+from hermes.errors import DataError, ParameterError
 
 NAMED = 5
 
@@ -28,18 +28,23 @@ class FoundInputs:
         The files of each input: one, or one for each channel, in the order of the channels.
     left_out
         Files whose time no file of another channel has; only where the overlap is taken.
+    empty
+        Files that have no rows; only where these are to be left out.
     """
 
     inputs: tuple[tuple[Path, ...], ...]
     left_out: tuple[Path, ...] = ()
+    empty: tuple[Path, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
         """A sentence on the files that were left out, where there are any."""
-        if not self.left_out:
-            return []
-        shown = _shortened(list(map(str, self.left_out)))
-        return [f"{len(self.left_out)} files without a partner were left out: {shown}"]
+        reasons = (("without a partner", self.left_out), ("without rows", self.empty))
+        return [
+            f"{len(files)} files {reason} were left out: {_shortened(list(map(str, files)))}"
+            for reason, files in reasons
+            if files
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,12 @@ def find_inputs(
         A file cannot be read, or says no start time or sample rate.
     """
     if not isinstance(given, Mapping):
-        return FoundInputs(inputs=tuple((file,) for file in find_files(given)))
+        files = find_files(given)
+        empty = [file for file in files if options.skip_empty and _is_empty(file, options, model)]
+        kept = tuple((file,) for file in files if file not in empty)
+        if not kept:
+            raise ParameterError("inputs", f"none of the {len(files)} files has rows")
+        return FoundInputs(inputs=kept, empty=tuple(empty))
     cut = WindowOptions.of(options)
     if cut is None:
         problem = "files of several channels are time series; give the length of a window as window"
@@ -93,6 +103,15 @@ def find_inputs(
     if not spans:
         find_files([])
     return bring_together(spans, cut)
+
+
+def _is_empty(file: Path, options: InferenceOptions, model: ModelSpecification | None) -> bool:
+    names = None if model is None else list(model.inputs)
+    try:
+        inspect(file, options.input_map, model_inputs=names, cut=WindowOptions.of(options))
+    except DataError as error:
+        return error.problem == NO_ROWS  # whatever else is wrong is found, and said, later
+    return False
 
 
 def bring_together(spans: Mapping[str, Sequence[Span]], cut: WindowOptions) -> FoundInputs:

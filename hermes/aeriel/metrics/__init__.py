@@ -20,7 +20,7 @@ from hermes.aeriel.metrics._requirements import (
     parse_requirement,
 )
 from hermes.aeriel.metrics._scores import check_scores
-from hermes.aeriel.metrics._target import check_target, choose_output, varies
+from hermes.aeriel.metrics._target import check_finite_targets, check_target, choose_output, varies
 
 __all__ = [
     "METRICS",
@@ -32,6 +32,7 @@ __all__ = [
     "Requirement",
     "RequirementResult",
     "check_extra",
+    "check_finite_targets",
     "check_requirements",
     "check_scores",
     "check_target",

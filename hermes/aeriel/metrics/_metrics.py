@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,9 @@ def parse_metrics(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in METRICS and not TOP_K_NAME.fullmatch(name):
+            if "," in name:
+                several = json.dumps([part.strip() for part in name.split(",")])
+                raise ParameterError("metrics", f"{name!r} is one text; several are {several}")
             known = ", ".join((*METRICS, "top_3_accuracy (or any other k)"))
             raise ParameterError("metrics", f"there is no metric {name!r}; there are: {known}")
     return tuple(dict.fromkeys(names))

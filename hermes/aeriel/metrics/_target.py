@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hermes.aeriel.client import ModelSpecification
-from hermes.aeriel.files import DatasetFacts, InputFacts, RowPlan
+from hermes.aeriel.files import DatasetFacts, InputFacts, RowPlan, open_input
 from hermes.aeriel.metrics._metrics import METRICS
 from hermes.errors import DataError, ParameterError
 
 Shape = tuple[int, ...]
+
+VALUES_AT_ONCE = 1 << 20
 
 # The rows of one number: (rows,) and (rows, 1) are the same.
 _ONE = ((), (1,))
@@ -88,6 +93,38 @@ def check_target(
         leading = model.max_batch_size == 0 and RowPlan.of(model, 0).with_row_axis
         rows = model.outputs[output].shape[1 if leading else 0 :]
         _check_shape(facts.file, target, metrics, rows)
+
+
+def check_finite_targets(files: Iterable[InputFacts], metrics: Sequence[str]) -> None:
+    """Raise an error where a target is NaN or infinite, before anything is inferred.
+
+    Parameters
+    ----------
+    files
+        The input files.
+    metrics
+        The names of the metrics; ``reference`` alone takes any number.
+
+    Raises
+    ------
+    DataError
+        It names the file, the dataset and the first such row.
+    """
+    if not set(metrics) - {"reference"}:
+        return
+    for facts in files:
+        if facts.target is None or facts.target.dtype.kind != "f":
+            continue
+        path, shape = facts.target.path, facts.target.shape
+        n_rows = max(1, VALUES_AT_ONCE // max(1, math.prod(shape[1:])))
+        with open_input(facts.target.file) as opened:
+            for start in range(0, shape[0], n_rows):
+                is_finite = np.isfinite(opened[path][start : start + n_rows])
+                if not is_finite.all():
+                    row = start + int(np.argwhere(~is_finite)[0][0])
+                    value = opened[path][row]
+                    problem = f"is the target, and row {row} of it is {value}; metrics want numbers"
+                    raise DataError(file=str(facts.target.file), dataset=path, problem=problem)
 
 
 def _check_shape(file: Path, target: DatasetFacts, metrics: Sequence[str], output: Shape) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
 from hermes._cleanup import Plan, sweep
 from hermes._directory import ServerDirectory, new_server_id, state_home
 from hermes.aeriel._credentials import make_credentials
+from hermes.aeriel.serve._block import server_block
 from hermes.aeriel.serve._command import (
     ServerSettings,
     check_advertise,
@@ -28,7 +29,7 @@ from hermes.aeriel.serve.runtimes import new_instance
 from hermes.errors import ParameterError
 
 
-@contextmanager
+@server_block
 def serve(
     model_repository: str | Path,
     image: str | Path | None = None,
@@ -53,6 +54,9 @@ def serve(
     started_by: str = "program",
 ) -> Iterator[TritonInstance]:
     """Serve a model repository with Triton while the block lasts.
+
+    Without a block, as in the cells of a notebook: ``instance = serve(…).start()``, and at the end
+    ``instance.stop()``.
 
     Parameters
     ----------
