@@ -548,11 +548,13 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
 
 
 def _predict_is_done(task: Predict) -> None:
-    report("done", name=str(task.input_files[0]))
+    for files in task.files:
+        report("done", name=str(Path(files[0]).absolute()))
 
 
 def _predict_failed(task: Predict, *_: object) -> None:
-    report("failed", name=str(task.input_files[0]))
+    for files in task.files:
+        report("failed", name=str(Path(files[0]).absolute()))
 
 
 def _merge_is_done(task: Merge) -> None:
