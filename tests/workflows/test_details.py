@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,13 +87,17 @@ def test_files_of_numbers_have_their_own_errors() -> None:
     assert compute_metrics(["mse"], targets, targets).files[0]["mse"]["value"] == 0
 
 
+def chosen(losses: Any, rows: Any) -> dict[str, Any]:
+    return {"loss": losses[rows]}
+
+
 @pytest.mark.parametrize("chunk_rows", [1, 7, 100])
 def test_the_worst_rows_are_the_same_for_any_chunk(chunk_rows: int) -> None:
     losses = np.random.default_rng(0).integers(0, 5, 100).astype(np.float64)
     worst = WorstRows(n_kept=30)
     for start in range(0, 100, chunk_rows):
         part = losses[start : start + chunk_rows]
-        worst.add(start, part, {"loss": part})
+        worst.add(start, part, partial(chosen, part))
     order = [row for row in np.lexsort((np.arange(100), -losses)) if losses[row] > 0]
     assert worst.to_list() == [{"row": row, "loss": losses[row]} for row in order[:30]]
 

@@ -74,19 +74,21 @@ class ClassTotals:
         true = np.clip(probabilities[rows, labels].astype(np.float64), eps, 1 - eps)
         losses = -np.log(true)
         self.log_loss += float(losses.sum())
+        # Two classes: by target, the score of class 1. More: right and wrong, the highest score.
+        group = labels if n_classes == 2 else (predicted != labels).astype(np.int64)
+        shown = probabilities[:, 1] if n_classes == 2 else probabilities[rows, predicted]
+        shown = shown.astype(np.float64)
+        bins = np.minimum((shown * N_BINS).astype(np.int64), N_BINS - 1)
+        self.histograms += np.bincount(group * N_BINS + bins, minlength=2 * N_BINS).reshape(2, -1)
         self.details.add_scores(
             start,
             predicted=predicted,
             labels=labels,
             probabilities=probabilities,
+            shown=shown,
             losses=losses,
             in_top=in_top,
         )
-        # Two classes: by target, the score of class 1. More: right and wrong, the highest score.
-        group = labels if n_classes == 2 else (predicted != labels).astype(np.int64)
-        shown = probabilities[:, 1] if n_classes == 2 else probabilities[rows, predicted]
-        bins = np.minimum((shown.astype(np.float64) * N_BINS).astype(np.int64), N_BINS - 1)
-        self.histograms += np.bincount(group * N_BINS + bins, minlength=2 * N_BINS).reshape(2, -1)
 
     def parts(self) -> dict[str, Any]:
         """Return what goes into a `MetricsResult` besides scalars."""

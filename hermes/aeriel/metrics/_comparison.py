@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from hermes.aeriel.metrics._classes import Classes, columns_of, labels_of, scan_
 from hermes.aeriel.metrics._classification import TOP_K_NAME
 from hermes.aeriel.metrics._groups import WorstRows
 from hermes.aeriel.metrics._metrics import METRICS, MetricsResult, find_metrics
-from hermes.aeriel.metrics._pairs import Floats, Metric, Pair, Rows, difference
+from hermes.aeriel.metrics._pairs import Floats, Integers, Metric, Pair, Rows, difference
 from hermes.aeriel.metrics._rank_bootstrap import rank_replicates
 from hermes.aeriel.metrics._requirements import difference_name
 from hermes.aeriel.metrics._scores import check_scores
@@ -117,10 +117,10 @@ def compare_predictions(
         for start, values, is_right, was_right in _class_rows(pairs, classes):
             right += int(np.count_nonzero(is_right & ~was_right))
             wrong += int(np.count_nonzero(was_right & ~is_right))
-            changed.add(start, _class_change(values), values)
+            changed.add(start, _class_change(values), _chosen(values))
     elif "regression" in kinds:
         for start, change, values in _number_rows(pairs):
-            changed.add(start, change, values)
+            changed.add(start, change, _chosen(values))
     return Comparison(
         metrics=metrics,
         changed_rows=changed.to_list(),
@@ -192,6 +192,10 @@ def _class_columns(
     probabilities = softmax(scores) if classes.form == "logits" else scores
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return scores.argmax(axis=1), own
+
+
+def _chosen(values: Columns) -> Callable[[Integers], Columns]:
+    return lambda rows: {name: column[rows] for name, column in values.items()}
 
 
 def _class_change(values: Mapping[str, npt.NDArray[Any]]) -> Floats:

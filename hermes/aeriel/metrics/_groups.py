@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -62,19 +62,19 @@ class GroupSums:
     def add(self, start: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add values of rows, of which the first has this index, shape (rows,) or (rows, outputs).
 
-        Squares are summed of those with one number a row.
+        Squares are summed of those with one number a row, which is not a truth value.
         """
         for name, value in values.items():
             first = int(np.searchsorted(self.bounds, start, "right")) - 1
             last = int(np.searchsorted(self.bounds, start + len(value), "left"))
             cuts = np.maximum(self.bounds[first:last] - start, 0)
             shape = self.n_groups, *value.shape[1:]
-            numbers = value.astype(np.float64)
+            numbers = value.astype(np.float64, copy=False)
             into = self.sums.setdefault(name, np.zeros(shape))
             into[first:last] += np.add.reduceat(numbers, cuts, axis=0)
-            if value.ndim == 1:
+            if value.ndim == 1 and value.dtype != np.bool_:
                 into = self.squares.setdefault(name, np.zeros(shape))
-                into[first:last] += np.add.reduceat(numbers**2, cuts)
+                into[first:last] += np.add.reduceat(numbers * numbers, cuts)
 
     def include(self, others: GroupSums) -> None:
         """Take over the sums of other values over the same groups."""
@@ -143,8 +143,16 @@ class WorstRows:
     _rows: Integers = field(default_factory=lambda: np.empty(0, np.int64))
     _facts: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
-    def add(self, start: int, losses: Floats, facts: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Add rows, of which the first has this index; a loss of 0 or less never counts."""
+    def add(
+        self,
+        start: int,
+        losses: Floats,
+        facts_of: Callable[[Integers], Mapping[str, npt.NDArray[Any]]],
+    ) -> None:
+        """Add rows, of which the first has this index; a loss of 0 or less never counts.
+
+        `facts_of` returns what is kept of some of these rows, which it is given by their place.
+        """
         least = self._losses[-1] if len(self._losses) == self.n_kept else 0.0
         chosen = np.flatnonzero(losses > least)
         if len(chosen) > self.n_kept:
@@ -156,9 +164,9 @@ class WorstRows:
         all_losses = np.concatenate([self._losses, losses[chosen]])
         order = np.lexsort((rows, -all_losses))[: self.n_kept]
         self._rows, self._losses = rows[order], all_losses[order]
-        for name, values in facts.items():
+        for name, values in facts_of(chosen).items():
             before = self._facts.get(name, values[:0])
-            self._facts[name] = np.concatenate([before, values[chosen]])[order]
+            self._facts[name] = np.concatenate([before, values])[order]
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return a dict for each row, the worst first: ``row``, its index, and the facts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hermes.aeriel.report._layout import legend_above
 from hermes.aeriel.report._words import fixed
 
 if TYPE_CHECKING:
@@ -95,5 +96,4 @@ def _draw_curves(curves: Curves, draw: Callable[..., None], key: str, short: str
 def _finish(figure: Figure, axes: Axes) -> None:
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     if axes.get_legend_handles_labels()[0]:
-        # Above the axes: no corner of them is free for every curve.
-        figure.legend(loc="outside upper left", ncols=2)
+        legend_above(figure, 2)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel.report._layout import legend_above
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -111,7 +113,7 @@ def _draw(figure: Figure, monitor: Mapping[str, Any], key: str, label: str) -> N
     axes.set(xlabel=f"time, {unit}", ylabel=label)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    figure.legend(loc="outside upper right", ncols=2)
+    legend_above(figure, 2)
 
 
 def _ratios(above: NDArray[Any], below: NDArray[Any]) -> list[float | None]:

@@ -16,6 +16,7 @@ from hermes.aeriel.report._curve_plots import (
     draw_roc,
     draw_roc_pair,
 )
+from hermes.aeriel.report._layout import SIZE, legend_above, place_axes
 from hermes.aeriel.report._words import class_title, latencies
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ def _svg(name: str, title: str, draw: Callable[[Figure, Any], None], data: Any) 
 
     file = StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+        figure = Figure(figsize=SIZE)
+        place_axes(figure)
         FigureCanvasSVG(figure)
         draw(figure, data)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -160,7 +162,7 @@ def _draw_scores(figure: Figure, histogram: Mapping[str, Any]) -> None:
         _draw_bars(axes, values, histogram["edges"], label=name)
     axes.set(xlabel=histogram["label"], xlim=(0, 1))
     _count_axis(axes, np.concatenate(list(counts.values())))
-    figure.legend(loc="outside upper right", ncols=2)
+    legend_above(figure, 2)
 
 
 def _draw_bars(axes: Axes, counts: Sequence[int], edges: Sequence[float], **how: Any) -> None:
@@ -238,7 +240,7 @@ def _draw_latencies(figure: Figure, files: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(numbers, values, "o", markersize=_size(files), label=key)
     axes.set(ylabel="latency, ms")
     axes.set_ylim(bottom=0)
-    figure.legend(loc="outside upper right", ncols=3)
+    legend_above(figure, 3)
     _file_axis(axes, len(files))
 
 
