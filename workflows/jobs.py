@@ -12,8 +12,9 @@ import luigi
 from luigi.task import flatten
 
 from hermes._reports import report
-from hermes.aeriel.jobs import JobOptions, Progress, ServerRequest, infer_in_jobs
+from hermes.aeriel.jobs import JobOptions, Progress, ServerRequest, check_jobs, infer_in_jobs
 from hermes.errors import ParameterError
+from workflows._builds import once_per_build
 from workflows.inference import InferenceTask
 from workflows.parameters import option_parameters
 from workflows.server import TritonServerTask
@@ -60,7 +61,7 @@ class InferenceJobs(JobParameters, luigi.Task):
 
     def requires(self) -> list[luigi.Task]:
         """Return what the tasks require, each once; no server that is to run in a job."""
-        in_a_job = self._server_in_a_job()
+        in_a_job = self.checked_server_in_a_job
         return [each for each in self._requirements() if each != in_a_job]
 
     def _requirements(self) -> list[luigi.Task]:
@@ -71,6 +72,13 @@ class InferenceJobs(JobParameters, luigi.Task):
                 raise ParameterError("engine", problem)
             required |= dict.fromkeys(flatten(task.requires()))
         return list(required)
+
+    @once_per_build
+    def checked_server_in_a_job(self) -> TritonServerTask | None:
+        """The server that is to run in a job, after the batch system has looked at the jobs."""
+        in_a_job = self._server_in_a_job()
+        check_jobs(self.job_options, None if in_a_job is None else in_a_job.spec)
+        return in_a_job
 
     def _server_in_a_job(self) -> TritonServerTask | None:
         if self.server_place == "driver":
@@ -97,7 +105,7 @@ class InferenceJobs(JobParameters, luigi.Task):
             for job in task.file_jobs
             if not job.is_complete()
         ]
-        in_a_job = self._server_in_a_job()
+        in_a_job = self.checked_server_in_a_job
         server = todo[0][0].server
         if in_a_job is None:
             server.endpoint  # noqa: B018 (waits for it)

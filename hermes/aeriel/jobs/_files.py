@@ -91,11 +91,16 @@ class RunDirectory:
         """Remove what the run has written: all of it, or all but the logs of its jobs."""
         if not keep_logs:
             shutil.rmtree(self.path, ignore_errors=True)
-        for path in self.path.rglob("*"):
-            if path.suffix != ".log" and not path.is_dir():
-                path.unlink(missing_ok=True)
-        with suppress(OSError):  # other runs are in it
-            self.path.parent.rmdir()
+        # What is in a directory comes before it, and one that still has logs is left.
+        for path in sorted(self.path.rglob("*"), reverse=True):
+            with suppress(OSError):
+                if path.is_dir():
+                    path.rmdir()
+                elif path.suffix != ".log" or not path.stat().st_size:
+                    path.unlink()
+        for path in (self.path, self.path.parent):
+            with suppress(OSError):  # logs, or other runs, are in it
+                path.rmdir()
 
 
 class SubmissionDirectory:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import Request
@@ -19,7 +20,14 @@ from hermes.aeriel.jobs._engines import find_engine
 from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, is_done, refresh
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.jobs._reaper import Reaper
-from hermes.aeriel.jobs._servers import RunServer, ServerElsewhere, ServerJob, ServerRequest
+from hermes.aeriel.jobs._servers import (
+    RunServer,
+    ServerElsewhere,
+    ServerJob,
+    ServerRequest,
+    server_submission,
+)
+from hermes.aeriel.supervise import ServerSpec
 from hermes.errors import EngineError, JobsError, ParameterError, log_tail
 
 logger = logging.getLogger(__name__)
@@ -99,6 +107,47 @@ def infer_in_jobs(
         run.remove(keep_logs=False)
 
 
+def check_jobs(options: JobOptions, server: ServerSpec | None = None) -> None:
+    """Have the batch system look at jobs as they are going to be, and submit none.
+
+    Parameters
+    ----------
+    options
+        The batch system, and what to ask of it.
+    server
+        A server that is to run in a job.
+
+    Raises
+    ------
+    EngineError
+        The batch system is not here, or refuses the jobs.
+    ParameterError
+        An option is not for this batch system, or the server asks for certain GPUs.
+    """
+    engine = find_engine(options.engine)
+    with TemporaryDirectory(prefix="hermes-") as directory:
+        if server is not None:
+            engine.check(server_submission(options, server, "check", Path(directory)))
+        engine.check(_client_submission(options, "check", Path(directory), "", 1))
+
+
+def _client_submission(
+    options: JobOptions, run: str, directory: Path, name: str, n_jobs: int
+) -> Submission:
+    return Submission(
+        run=run,
+        command=(
+            *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
+            *("infer", str(directory), name),
+        ),
+        n_jobs=n_jobs,
+        directory=directory / name,
+        partition=options.partition,
+        walltime=options.walltime,
+        arguments=options.job_args,
+    )
+
+
 class _Driver:
     """Keeps jobs in the queue until their files are done."""
 
@@ -152,17 +201,8 @@ class _Driver:
         files.path.mkdir(exist_ok=True)
         for index, chunk in enumerate(waiting):
             files.write_requests(index, list(chunk.requests))
-        submission = Submission(
-            run=self._run.name,
-            command=(
-                *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
-                *("infer", str(self._run.path), name),
-            ),
-            n_jobs=len(waiting),
-            directory=files.path,
-            partition=self._options.partition,
-            walltime=self._options.walltime,
-            arguments=self._options.job_args,
+        submission = _client_submission(
+            self._options, self._run.name, self._run.path, name, len(waiting)
         )
         job_id = self._engine.submit(submission)
         self._n_submissions += 1

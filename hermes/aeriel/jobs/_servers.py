@@ -114,23 +114,15 @@ class ServerJob:
         The run.
     request
         What the server is to be.
-
-    Raises
-    ------
-    ParameterError
-        It asks for certain GPUs, of which the batch system has the choice.
     """
 
     def __init__(
         self, run: RunDirectory, engine: Engine, options: JobOptions, request: ServerRequest
     ) -> None:
-        if request.spec.gpus:
-            problem = "the batch system chooses the GPUs of a job; give n_gpus, how many"
-            raise ParameterError("gpus", problem)
         self._run = run
         self._engine = engine
         self._options = options
-        self._n_gpus = request.spec.n_gpus or 0
+        self._spec = request.spec
         self._job: JobId | None = None
         self._n_submissions = 0
         self._failures = 0
@@ -172,22 +164,49 @@ class ServerJob:
     def _submit(self) -> None:
         files = self._run.submission(f"server-{self._n_submissions}")
         files.path.mkdir()
-        submission = Submission(
-            run=self._run.name,
-            command=(
-                *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
-                *("serve", str(self._run.path)),
-            ),
-            n_jobs=1,
-            directory=files.path,
-            partition=self._options.partition,
-            walltime=self._options.walltime,
-            arguments=self._options.server_job_args or self._options.job_args,
-            n_gpus=self._n_gpus,
-        )
+        submission = server_submission(self._options, self._spec, self._run.name, files.path)
         self._job = JobId(self._engine.submit(submission), 0)
         self._n_submissions += 1
         logger.info("submitted the server of %s as %s", self._run.name, self._job.submission)
+
+
+def server_submission(
+    options: JobOptions, spec: ServerSpec, run: str, directory: Path
+) -> Submission:
+    """Return the job of a server.
+
+    Parameters
+    ----------
+    options
+        The batch system, and what to ask of it.
+    spec
+        What the server is to be.
+    run
+        The name of the run.
+    directory
+        The directory of the submission, in that of the run.
+
+    Raises
+    ------
+    ParameterError
+        The server asks for certain GPUs, of which the batch system has the choice.
+    """
+    if spec.gpus:
+        problem = "the batch system chooses the GPUs of a job; give n_gpus, how many"
+        raise ParameterError("gpus", problem)
+    return Submission(
+        run=run,
+        command=(
+            *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
+            *("serve", str(directory.parent)),
+        ),
+        n_jobs=1,
+        directory=directory,
+        partition=options.partition,
+        walltime=options.walltime,
+        arguments=options.server_job_args or options.job_args,
+        n_gpus=spec.n_gpus or 0,
+    )
 
 
 def check_reachable(endpoint: Endpoint, *, is_advertised: bool) -> None:
