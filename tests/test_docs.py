@@ -21,6 +21,7 @@ RUN = ("python", "sh")
 # The blocks of these pages need data of a test's own.
 RUN_ELSEWHERE = {
     "search.md": "tests/test_search.py",
+    "clusters.md": "tests/clusters/test_jobs.py",
     "streaming.md": "tests/files/test_varying.py",
     "hooks.md": "tests/workflows/test_hooks_task.py",
     "extending.md": "tests/test_extending.py",

@@ -1,4 +1,4 @@
-"""`InferenceJobs`: several `InferenceTask`s as the jobs of a batch system."""
+"""`InferenceJobs`: several inferences as the jobs of a batch system."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ for _name, _parameter in option_parameters(JobOptions).items():
 
 
 class InferenceJobs(JobParameters, luigi.Task):
-    """The outputs of several `InferenceTask`s, made in the jobs of a batch system.
+    """The outputs of several tasks (`InferenceTask`), made in the jobs of a batch system.
 
     A subclass says which tasks in `inferences`; they require the same server. What they require is
     required here, but for a server that is to run in a job of its own. Their outputs are the same

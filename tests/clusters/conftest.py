@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -48,9 +50,10 @@ def condor(shared: Path, triton_home: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def slurm_cluster(slurm: Path, triton_home: Path) -> Cluster:
+def slurm_cluster(slurm: Path, shared: Path, triton_home: Path) -> Cluster:
     """A Slurm for pipelines."""
-    variables = {"SLURM_CONF": str(slurm / "slurm.conf")}
+    gpus = [f"GPU-{uuid.uuid4()}" for _ in range(4)]  # locks are the host's: no other test's GPUs
+    variables = {"SLURM_CONF": str(slurm / "slurm.conf"), **gpu_stand_in(shared, gpus)}
 
     def states(run: str) -> Mapping[JobId, JobState]:
         command = _slurm.states_command(run)
@@ -72,6 +75,7 @@ def htcondor_cluster(condor: Path, shared: Path, triton_home: Path) -> Cluster:
         "HOME": "/home/condoruser",
         "HERMES_TRITON_HOME": str(home),
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        **gpu_stand_in(shared, ["GPU-0a0a0a0a-1", "GPU-1b1b1b1b-2"]),
     }
 
     def states(run: str) -> Mapping[JobId, JobState]:
@@ -93,6 +97,13 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     """The batch system that a test names, by indirect parameters."""
     found: Cluster = request.getfixturevalue(f"{request.param}_cluster")
     return found
+
+
+def gpu_stand_in(directory: Path, gpus: list[str]) -> dict[str, str]:
+    """Return variables that have programs find GPUs in place of NVIDIA's driver."""
+    listed = directory / f"{gpus[0]}.json"
+    listed.write_text(json.dumps([{"uuid": gpu} for gpu in gpus]))
+    return {"PYTHONPATH": f"{ENVIRONMENT / 'gpus'}:{REPOSITORY}", "FAKE_GPUS": str(listed)}
 
 
 def output_of(command: list[str], environment: Mapping[str, str]) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.clusters.pipeline import FAULTS, Cluster, Pipeline, seconds_until_clean
+from tests.clusters.pipeline import FAULTS, REPOSITORY, Cluster, Pipeline, seconds_until_clean
 from tests.helpers import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
@@ -41,6 +44,39 @@ def test_jobs_make_what_this_process_makes(pipeline: Pipeline) -> None:
     assert pipeline.merged() == pipeline.merged("local")
 
 
+def test_the_page(slurm_cluster: Cluster, directory: Path) -> None:
+    """What clusters.md shows works, with the digits of the demo."""
+    demo = [sys.executable, str(REPOSITORY / "examples" / "digits.py"), str(directory)]
+    subprocess.run(demo, check=True, stdout=subprocess.DEVNULL)
+    page = (REPOSITORY / "docs" / "clusters.md").read_text()
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    environment = {
+        **slurm_cluster.environment(),
+        "HERMES_STATE_HOME": str(directory / "state"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    for language, block in blocks:
+        if language == "python":
+            (directory / block.split()[1]).write_text(block)
+            continue
+        command = ["sh", "-ec", block.replace("PYTHONPATH=.", "PYTHONPATH=.:$PYTHONPATH")]
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+    assert sorted(path.name for path in (directory / "scores").iterdir()) == [
+        "digits-0.h5",
+        "digits-1.h5",
+    ]
+
+
 @pytest.mark.parametrize(
     ("cluster", "fault", "options"),
     [
@@ -67,8 +103,8 @@ def test_nothing_is_left_when_the_driver_ends(
     ("cluster", "options", "victim"),
     [
         (SLURM, (), "tritonserver"),
-        (SLURM, IN_A_JOB, "server job"),
-        (HTCONDOR, IN_A_JOB, "server job"),
+        (SLURM, (*IN_A_JOB, "--n-gpus", "1"), "server job"),
+        (HTCONDOR, (*IN_A_JOB, "--n-gpus", "1"), "server job"),
     ],
     indirect=["cluster"],
 )
@@ -78,9 +114,20 @@ def test_what_is_lost_is_done_again(
     """Jobs that are killed are submitted again, and clients go on when the server has come back."""
     pipeline.start(*options, model="slow")
     wait_until(pipeline.is_under_way, 60)
+    if options:
+        (server,) = pipeline.processes("tritonserver")
+        assert gpu_of(server) in Path(pipeline.environment["FAKE_GPUS"]).read_text()
     for role in (victim, "client"):
         os.kill(next(iter(pipeline.processes(role))), signal.SIGKILL)
     code, output = pipeline.finish()
     assert code == 0, output
     assert "a job ended early and is submitted again (1 of 3)" in output
     assert ("the job of the server has ended" in output) == (victim == "server job")
+
+
+def gpu_of(pid: int) -> str:
+    """Return the GPU that a process sees."""
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    (gpu,) = [each for each in variables if each.startswith("CUDA_VISIBLE_DEVICES=")]
+    assert re.fullmatch("CUDA_VISIBLE_DEVICES=GPU-[^,]+", gpu)
+    return gpu.partition("=")[2]

@@ -64,7 +64,7 @@ class RunDirectory:
         """
         for tombstone in parent.glob("hermes-*/tombstone"):
             cls(tombstone.parent).remove(keep_logs=False)
-        run = cls(parent / f"hermes-{secrets.token_hex(6)}")
+        run = cls(parent.absolute() / f"hermes-{secrets.token_hex(6)}")
         try:
             run.path.mkdir(parents=True, mode=0o700)
         except OSError as error:

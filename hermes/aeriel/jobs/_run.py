@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -103,8 +103,20 @@ def infer_in_jobs(
                 else ServerElsewhere(run, server, is_advertised=is_advertised)
             )
             driver = _Driver(run, engine, options, tended, on_progress)
-            driver.drive(chunks(requests, options.files_per_job))
+            driver.drive(chunks(_anywhere(requests), options.files_per_job))
         run.remove(keep_logs=False)
+
+
+def _anywhere(requests: Sequence[Request]) -> list[Request]:
+    """Return requests that mean the same in any working directory."""
+    return [
+        replace(
+            request,
+            input_files=tuple(file.absolute() for file in request.input_files),
+            output_file=request.output_file.absolute(),
+        )
+        for request in requests
+    ]
 
 
 def check_jobs(options: JobOptions, server: ServerSpec | None = None) -> None:
