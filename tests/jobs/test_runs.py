@@ -22,6 +22,7 @@ from hermes.aeriel.jobs._files import JobStatus, RunDirectory
 from hermes.aeriel.jobs._servers import ServerRequest, check_reachable
 from hermes.aeriel.supervise import ServerSpec
 from hermes.errors import ParameterError
+from tests.helpers import wait_until
 
 
 @pytest.fixture
@@ -89,33 +90,28 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 class TestBeacon:
-    @pytest.fixture(autouse=True)
-    def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_moves_while_the_block_lasts(
+        self, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(_beacon, "INTERVAL_S", 0.1)
-        monkeypatch.setattr(_beacon, "LIMIT_S", 2.0)
-
-    def test_it_moves_while_the_block_lasts(self, run: RunDirectory) -> None:
         run.bury()  # by a job that ended while the driver was suspended
         with Beacon(run):
-            watch = BeaconWatch(run)
-            for _ in range(25):
-                assert watch.is_moving()
-                time.sleep(0.1)
-        assert not run.tombstone.exists()
-        assert watch.is_moving()  # from the last move on
-        run.endpoint.touch()
-        time.sleep(2.5)
-        assert not watch.is_moving()
-        assert run.tombstone.exists()
-        assert not run.endpoint.exists()  # it has a key
+            first = run.beacon.read_text()
+            wait_until(lambda: run.beacon.read_text() not in {"", first})
+            assert BeaconWatch(run).is_moving()
+        last = run.beacon.read_text()
+        time.sleep(0.3)
+        assert run.beacon.read_text() == last
 
     def test_a_tombstone_is_believed_at_once(self, run: RunDirectory) -> None:
         with Beacon(run):
             pass
         watch = BeaconWatch(run)
         assert watch.is_moving()
+        run.endpoint.touch()
         run.bury()
         assert not watch.is_moving()
+        assert not run.endpoint.exists()  # it has a key
 
     def test_a_run_without_a_beacon_is_over(self, run: RunDirectory) -> None:
         assert not BeaconWatch(run).is_moving()
