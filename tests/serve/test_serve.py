@@ -335,6 +335,16 @@ def test_ports_of_another_kind_are_refused(empty: Path) -> None:
         refused(empty, ports=8001)
 
 
+def test_ports_do_not_go_with_sockets(empty: Path) -> None:
+    with pytest.raises(ParameterError, match='ports: do not apply with listen="unix"'):
+        refused(empty, ports=Ports(), listen="unix")
+
+
+def test_an_empty_image_does_not_stand_for_this_machine(empty: Path) -> None:
+    with pytest.raises(ParameterError, match="image: is empty"):
+        refused(empty, image="")
+
+
 def test_an_empty_path_is_no_repository() -> None:
     with pytest.raises(ParameterError, match="model_repository: is empty"):
         refused("")

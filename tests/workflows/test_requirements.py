@@ -75,7 +75,9 @@ def test_nan_never_passes(operator: str, threshold: float) -> None:
     assert not evaluate_requirements([requirement], {"mse": math.nan})[0].passed
 
 
-@given(value=st.floats(-9, 9), threshold=st.floats(-9, 9), operator=st.sampled_from([">=", "<="]))
+@given(
+    value=st.floats(-9, 9), threshold=st.floats(-9, 9), operator=st.sampled_from([">=", "<=", "=="])
+)
 def test_the_margin_has_the_sign_of_the_outcome(
     value: float, threshold: float, operator: str
 ) -> None:
@@ -96,6 +98,25 @@ def test_a_requirement_on_a_metric_that_is_not_computed_is_refused() -> None:
         evaluate_requirements(requirements, {})
 
 
+@pytest.mark.parametrize("operator", [">=", "<=", "=="])
+def test_a_margin_of_nothing_has_no_sign(operator: str) -> None:
+    (result,) = evaluate_requirements([parse_requirement(f"mse {operator} 1")], {"mse": 1.0})
+    assert math.copysign(1, result.margin) == 1
+
+
+def test_a_result_in_json_has_its_facts() -> None:
+    (result,) = evaluate_requirements([parse_requirement("mse < 0.5")], {"mse": 0.25})
+    assert result.to_json() == {
+        "metric": "mse",
+        "operator": "<",
+        "threshold": 0.5,
+        "value": 0.25,
+        "passed": True,
+        "margin": 0.25,
+        "text": "mse < 0.5: is 0.25, passes by 0.25",
+    }
+
+
 @pytest.mark.parametrize("space", ["", " ", "  "])
 def test_a_requirement_may_be_on_the_difference_from_a_baseline(space: str) -> None:
     text = f"accuracy{space}-{space}baseline.accuracy{space}>={space}-0.01"
@@ -108,5 +129,5 @@ def test_a_requirement_may_be_on_the_difference_from_a_baseline(space: str) -> N
 
 
 def test_a_difference_is_of_one_metric() -> None:
-    with pytest.raises(ParameterError, match="is on two metrics, mse and mae"):
+    with pytest.raises(ParameterError, match="^require: .* is on two metrics, mse and mae"):
         parse_requirement("mse - baseline.mae <= 0")
