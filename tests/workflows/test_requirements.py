@@ -129,5 +129,5 @@ def test_a_requirement_may_be_on_the_difference_from_a_baseline(space: str) -> N
 
 
 def test_a_difference_is_of_one_metric() -> None:
-    with pytest.raises(ParameterError, match="^require: .* is on two metrics, mse and mae"):
+    with pytest.raises(ParameterError, match=r"^require: .* is on two metrics, mse and mae"):
         parse_requirement("mse - baseline.mae <= 0")
