@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hermes.aeriel
 from hermes._processes import SHARED_MEMORY, Host
 from hermes._shared_memory import regions_of_the_dead
+from hermes.aeriel._ml4gw import other_package
 from hermes.aeriel.serve import Ports
 from hermes.aeriel.serve._gpu_names import job_gpus, order_doubt, undivided
 from hermes.aeriel.serve._gpus import unusable
@@ -62,6 +64,8 @@ class Fact:
 def machine_facts() -> Iterator[Fact]:
     """Yield what this machine has, and what is missing for which feature."""
     yield Fact(subject="python", text=f"{sys.version.split()[0]}, {sys.executable}")
+    if problem := other_package(Path(hermes.aeriel.__file__).parent):
+        yield Fact(subject="packages", text=problem, is_missing=True)
     yield from _triton()
     yield from _runtimes()
     yield from _gpus()

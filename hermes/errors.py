@@ -3,6 +3,7 @@
 HermesError
 ├── ParameterError (ValueError)           a parameter with an invalid value
 ├── MissingExtraError (ImportError)       an optional dependency that is not installed
+├── OverwrittenError (ImportError)        modules that another package has overwritten
 ├── InstallError                          `hermes install-triton` did not finish
 ├── ServerError
 │   ├── TritonNotFoundError               no tritonserver on this machine, or in the image
@@ -82,6 +83,17 @@ class MissingExtraError(HermesError, ImportError):
             f"{self.package} is not installed; install the extra {self.extra!r}: "
             f"pip install 'hermes-aeriel[{self.extra}]'"
         )
+
+
+@dataclass(eq=False)
+class OverwrittenError(HermesError, ImportError):
+    """Another package has overwritten modules of this one."""
+
+    modules: tuple[str, ...]
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.modules)} cannot be imported: {self.problem}"
 
 
 @dataclass(eq=False)

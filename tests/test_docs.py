@@ -23,6 +23,7 @@ RUN_ELSEWHERE = {
     "search.md": "tests/test_search.py",
     "clusters.md": "tests/clusters/test_jobs.py",
     "streaming.md": "tests/files/test_varying.py",
+    "coming-from-ml4gw-hermes.md": "tests/test_ml4gw.py",
     "hooks.md": "tests/workflows/test_hooks_task.py",
     "extending.md": "tests/test_extending.py",
     "tuning.md": "tests/tuning/test_tune.py",

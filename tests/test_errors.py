@@ -29,6 +29,7 @@ from hermes.errors import (
     ModelLoadError,
     ModelNotFoundError,
     OutputError,
+    OverwrittenError,
     ParameterError,
     PortInUseError,
     ProcError,
@@ -123,6 +124,10 @@ MESSAGES: list[tuple[HermesError, list[str]]] = [
     (
         HookError("preprocess", "/a.h5", "rows 3 to 5", "ValueError: no gain (a.py, line 7)"),
         ["preprocess, rows 3 to 5 of /a.h5: ValueError: no gain (a.py, line 7)"],
+    ),
+    (
+        OverwrittenError(("hermes.aeriel.client",), "another package is here"),
+        ["hermes.aeriel.client cannot be imported: another package is here"],
     ),
     (OutputError("/results", "no space left"), ["/results: no space left"]),
     (

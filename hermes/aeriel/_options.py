@@ -18,6 +18,9 @@ SHIFTS = (
     'a list of the shift of each channel, as ["0", "1s"] (or samples, as "1024"), '
     "or of such lists, one for each slide"
 )
+# The latest version, which is the server's choice; tritonclient and ml4gw-hermes have it so.
+LATEST = "-1"
+
 TransportName = Literal["auto", "grpc", "http", "shm"]
 
 
@@ -175,6 +178,10 @@ class InferenceOptions:
     retry_for_s: float = option(
         "Seconds to wait for a server that was lost.", 120.0, changes_result=False
     )
+
+    def __post_init__(self) -> None:
+        if self.model_version == LATEST:
+            object.__setattr__(self, "model_version", "")
 
     def facts(self) -> dict[str, Any]:
         """Return the options that change the result, for a fingerprint."""

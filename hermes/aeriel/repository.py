@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from hermes.aeriel._model_files import is_model, problem_of
+from hermes.aeriel._options import LATEST
 from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.serve import check_model_repository
 from hermes.aeriel.supervise import repository_stamp
@@ -63,6 +64,7 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
             problem = f"{repository} looks like a model; give its parent, {repository.parent}"
             raise ParameterError("model_repository", problem)
         raise ModelNotFoundError(model=model_name, where=where, available=models)
+    model_version = "" if model_version == LATEST else model_version
     versions = sorted(path.name for path in directory.iterdir() if path.name.isdigit())
     if model_version and model_version not in versions:
         available = tuple(f"{model_name} version {version}" for version in versions)

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from hermes.aeriel._options import TransportName
+from hermes.aeriel._ml4gw import old_keywords
+from hermes.aeriel._options import LATEST, TransportName
 from hermes.aeriel.client._dispatcher import Dispatcher, PendingRequest, owned
 from hermes.aeriel.client._forks import Process, this_process
 from hermes.aeriel.client._sequences import Sequence as UpdateSequence
@@ -43,7 +44,7 @@ class InferenceClient:
     model_name
         The model. One that the server has but did not load is asked for.
     model_version
-        Its version; by default the server's choice.
+        Its version; by default, and as -1, the server's choice, which is the latest.
     outputs
         The outputs to ask for; all by default.
     max_in_flight
@@ -96,6 +97,12 @@ class InferenceClient:
 
     specification: ModelSpecification
 
+    @old_keywords(
+        address="the server is endpoint, or the first argument",
+        batch_size="a request has the rows of its arrays, up to the model's max_batch_size",
+        callback="infer returns a future: infer(x).add_done_callback(…); or use stream",
+        profile="statistics has latencies, of all requests",
+    )
     def __init__(
         self,
         endpoint: str | Endpoint,
@@ -114,7 +121,7 @@ class InferenceClient:
         self._settings = Settings(
             endpoint=endpoint if isinstance(endpoint, Endpoint) else Endpoint(grpc=endpoint),
             model_name=model_name,
-            model_version=str(model_version),
+            model_version="" if str(model_version) == LATEST else str(model_version),
             outputs=tuple(outputs or ()),
             max_in_flight=max_in_flight,
             transport=transport,
@@ -165,14 +172,22 @@ class InferenceClient:
         """Let `statistics` begin anew, for one file of many; no request may be under way."""
         self._session.restart_statistics()
 
-    def infer(self, inputs: Arrays) -> Future[Outputs]:
+    @old_keywords(
+        x="the arrays are inputs, or the first argument",
+        request_id="infer returns a future for the request",
+        sequence_id="use client.sequence(), which has an id of its own",
+        sequence_start="use client.sequence().stream(updates), which begins the sequence",
+        sequence_end="use client.sequence().stream(updates), which ends the sequence",
+    )
+    def infer(self, inputs: Arrays | NDArray[Any]) -> Future[Outputs]:
         """Send one request; wait first if `max_in_flight` are in flight.
 
         Parameters
         ----------
         inputs
             An array for each input: shape ``(rows, *shape)`` and dtype as in `specification`,
-            at most ``max_batch_size`` rows. They may be changed when the method has returned.
+            at most ``max_batch_size`` rows; or the array alone, for a model with one input. They
+            may be changed when the method has returned.
 
         Returns
         -------
@@ -186,6 +201,7 @@ class InferenceClient:
             The arrays do not fit the model; nothing was sent.
         """
         session = self._session
+        inputs = session.specification.by_name(inputs)
         session.specification.check(inputs)
         session.places.acquire()
         try:
@@ -198,7 +214,7 @@ class InferenceClient:
         return future
 
     def stream(
-        self, batches: Iterable[Arrays], *, deadline_s: float = math.inf
+        self, batches: Iterable[Arrays | NDArray[Any]], *, deadline_s: float = math.inf
     ) -> Iterator[Outputs]:
         """Send batch after batch, and give the results in the same order.
 
@@ -224,7 +240,7 @@ class InferenceClient:
 
         def prepared_requests() -> Iterator[PreparedRequest]:
             for batch in batches:
-                yield dispatcher.pack(batch)
+                yield dispatcher.pack(dispatcher.specification.by_name(batch))
 
         for outputs in _stream(dispatcher, prepared_requests(), self.max_in_flight, deadline_s):
             yield owned(outputs)

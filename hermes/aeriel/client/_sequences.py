@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.client._dispatcher import Dispatcher, PendingRequest, owned
 from hermes.aeriel.client._failures import is_unknown_region
-from hermes.aeriel.client._specification import Arrays
+from hermes.aeriel.client._specification import Arrays, ModelSpecification
 from hermes.aeriel.client._transports import Outputs, PreparedRequest
 from hermes.errors import InferenceError, RequestError, RequestTimeoutError
 
 logger = logging.getLogger(__name__)
 
-Updates = Iterable[Arrays] | Callable[[], Iterable[Arrays]]
+Update = Arrays | NDArray[Any]
+Updates = Iterable[Update] | Callable[[], Iterable[Update]]
 
 # What can be read only once is kept for a restart, up to this size.
 KEPT_BYTES = 64 << 20
@@ -89,7 +90,7 @@ class Sequence:
         InputError, RequestError, RequestTimeoutError
             An update failed, or the sequence was lost and cannot be restarted.
         """
-        stream = self._stream(_source(updates), deadline_s)
+        stream = self._stream(_source(updates, self._dispatcher.specification), deadline_s)
         # A stream that was left in the middle ends with the block at the latest.
         self._stack.callback(stream.close)
         return stream
@@ -236,13 +237,13 @@ class Sequence:
         return self._dispatcher.finish_once(pending)
 
 
-def _source(updates: Updates) -> Callable[[], Iterable[Arrays]]:
-    """Return a function that gives the updates from the first one on, each time."""
+def _source(updates: Updates, specification: ModelSpecification) -> Callable[[], Iterable[Arrays]]:
+    """Return a function that gives the updates from the first one on, each time, by input name."""
     if callable(updates):
-        return updates
+        return lambda: map(specification.by_name, updates())
     if isinstance(updates, Iterator):
-        return _Kept(updates)
-    return lambda: updates
+        return _Kept(map(specification.by_name, updates))
+    return lambda: map(specification.by_name, updates)
 
 
 class _Kept:

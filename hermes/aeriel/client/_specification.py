@@ -183,6 +183,23 @@ class ModelSpecification:
         """The names of the inputs that a request may leave out."""
         return frozenset(name for name, tensor in self.inputs.items() if tensor.optional)
 
+    def by_name(self, inputs: Arrays | NDArray[Any]) -> Arrays:
+        """Return the inputs of a request by name, also where there is an array for the only one.
+
+        Raises
+        ------
+        InputError
+            An array stands alone, and the model has several inputs.
+        """
+        if not isinstance(inputs, np.ndarray):
+            return inputs
+        names = list(self.inputs.keys() - self.optional_inputs or self.inputs)
+        if len(names) == 1:
+            return {names[0]: inputs}
+        given = f"an array of shape {inputs.shape} without a name"
+        wanted = f"a dict with an array for each of {', '.join(self.inputs)}"
+        raise InputError(model=self.name, tensor="", given=given, wanted=wanted)
+
     def check(self, arrays: Arrays) -> int:
         """Return the number of rows of a request, after checking its arrays.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hermes.aeriel._ml4gw import old_keywords
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.monitor._probe import Probe
 from hermes.aeriel.monitor._sample import COLUMNS, Row, Sample
@@ -77,6 +78,14 @@ class ServerMonitor:
     ...     run()
     """
 
+    @old_keywords(
+        model_name="the monitor samples all models of the server",
+        ips="the server is endpoint; use a monitor for each server",
+        filename="the file is path, or the second argument",
+        model_version="the monitor samples all versions",
+        max_request_rate="give interval_s, the seconds from one sample to the next",
+        rate="give interval_s, the seconds from one sample to the next",
+    )
     def __init__(
         self,
         endpoint: Endpoint | str | Callable[[], Endpoint | str],

@@ -12,6 +12,7 @@ from typing import Literal
 from hermes._cleanup import Plan, sweep
 from hermes._directory import ServerDirectory, new_server_id, state_home
 from hermes.aeriel._credentials import make_credentials
+from hermes.aeriel._ml4gw import old_keywords
 from hermes.aeriel.serve._block import server_block
 from hermes.aeriel.serve._command import (
     ServerSettings,
@@ -29,6 +30,10 @@ from hermes.aeriel.serve.runtimes import new_instance
 from hermes.errors import ParameterError
 
 
+@old_keywords(
+    model_repo_dir="the directory is model_repository, or the first argument",
+    free_ports='give ports="auto"',
+)
 @server_block
 def serve(
     model_repository: str | Path,
