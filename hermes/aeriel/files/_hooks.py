@@ -252,6 +252,7 @@ def _source_of(hook: Any) -> list[str]:
         hook = hook.__call__  # of an object that is called
     owner, name = getattr(hook, "__self__", None), hook.__name__
     classes = owner.__mro__ if isinstance(owner, type) else type(owner).__mro__
-    functions = [vars(each)[name] for each in classes if name in vars(each)]
+    defined = [vars(each).get(name) for each in classes]
+    functions = [each for each in defined if each is not None]  # a task's own is None
     # Of a method that is moved into another class nothing changes.
     return [textwrap.dedent(inspect.getsource(inspect.unwrap(each))) for each in functions]
