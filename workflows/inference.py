@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import luigi
 from luigi.task import flatten
@@ -130,8 +130,8 @@ class InferenceTask(InferenceParameters, luigi.Task):
     """
 
     # What a subclass may define, as `hermes.aeriel.files.Hooks` says.
-    preprocess: Callable[..., Any] | None = None
-    postprocess: Callable[..., Any] | None = None
+    preprocess: ClassVar[Callable[..., Any] | None] = None
+    postprocess: ClassVar[Callable[..., Any] | None] = None
     block_rows: int = 0
     variants: tuple[str, ...] = ()
 

@@ -21,6 +21,7 @@ from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import HookError, ParameterError
 from tests.helpers import DOUBLE, write_model
 from tests.stateful import BATCHING, RUNNING_SUM
+from workflows.inference import InferenceTask
 
 Arrays = dict[str, NDArray[Any]]
 N_ROWS = 1000
@@ -280,6 +281,16 @@ class TestFacts:
         assert len(base["preprocess"]["source"]) == 1
         assert child["preprocess"]["source"][1:] == base["preprocess"]["source"]
         assert "-a for name" in child["preprocess"]["source"][0]
+
+    def test_the_source_of_a_task_counts_beside_its_version(self) -> None:
+        class Negative(InferenceTask):
+            version = 1
+
+            def preprocess(self, inputs: Arrays, _: Rows) -> Arrays:
+                return {name: -a for name, a in inputs.items()}
+
+        facts = Negative(model_name="m").hooks.facts()  # type: ignore[call-arg]
+        assert "-a for name" in facts["preprocess"]["source"][0]
 
     def test_a_version_counts(self) -> None:
         class Hook:

@@ -1,10 +1,10 @@
 """Strain, injections and a model as ml4gw's aframe has them, made up.
 
-    python examples/aframe/simulate.py aframe
+    python examples/aframe/synthetic.py aframe
 
 makes ``background/background-GPS-SECONDS.hdf5`` (a dataset for each interferometer, with ``x0`` and
-``dx``), ``injections.hdf5`` (``waveforms/h1``, ``parameters/injection_time`` and so on, in the layout of
-aframe's ledger) and ``models``: a snapshotter, which keeps the last second of strain as its state, and a
+``dx``), ``injections.hdf5`` (``waveforms/h1``, ``parameters/injection_time`` and so on, as aframe's
+ledger has them) and ``models``: a snapshotter, whose state is the last second of strain, and a
 network on top of it, joined by the ensemble ``aframe-stream``. All numbers are small multiples of a
 power of two, so that sums are exact in any order, and numpy can be compared to the bit.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, ValueInfoProto, helper, numpy_helper, save
 
 IFOS = ("H1", "L1")
 SAMPLE_RATE = 1024
@@ -25,6 +25,7 @@ STRIDE = SAMPLE_RATE // INFERENCE_RATE
 BATCH = 32  # windows of an update
 STEP = BATCH * STRIDE
 KERNEL = SAMPLE_RATE
+STATE = KERNEL - STRIDE
 SHIFTS_S = ((0, 0), (0, 1), (0, 2))
 SEGMENTS = ((1_300_000_000, 96), (1_300_001_000, 128))
 COALESCENCE_S = 0.5
@@ -33,12 +34,12 @@ CONFIGS = {
 platform: "onnxruntime_onnx"
 max_batch_size: 1
 input [{{ name: "stream", data_type: TYPE_FP32, dims: [ 2, {STEP} ] }}]
-output [{{ name: "snapshot", data_type: TYPE_FP32, dims: [ 2, {KERNEL - STRIDE + STEP} ] }}]
+output [{{ name: "snapshot", data_type: TYPE_FP32, dims: [ 2, {STATE + STEP} ] }}]
 sequence_batching {{
   direct {{}}
   state [{{
-    input_name: "before" output_name: "after" data_type: TYPE_FP32 dims: [ 2, {KERNEL - STRIDE} ]
-    initial_state {{ name: "none" data_type: TYPE_FP32 dims: [ 2, {KERNEL - STRIDE} ] zero_data: true }}
+    input_name: "before" output_name: "after" data_type: TYPE_FP32 dims: [ 2, {STATE} ]
+    initial_state {{ name: "none" data_type: TYPE_FP32 dims: [ 2, {STATE} ] zero_data: true }}
   }}]
 }}
 instance_group [{{ kind: KIND_CPU, count: 2 }}]
@@ -46,7 +47,7 @@ instance_group [{{ kind: KIND_CPU, count: 2 }}]
     "network": f"""\
 platform: "onnxruntime_onnx"
 max_batch_size: 1
-input [{{ name: "snapshot", data_type: TYPE_FP32, dims: [ 2, {KERNEL - STRIDE + STEP} ] }}]
+input [{{ name: "snapshot", data_type: TYPE_FP32, dims: [ 2, {STATE + STEP} ] }}]
 output [{{ name: "score", data_type: TYPE_FP32, dims: [ {BATCH} ] }}]
 instance_group [{{ kind: KIND_CPU }}]
 """,
@@ -58,9 +59,11 @@ output [{{ name: "score", data_type: TYPE_FP32, dims: [ {BATCH} ] }}]
 ensemble_scheduling {{
   step [
     {{ model_name: "snapshotter" model_version: -1
-       input_map {{ key: "stream" value: "stream" }} output_map {{ key: "snapshot" value: "snapshot" }} }},
+       input_map {{ key: "stream" value: "stream" }}
+       output_map {{ key: "snapshot" value: "snapshot" }} }},
     {{ model_name: "network" model_version: -1
-       input_map {{ key: "snapshot" value: "snapshot" }} output_map {{ key: "score" value: "score" }} }}
+       input_map {{ key: "snapshot" value: "snapshot" }}
+       output_map {{ key: "score" value: "score" }} }}
   ]
 }}
 """,
@@ -109,9 +112,9 @@ def write_injections(file: Path, random: np.random.Generator) -> None:
 
 def write_models(repository: Path) -> None:
     """Write the snapshotter, the network and their ensemble."""
-    node, size = helper.make_node, KERNEL - STRIDE + STEP
+    node, size = helper.make_node, STATE + STEP
 
-    def tensor(name: str, *shape: int) -> object:
+    def tensor(name: str, *shape: int) -> ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", *shape])
 
     graphs = {
@@ -120,8 +123,8 @@ def write_models(repository: Path) -> None:
                 node("Concat", ["before", "stream"], ["snapshot"], axis=2),
                 node("Slice", ["snapshot", "from", "to", "axis"], ["after"]),
             ],
-            [tensor("stream", 2, STEP), tensor("before", 2, KERNEL - STRIDE)],
-            [tensor("snapshot", 2, size), tensor("after", 2, KERNEL - STRIDE)],
+            [tensor("stream", 2, STEP), tensor("before", 2, STATE)],
+            [tensor("snapshot", 2, size), tensor("after", 2, STATE)],
             {"from": np.array([STEP]), "to": np.array([size]), "axis": np.array([2])},
         ),
         "network": (
