@@ -168,6 +168,8 @@ class Display:
             file = self._files.setdefault(name, _File(name))
             if report["kind"] == "done":
                 self._progress(name, file, file.total or 0, file.total or 0)
+            elif report["kind"] == "failed" and file.is_done:
+                pass  # another file of its task has failed
             elif report["kind"] == "failed":
                 self._failed.add(name)
                 self._under_way.pop(name, None)

@@ -18,6 +18,8 @@ TUTORIALS = [
     for n in ("serve", "validate", "pipeline", "series", "commands")
 ]
 RUN = ("python", "sh")
+# This one makes what it needs.
+ALONE = [ROOT / "docs" / "model-repository.md"]
 # The blocks of these pages need data of a test's own.
 RUN_ELSEWHERE = {
     "search.md": "tests/test_search.py",
@@ -68,8 +70,14 @@ def test_the_tutorials(tmp_path: Path, triton_home: Path) -> None:
     assert len((tmp_path / "candidates.txt").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("page", ALONE, ids=lambda page: page.name)
+def test_a_page_that_makes_what_it_needs(page: Path, tmp_path: Path, triton_home: Path) -> None:
+    for language, text in blocks(page):
+        run_block(language, text, tmp_path, triton_home)
+
+
 def test_the_blocks_of_other_pages_are_run_elsewhere() -> None:
-    others = {page.name for page in PAGES if page not in TUTORIALS and blocks(page)}
+    others = {page.name for page in PAGES if page not in (*TUTORIALS, *ALONE) and blocks(page)}
     assert others == RUN_ELSEWHERE.keys()
     assert all(name in (ROOT / test).read_text() for name, test in RUN_ELSEWHERE.items())
 

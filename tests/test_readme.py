@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hermes.aeriel.repository import check_model, read_model
 from tests.helpers import remains, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +100,17 @@ def test_ctrl_c_leaves_nothing_and_the_next_run_does_the_rest(tmp_path: Path) ->
     predictions = {path: path.stat().st_mtime_ns for path in (demo / "results").rglob("*.h5")}
     run(["make", "validate"], ROOT, VENV=sys.prefix, DEMO=str(demo))
     assert predictions == {path: path.stat().st_mtime_ns for path in predictions}
+
+
+def test_a_model_repository(project: Path, tmp_path: Path) -> None:
+    names = re.findall(r"[\w.]+", block("text", "config.pbtxt"))
+    assert names == ["models", "digits", "config.pbtxt", "1", "model.onnx"]
+    shutil.copytree(project / "models", tmp_path / "models")
+    (tmp_path / "models" / "digits" / "config.pbtxt").write_text(
+        block("protobuf", "max_batch_size")
+    )
+    check_model(str(tmp_path / "models"), "digits")
+    assert read_model(str(tmp_path / "models"), "digits").specification is not None
 
 
 def test_your_own_files(project: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, _GeneratorContextManager, contextmanager
 from types import TracebackType
-from typing import Any, NoReturn, ParamSpec
+from typing import NoReturn, ParamSpec
 
 from hermes.aeriel.serve._instance import TritonInstance
 
@@ -22,7 +23,7 @@ class ServerBlock(AbstractContextManager[TritonInstance]):
         The context manager that starts and stops it.
     """
 
-    def __init__(self, server: AbstractContextManager[TritonInstance]) -> None:
+    def __init__(self, server: _GeneratorContextManager[TritonInstance]) -> None:
         self._server = server
 
     def __enter__(self) -> TritonInstance:
@@ -46,9 +47,14 @@ class ServerBlock(AbstractContextManager[TritonInstance]):
         HermesError
             As `serve`.
         """
-        stack = ExitStack()
-        instance = stack.enter_context(self._server)
-        instance.close_at_stop(stack)
+        instance = self._server.__enter__()
+
+        def finish() -> None:
+            # It runs when nobody kept the instance: Python then closes it, which stops the server.
+            if inspect.getgeneratorstate(self._server.gen) != inspect.GEN_RUNNING:
+                self._server.__exit__(None, None, None)
+
+        instance.call_at_stop(finish)
         return instance
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -61,7 +67,7 @@ class ServerBlock(AbstractContextManager[TritonInstance]):
 
 def server_block(generate: Callable[P, Iterator[TritonInstance]]) -> Callable[P, ServerBlock]:
     """Return a function that makes a `ServerBlock` of a generator, as `contextmanager` does."""
-    server: Any = contextmanager(generate)
+    server = contextmanager(generate)
 
     @functools.wraps(generate)
     def block(*args: P.args, **kwargs: P.kwargs) -> ServerBlock:

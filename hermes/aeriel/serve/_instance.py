@@ -77,7 +77,7 @@ class TritonInstance(ABC):
             gpus=settings.gpus or (),
         )
         self._undo = ExitStack()
-        self._closed_at_stop = ExitStack()
+        self._after_stop = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
         self._command: list[str] = []
@@ -240,11 +240,11 @@ class TritonInstance(ABC):
             Parts of the server remain.
         """
         self._undo.close()
-        self._closed_at_stop.close()
+        self._after_stop.close()
 
-    def close_at_stop(self, stack: ExitStack) -> None:
-        """Have `stop` close a stack too, which may stop this instance itself."""
-        self._closed_at_stop = stack
+    def call_at_stop(self, finish: Callable[[], None]) -> None:
+        """Have `stop` call a function at its end, once; the function may call `stop`."""
+        self._after_stop.callback(finish)
 
     def restart(self) -> None:
         """Stop a server that crashed or hangs, and start it again.
