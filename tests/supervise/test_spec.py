@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hermes.aeriel.supervise import ServerSpec
+from hermes.aeriel.supervise import ServerSpec, repository_stamp
 from hermes.aeriel.supervise._client import supervisor_environment
+from hermes.aeriel.supervise._spec import _DECIDING
 
 PLAIN = {"PATH": "/bin", "HERMES_STATE_HOME": "/state"}
 
@@ -41,6 +42,9 @@ def test_another_spelling_is_the_same_server(spec: ServerSpec, tmp_path: Path) -
     "change",
     [
         {"image": "triton.sif"},
+        {"repository_stamp": "changed"},
+        {"cpu": True},
+        {"stop_timeout_s": 7.0},
         {"gpus": ()},
         {"n_gpus": 1},
         {"listen": "127.0.0.1"},
@@ -55,10 +59,99 @@ def test_another_demand_is_another_server(spec: ServerSpec, change: dict[str, ob
 
 @pytest.mark.parametrize(
     "variable",
-    ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "HERMES_TRITON_HOME", "HERMES_STATE_HOME"],
+    [*_DECIDING, "HERMES_STATE_HOME"],
 )
 def test_another_environment_is_another_server(spec: ServerSpec, variable: str) -> None:
     assert spec.server_id({**PLAIN, variable: "/other"}) != spec.server_id(PLAIN)
+
+
+def test_another_spelling_of_an_image_is_the_same_server(spec: ServerSpec, tmp_path: Path) -> None:
+    for name in ("a.sif", "b.sif"):
+        (tmp_path / name).touch()
+    (tmp_path / "link.sif").symlink_to("a.sif")
+    ids = [
+        replace(spec, image=str(tmp_path / name)).server_id(PLAIN)
+        for name in ("a.sif", "link.sif", "b.sif")
+    ]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_an_image_that_is_no_file_stands_for_itself(
+    spec: ServerSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        ids.append(replace(spec, image="docker://triton").server_id(PLAIN))
+        ids.append(replace(spec, image="site.sif").server_id(PLAIN))
+    assert ids[:2] == ids[2:]
+
+
+def test_another_triton_on_the_path_is_another_server(spec: ServerSpec, tmp_path: Path) -> None:
+    environments = [{**PLAIN, "PATH": str(tmp_path / name)} for name in ("first", "second")]
+    for environment in environments:
+        program = Path(environment["PATH"]) / "tritonserver"
+        program.parent.mkdir()
+        program.touch(mode=0o755)
+    first, second = (spec.server_id(environment) for environment in environments)
+    assert len({first, second, spec.server_id(PLAIN)}) == 3
+    # A container has its own.
+    image = replace(spec, image="triton.sif")
+    assert image.server_id(environments[0]) == image.server_id(environments[1])
+
+
+def test_urls_are_compared_as_they_are(spec: ServerSpec) -> None:
+    urls = ("s3://bucket/models", "s3://bucket/other/../models")
+    first, second = (replace(spec, model_repository=url).server_id(PLAIN) for url in urls)
+    assert first != second
+
+
+def test_a_stamp_changes_with_every_file_but_caches(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    version = repository / "double" / "1"
+    version.mkdir(parents=True)
+    model = version / "model.py"
+    model.write_text("one")
+    stamps = [repository_stamp(str(repository))]
+
+    def is_changed() -> bool:
+        stamps.append(repository_stamp(str(repository)))
+        return stamps[-1] != stamps[-2]
+
+    assert not is_changed()
+    model.write_text("other")
+    assert is_changed()
+    os.utime(model, (0, 0))
+    assert is_changed()
+    (version / "weights.npz").touch()
+    assert is_changed()
+    model.rename(version / "model2.py")
+    assert is_changed()
+    (version / "__pycache__").mkdir()
+    (version / "__pycache__" / "model.pyc").touch()
+    assert not is_changed()
+
+
+def test_a_stamp_follows_links_once(tmp_path: Path) -> None:
+    (tmp_path / "models" / "double").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "models" / "double" / "1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "models")
+    before = repository_stamp(str(tmp_path / "models"))
+    (tmp_path / "elsewhere" / "model.py").touch()
+    assert repository_stamp(str(tmp_path / "models")) != before
+
+
+def test_a_stamp_is_of_the_models_that_count(tmp_path: Path) -> None:
+    for name in ("double", "other"):
+        (tmp_path / name).mkdir()
+    before = repository_stamp(str(tmp_path), ["double"])
+    (tmp_path / "other" / "config.pbtxt").touch()
+    assert repository_stamp(str(tmp_path), ["double"]) == before
+    (tmp_path / "double" / "config.pbtxt").touch()
+    assert repository_stamp(str(tmp_path), ["double"]) != before
+    assert repository_stamp("s3://bucket/models") == "s3://bucket/models"
 
 
 def test_nothing_beside_the_data_is_imported(tmp_path: Path) -> None:
