@@ -56,9 +56,14 @@ check: install-dev
 	"$$VENV/bin/mypy"
 	$(MAKE) test
 
-# A real pipeline, again and again, with a fault at a random moment; see tests/chaos/chaos.py.
+# A real pipeline, again and again, with a fault at a random moment; see tests/chaos/chaos.py. With
+# ENGINE=slurm or htcondor, as root, one whose jobs that batch system runs; see tests/clusters/chaos.py.
 chaos: install-dev triton
+ifdef ENGINE
+	ENGINE=$(ENGINE) "$$VENV/bin/python" -m pytest -m root -s tests/clusters/chaos.py $(ARGS)
+else
 	"$$VENV/bin/python" -m tests.chaos.chaos --keep $${IMAGE:+--image "$$(realpath "$$IMAGE")"} $(ARGS)
+endif
 
 # Clients through restarts of their server beside one pipeline after another: make soak ARGS=10
 # (minutes; an hour by default); see tests/soak/soak.py.
