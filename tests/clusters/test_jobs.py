@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_jobs_make_what_this_process_makes(pipeline: Pipeline) -> None:
         (pipeline.directory / "local" / made).unlink()
     assert "jobs: " not in pipeline.run(results="local")
     assert pipeline.merged() == pipeline.merged("local")
+
+
+def test_steps_of_one_allocation(slurm_cluster: Cluster, directory: Path) -> None:
+    """They do the same, and end with the allocation."""
+    name = f"allocation-{os.getpid()}"
+    prefix = ("salloc", "--quiet", "--ntasks=4", f"--job-name={name}")
+    pipeline = Pipeline(replace(slurm_cluster, name="slurm-steps", prefix=prefix), directory)
+    pipeline.run(*IN_A_JOB)
+    pipeline.start(*IN_A_JOB, model="slower", results="others")
+    wait_until(lambda: pipeline.processes("client"), 60)
+    subprocess.run(["scancel", f"--name={name}"], check=True, env=pipeline.environment)
+    assert pipeline.finish(20)[0] != 0
+    seconds_until_clean(pipeline, 20)
+    pipeline.run(local=True)
+    assert pipeline.merged()
 
 
 def test_the_page(slurm_cluster: Cluster, directory: Path) -> None:

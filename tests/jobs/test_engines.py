@@ -15,6 +15,7 @@ from hermes.aeriel.jobs._htcondor import parse_states as parse_condor_q
 from hermes.aeriel.jobs._options import EngineName
 from hermes.aeriel.jobs._slurm import parse_states as parse_squeue
 from hermes.aeriel.jobs._slurm import submit_command
+from hermes.aeriel.jobs._slurm_steps import step_command
 from hermes.aeriel.supervise import ServerSpec
 from hermes.errors import EngineError, ParameterError
 
@@ -65,6 +66,26 @@ class TestSlurm:
             JobId("13", 1): JobState(phase="queued", reason="(a b)"),
         }
         assert parse_squeue("") == {}
+
+
+class TestSlurmSteps:
+    def test_what_is_run(self) -> None:
+        asked = submission(n_gpus=1, arguments=("--mem=1G",))
+        assert step_command(asked, 2)[:4] == ["srun", "--exact", "--nodes=1", "--ntasks=1"]
+        assert step_command(asked, 2)[4:7] == ["--gres=gpu:1", "--mem=1G", "--job-name=hermes-1"]
+        assert step_command(asked, 2)[7:] == [*asked.command, "2"]
+        assert "--gres=none" in step_command(submission(), 0)
+
+    def test_a_driver_outside_of_an_allocation_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        with pytest.raises(ParameterError, match="by sbatch or salloc"):
+            check_jobs(JobOptions(engine="slurm-steps"))
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
+        with pytest.raises(ParameterError, match="is that of the allocation"):
+            check_jobs(JobOptions(engine="slurm-steps", walltime="10:00"))
+        check_jobs(JobOptions(engine="slurm-steps"))
 
 
 class TestHTCondor:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from hermes.aeriel._options import option
 
-EngineName = Literal["local", "slurm", "htcondor"]
+EngineName = Literal["local", "slurm", "slurm-steps", "htcondor"]
 ServerPlace = Literal["driver", "job"]
 
 
