@@ -91,6 +91,14 @@ def tune(
         typer.echo(tuning.table(result))
         tuning.draw(plot, result)
         typer.echo(f"\nthe plot is {plot}")
+        most = result.limits.max_batch_size
+        if result.best.settings.batch_size == most:
+            typer.echo(
+                f"requests are as large as max_batch_size, {most}: a larger one may be faster"
+            )
+        if len(result.measurements) == 1:
+            typer.echo("there was no time for other settings than those of now; give more seconds")
+            return
         if not result.is_faster:
             again = ", when both were measured again" if result.confirmed else ""
             typer.echo(f"no settings were faster by 5 % than those of now{again}")

@@ -110,6 +110,7 @@ def test_more_instances_are_found_where_they_are_faster(directory: Path) -> None
     config.ClearField("instance_group")
     assert config == parse(CONFIG)
     assert tuned.startswith("# Written by hermes tune: ")
+    assert "as large as max_batch_size, 8: a larger one may be faster" in done.stdout
     gain = float(tuned.split("tune: ")[1].split()[0])
     assert gain > 1.3
     assert f"{gain:.2f} times the rows per second of now, with --batch-size" in done.stdout

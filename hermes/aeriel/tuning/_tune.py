@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 # A setting has to be so much faster to be preferred: what is measured varies by some percent.
 MARGIN = 1.05
 LEAST_S, MOST_S = 1.0, 10.0
-N_CONFIRMATIONS = 2
 
 
 @dataclass(kw_only=True)
@@ -151,16 +150,18 @@ def tune(
         if problem := measured(first).problem:
             raise ParameterError("model", f"{model_name!r} cannot be measured: {problem}")
         for candidate in _search(tuning):
-            # Comparing at the end takes two starts of two servers, and their measurements.
-            once_s = bench.start_s + measure_s * (1 + WARM_UP)
-            if time.monotonic() + once_s * (1 + 2 * N_CONFIRMATIONS) > deadline:
+            # Comparing at the end takes three starts, and four measurements.
+            n_starts = 3 + (candidate.model != bench.served)
+            left_s = deadline - time.monotonic()
+            if n_starts * bench.start_s + 5 * measure_s * (1 + WARM_UP) > left_s:
                 logger.info("the time is up after %s measurements", len(tuning.measurements))
                 break
             measured(candidate)
         if tuning.best is not tuning.now:
-            for _ in range(N_CONFIRMATIONS):
-                pair = [bench.measure(each.settings) for each in (tuning.now, tuning.best)]
-                tuning.confirmed.append((pair[0].rows_per_s, pair[1].rows_per_s))
+            # In this order a machine that gets steadily slower, or faster, is fair to both.
+            order = (tuning.now, tuning.best, tuning.best, tuning.now)
+            speeds = [bench.measure(each.settings).rows_per_s for each in order]
+            tuning.confirmed = [(speeds[0], speeds[1]), (speeds[3], speeds[2])]
     return tuning
 
 
@@ -207,13 +208,14 @@ class _Bench:
         serve_options: dict[str, Any],
     ) -> None:
         self.model = model
+        # The settings of the server that runs; None for those of the model's files.
+        self.served: ModelSettings | None = None
         # The longest time that a server took to start.
         self.start_s = 0.0
         self._inputs, self._options, self._seconds = inputs, options, seconds
         self._serve_options = serve_options
         self._stack, self._server = ExitStack(), ExitStack()
         self._instance: TritonInstance | None = None
-        self._served: ModelSettings | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -240,8 +242,8 @@ class _Bench:
             in_flight = client.max_in_flight
         is_batched = specification.max_batch_size > 0 and not specification.stateful
         on_cpu = self.model.on_cpu or self._serve_options.get("cpu") or why_no_gpu() is not None
-        self._served = self.model.settings
-        settings = Settings(model=self._served, batch_size=rows, in_flight=in_flight)
+        self.served = self.model.settings
+        settings = Settings(model=self.served, batch_size=rows, in_flight=in_flight)
         return settings, Limits(
             most_rows=max(rows, specification.max_batch_size if is_batched else 1),
             max_batch_size=specification.max_batch_size if is_batched else 0,
@@ -268,7 +270,7 @@ class _Bench:
 
     def _start(self, settings: ModelSettings | None) -> TritonInstance:
         """Return the server with some settings: the one that runs, or a new one."""
-        if self._instance is not None and settings == self._served:
+        if self._instance is not None and settings == self.served:
             return self._instance
         self._stop()
         begun = time.monotonic()
@@ -280,7 +282,7 @@ class _Bench:
         server = serve(repository, listen="unix", wait=True, **self._serve_options)
         instance = self._server.enter_context(server)
         self._server.enter_context(ServerMonitor(lambda: instance.endpoint, monitor))
-        self._instance, self._served = instance, settings
+        self._instance, self.served = instance, settings
         self.start_s = max(self.start_s, time.monotonic() - begun)
         return instance
 
