@@ -269,7 +269,10 @@ def test_batch_jobs_refuse_hooks(tmp_path: Path) -> None:
 
 class TestFacts:
     def test_the_source_counts_along_the_classes(self) -> None:
-        class Base:
+        class Root:
+            preprocess: Any = None
+
+        class Base(Root):
             def preprocess(self, inputs: Arrays, _: Rows) -> Arrays:
                 return inputs
 
