@@ -39,6 +39,7 @@ def regions_of_the_dead() -> list[Path]:
     """
     found = []
     here = Host.here().digest
+    runs: dict[str, bool] = {}  # by the id of a server, of which each has several regions
     for path in sorted(SHARED_MEMORY.glob("hermes-*")):
         if path.name.startswith(PREFIX):
             try:
@@ -48,7 +49,11 @@ def regions_of_the_dead() -> list[Path]:
             is_left = owner.is_dead()
         else:
             match = _SERVER_ID.match(path.name)
-            is_left = match is not None and match[1] == here and not server_processes(match[0])
+            is_left = False
+            if match is not None and match[1] == here:
+                if match[0] not in runs:
+                    runs[match[0]] = bool(server_processes(match[0]))
+                is_left = not runs[match[0]]
         if is_left and _is_own(path):
             found.append(path)
     return found

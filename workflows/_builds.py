@@ -93,6 +93,9 @@ class once_per_build(Generic[T]):  # noqa: N801 (used as property and cached_pro
         The method.
     """
 
+    # A worker finds out for itself; it sees the files as they are when it runs.
+    is_inherited = False
+
     def __init__(self, find: Callable[[Any], T]) -> None:
         self.__doc__ = find.__doc__
         self._find = find
@@ -106,7 +109,6 @@ class once_per_build(Generic[T]):  # noqa: N801 (used as property and cached_pro
     def __get__(self, task: object | None, owner: type) -> Self | T:
         if task is None:
             return self
-        # A worker finds out for itself; it sees the files as they are when it runs.
         build = _keep_alive_thread() or (
             multiprocessing.current_process() if _is_worker() else None
         )
@@ -114,8 +116,23 @@ class once_per_build(Generic[T]):  # noqa: N801 (used as property and cached_pro
             return self._find(task)
         found = self._found.setdefault(build, {})
         if id(task) not in found:
-            found[id(task)] = task, self._find(task)
+            inherited = self._of_driver(build) if self.is_inherited and _is_worker() else {}
+            found[id(task)] = inherited.get(id(task)) or (task, self._find(task))
         return found[id(task)][1]
+
+    def _of_driver(self, build: object) -> dict[int, tuple[object, T]]:
+        """Return what the driver of a worker had found in its last build."""
+        found = [each for of, each in self._found.items() if of is not build]
+        return found[-1] if found else {}
+
+
+class found_by_driver(once_per_build[T]):  # noqa: N801 (likewise)
+    """A property that a worker has from its driver, as it was when the worker was forked.
+
+    For what costs much to find out, and what is looked at again before anything is made of it.
+    """
+
+    is_inherited = True
 
 
 def _keep_alive_thread() -> KeepAliveThread | None:

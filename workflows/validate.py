@@ -44,7 +44,7 @@ from hermes.aeriel.validation import (
     write_reports,
 )
 from hermes.errors import ParameterError
-from workflows._builds import is_driven_here, once_per_build
+from workflows._builds import found_by_driver, is_driven_here, once_per_build
 from workflows._division import SizedInput, divide
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
@@ -212,7 +212,7 @@ class Merge(ValidationParameters, luigi.Task):
         task: Predict = self.clone(self.predict_task, files=(), predictions=())
         return task.hooks
 
-    @once_per_build
+    @found_by_driver
     def predictions(self) -> list[Predict]:
         """The tasks that make the predictions, of one or several input files each."""
         directory = Path(self.output_dir) / "predictions"
@@ -261,9 +261,9 @@ class Merge(ValidationParameters, luigi.Task):
     def complete(self) -> bool:
         """Tell whether the merged file is there, and is that of these predictions."""
         self.begin_terminal()
-        return self.job.is_complete()
+        return self.directory.merged.exists() and self.job.is_complete()
 
-    @once_per_build
+    @found_by_driver
     def found_inputs(self) -> FoundInputs:
         """The files of each input.
 
@@ -301,7 +301,7 @@ class Merge(ValidationParameters, luigi.Task):
         first, *others = self.slides
         return (first.shifts, *(each.shifts for each in others)) if others else first.shifts
 
-    @once_per_build
+    @found_by_driver
     def inputs_facts(self) -> list[InputFacts]:
         """What is known of the input files, after checking all that can be checked now.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import h5py
 import luigi
 import numpy as np
 import pytest
 
-from workflows._builds import once_per_build
+from workflows._builds import found_by_driver, once_per_build
 
 from .test_lifetime import Bench, bench, slow_models
 
@@ -92,6 +93,37 @@ def test_what_is_found_in_a_build_is_looked_at_again_in_the_next() -> None:
     build()
     assert Counter.looks == 2
     assert (Counter().number, Counter().number) == (3, 4)  # outside of a build
+
+
+class Inherited(luigi.Task):
+    """Counts how often it was looked at, in the driver and in its worker."""
+
+    file = luigi.Parameter()
+    looks = 0
+
+    @found_by_driver
+    def of_driver(self) -> int:
+        Inherited.looks += 1
+        return Inherited.looks
+
+    @once_per_build
+    def own(self) -> int:
+        Inherited.looks += 1
+        return Inherited.looks
+
+    def complete(self) -> bool:
+        return (self.of_driver, self.own) == (1, 2) and Path(self.file).exists()
+
+    def run(self) -> None:
+        Path(self.file).write_text(f"{self.of_driver} {self.own}")
+
+
+def test_a_worker_has_what_its_driver_has_found_where_that_is_said(tmp_path: Path) -> None:
+    Inherited.looks = 0
+    file = tmp_path / "looks"
+    task = Inherited(file=str(file))
+    assert luigi.build([task], workers=2, local_scheduler=True, log_level="ERROR")
+    assert file.read_text() == "1 3"
 
 
 @pytest.mark.usefixtures("triton_home")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +116,12 @@ def find(group: h5py.Group, path: str) -> Any:
 def is_same(some: Any, other: Any) -> bool:
     """Tell whether two names are of one object."""
     return _identity(some) == _identity(other)
+
+
+def attributes_of(dataset: h5py.Dataset) -> Mapping[str, Any]:
+    """Return the attributes of a dataset; most have none, which is known at once."""
+    attributes: Mapping[str, Any] = dataset.attrs
+    return attributes if h5py.h5a.get_num_attrs(dataset.id) else {}
 
 
 def locate(name: str, file: str, variable: str) -> Path | None:

@@ -198,7 +198,11 @@ class OutputFile:
             for name, value in attributes.items()
         )
         self.reserve(2 * n_bytes, "what the file says of itself")
-        holder.attrs.update(attributes)
+        for name, value in attributes.items():
+            if isinstance(value, str) and not h5py.h5a.exists(holder.id, name.encode()):
+                _write_text(holder, name, value)
+            else:
+                holder.attrs[name] = value
 
     def flush(self) -> None:
         """Make what was written safe from a loss of power."""
@@ -253,6 +257,14 @@ class OutputFile:
         if self._opened is not None:
             opened, self._opened = self._opened, None
             opened.close()
+
+
+def _write_text(holder: Any, name: str, text: str) -> None:
+    # What h5py does too, which first writes an attribute of another name, and then renames it.
+    dtype = h5py.string_dtype()
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    attribute = h5py.h5a.create(holder.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    attribute.write(np.array(text, dtype=dtype), mtype=h5py.h5t.py_create(dtype))
 
 
 def _is_bytes(dataset: h5py.Dataset) -> bool:

@@ -18,6 +18,9 @@ from hermes.aeriel.files._values import check_meanings, check_scales
 from hermes.errors import DataError
 
 MOST_SOURCES = 100_000
+MOST_KNOWN = 1 << 17
+# What stands for the files that were found to reach no others; they are not opened for it again.
+_reaching_none: set[str] = set()
 _NO_NUMBERS = {
     h5py.h5t.BITFIELD: "bit fields (as PyTables stores booleans); store integers",
     h5py.h5t.OPAQUE: "opaque bytes; store integers, or variable-length bytes",
@@ -141,7 +144,8 @@ def file_stamp(*files: Path) -> str:
 
 def _file_stamp(file: Path) -> str:
     own = _stamp(file)
-    if not h5py.is_hdf5(file):
+    # The file itself says what it reaches: while that is the same, so is this.
+    if own in _reaching_none or not h5py.is_hdf5(file):
         return own
     reached: dict[str, Path | None] = {}
     with as_data_errors(file), h5py.File(file, "r") as opened:
@@ -151,6 +155,10 @@ def _file_stamp(file: Path) -> str:
                 continue
             _reach(entry.dataset, reached, set())
     reached.pop(str(file), None)
+    if not reached:
+        if len(_reaching_none) >= MOST_KNOWN:
+            _reaching_none.clear()
+        _reaching_none.add(own)
     return "\n".join(
         [own, *(_stamp(at) if at else f"{name} -" for name, at in sorted(reached.items()))]
     )

@@ -113,11 +113,14 @@ def _names(field: str) -> list[str]:
 
 
 def _holders(dataset: h5py.Dataset) -> Iterator[Any]:
+    """Yield the dataset and the groups that it lies in, those that have attributes."""
     holder: Any = dataset
-    yield holder
-    while holder.name != "/":
+    while True:
+        if h5py.h5a.get_num_attrs(holder.id):
+            yield holder
+        if holder.name == "/":
+            return
         holder = holder.parent
-        yield holder
 
 
 def _number(dataset: h5py.Dataset, name: str, value: Any) -> float:

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel.files._links import attributes_of
 from hermes.errors import DataError, OutputError, ParameterError
 
 # What `finite` may ask for.
@@ -225,12 +226,13 @@ def loses_digits(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
 
 def check_scales(dataset: h5py.Dataset) -> None:
     """Raise DataError where attributes say that values are to be changed, which is not done."""
+    attributes = attributes_of(dataset)
     given = {
-        name: dataset.attrs[name]
+        name: attributes[name]
         for name, neutral in _SCALES.items()
-        if name in dataset.attrs and np.any(np.asarray(dataset.attrs[name]) != neutral)
+        if name in attributes and np.any(np.asarray(attributes[name]) != neutral)
     }
-    if dataset.dtype.kind == "i" and str(text_of(dataset.attrs.get("_Unsigned"))).lower() == "true":
+    if dataset.dtype.kind == "i" and str(text_of(attributes.get("_Unsigned"))).lower() == "true":
         given["_Unsigned"] = "true"
     for name, value in given.items():
         problem = f"its attribute {name} is {value}, which is not applied"
@@ -257,7 +259,8 @@ def check_meanings(dataset: h5py.Dataset, source: h5py.Dataset, where: str) -> N
 
 def fill_values(dataset: h5py.Dataset) -> list[Any]:
     """Return what a dataset has in place of values that are missing, NaN left out."""
-    found = [np.ravel(dataset.attrs[name]) for name in _FILLS if name in dataset.attrs]
+    attributes = attributes_of(dataset)
+    found = [np.ravel(attributes[name]) for name in _FILLS if name in attributes]
     numbers = [
         value for values in found for value in values if np.asarray(value).dtype.kind in "iuf"
     ]
@@ -275,12 +278,13 @@ def limits(dataset: h5py.Dataset) -> tuple[float, float]:
         An attribute makes no sense.
     """
     low, high = -math.inf, math.inf
+    attributes = attributes_of(dataset)
     for name in _LIMITS:
-        if name not in dataset.attrs or dataset.dtype.kind not in "iuf":
+        if name not in attributes or dataset.dtype.kind not in "iuf":
             continue
-        found = np.ravel(dataset.attrs[name])
+        found = np.ravel(attributes[name])
         if found.dtype.kind not in "iuf" or len(found) != (2 if name == "valid_range" else 1):
-            problem = f"its attribute {name} is {dataset.attrs[name]!r}, no number"
+            problem = f"its attribute {name} is {attributes[name]!r}, no number"
             path = dataset.name.lstrip("/")
             raise DataError(file=dataset.file.filename, dataset=path, problem=problem)
         low = found[0].item() if name != "valid_max" else low
@@ -290,7 +294,8 @@ def limits(dataset: h5py.Dataset) -> tuple[float, float]:
 
 def units_of(dataset: h5py.Dataset) -> str:
     """Return the units that a dataset says its values have; nothing where it does not say."""
-    return str(text_of(dataset.attrs.get("units", dataset.attrs.get("unit", ""))))
+    attributes = attributes_of(dataset)
+    return str(text_of(attributes.get("units", attributes.get("unit", ""))))
 
 
 def text_of(value: Any) -> Any:
