@@ -80,9 +80,11 @@ fuzz: install-dev
 conformance: install-dev triton
 	"$$VENV/bin/python" -m tests.conformance $(ARGS)
 
-# This client beside others and beside perf_analyzer; see benchmarks/client.py --help.
+# This client beside others and beside perf_analyzer, then whole pipelines beside a plain script; see
+# benchmarks/client.py --help (of which ARGS are options) and benchmarks/pipelines.py --help.
 benchmark: install-dev triton
 	"$$VENV/bin/python" benchmarks/client.py --memory-gb 50 --output benchmark.json $(ARGS)
+	"$$VENV/bin/python" benchmarks/pipelines.py --output pipelines.json
 
 # The pages of docs/ and the reference, in build/docs; what refers to nothing is an error.
 docs: install-dev
