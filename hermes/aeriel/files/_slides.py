@@ -63,10 +63,10 @@ def slides_of(
         slides = tuple(shifts for shifts in options.shifts if not isinstance(shifts, str))
     else:
         return (options,)
+    known: dict[tuple[str, ...], int] = {}
     for number, shifts in enumerate(slides):
-        if slides.index(shifts) != number:
-            problem = f"slide {number} is the same as slide {slides.index(shifts)}"
-            raise ParameterError("shifts", problem)
+        if (first := known.setdefault(shifts, number)) != number:
+            raise ParameterError("shifts", f"slide {number} is the same as slide {first}")
     return tuple(replace(plain, shifts=shifts) for shifts in slides)
 
 
