@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import luigi
 import numpy as np
-from ledger import inject
+from ledger import inject, read
 
 from workflows.parameters import AbsolutePath
 from workflows.validate import Merge, Predict
@@ -48,7 +48,7 @@ class PredictSegment(Predict):
         updates = inputs["stream"].astype(np.float32)
         strain = updates.swapaxes(0, 1).reshape(updates.shape[1], -1)
         shifts_s = np.array(rows.windows.shifts) / rows.windows.sample_rate
-        strain = inject(strain, rows.start_time, shifts_s, self.injections)
+        strain = inject(strain, rows.start_time, shifts_s, read(self.injections))
         injected = strain.reshape(len(strain), len(updates), -1).swapaxes(0, 1)
         return {"background": {"stream": updates}, "foreground": {"stream": injected}}
 
