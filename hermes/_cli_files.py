@@ -7,7 +7,7 @@ import re
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,9 +27,9 @@ from hermes._cli_options import (
     read_gpus,
     read_map_option,
     read_options,
+    shown,
     with_options,
 )
-from hermes._reports import is_terminal
 from hermes.aeriel._options import InferenceOptions
 from hermes.errors import ParameterError
 
@@ -43,7 +43,10 @@ app = typer.Typer()
 _CHUNK = re.compile(r"(\d+)/(\d+)")
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog="Example: hermes infer --models models digits 'data/*.h5' --output-dir results",
+)
 @with_options(InferenceOptions, without=("model_name",))
 def infer(
     server: Annotated[
@@ -154,7 +157,7 @@ def infer(
     with (
         errors_as_text(ExitCode.FAILED),
         interrupts_as_text(f"The same command {goes_on}."),
-        _displayed(
+        shown(
             f"infer {model_name}",
             {
                 str(job.output_file): (os.path.relpath(job.output_file, output_dir), None)
@@ -166,15 +169,6 @@ def infer(
     ):
         done = files.infer_files(connected, pending)
     typer.echo(files.summary(done))
-
-
-def _displayed(*arguments: Any) -> AbstractContextManager[None]:
-    """Show in the terminal, if there is one, what a block does, as `displayed` does."""
-    if not is_terminal():
-        return nullcontext()
-    from hermes._display import displayed  # noqa: PLC0415 (an import of 0.1 s)
-
-    return displayed(*arguments)
 
 
 @contextmanager

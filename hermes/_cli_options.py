@@ -9,13 +9,15 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, Field, fields
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from hermes._directory import Status
+from hermes._reports import is_terminal
 from hermes.aeriel._options import (
     SHIFTS,
     InputMap,
@@ -97,6 +99,19 @@ def interrupts_as_text(advice: str) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"hermes: interrupted. {advice}", err=True)
         sys.exit(128 + signal.SIGINT)
+
+
+def shown(
+    title: str,
+    files: Mapping[str, tuple[str, int | None]],
+    server: Callable[[], Status | None] | None = None,
+) -> AbstractContextManager[None]:
+    """Show in the terminal, if there is one, what a block does, as `hermes._display.displayed`."""
+    if not is_terminal():
+        return nullcontext()
+    from hermes._display import displayed  # noqa: PLC0415 (an import of 0.1 s)
+
+    return displayed(title, files, server)
 
 
 def with_options(

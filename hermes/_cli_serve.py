@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog="Example: hermes serve models --gpus 0,3 --ports auto --endpoint-file endpoint.json",
+)
 def serve(
     model_repository: Annotated[str, typer.Argument(help="A directory, or a URL.")],
     image: Image = "",

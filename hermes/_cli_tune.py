@@ -26,7 +26,7 @@ from hermes.aeriel._options import InferenceOptions
 app = typer.Typer()
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: hermes tune models digits --inputs 'data/*.h5'")
 @with_options(InferenceOptions, without=("model_name",))
 def tune(
     models: Annotated[Path, typer.Argument(help="The model repository, a directory.")],

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hermes._cli_options import Command, ExitCode, errors_as_text, read_options, with_options
+from hermes._cli_options import (
+    Command,
+    ExitCode,
+    errors_as_text,
+    interrupts_as_text,
+    read_options,
+    shown,
+    with_options,
+)
+from hermes._closing import closing_lines
+from hermes._reports import report
 from hermes.aeriel._options import ValidationOptions
 from hermes.errors import ParameterError
 
@@ -18,7 +28,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog="Example: hermes merge 'results/*.h5' --target label --output-file merged.h5",
+)
 def merge(
     predictions: Annotated[
         list[str], typer.Argument(help="Files of predictions; paths and globs.")
@@ -47,7 +60,11 @@ def merge(
         _merge(validation.merge_job(found, output, target))
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog="Example: hermes validate 'predictions/*.h5' --target label "
+    "--require 'accuracy >= 0.95' --output-dir results",
+)
 @with_options(ValidationOptions)
 def validate(
     predictions: Annotated[
@@ -98,20 +115,16 @@ def validate(
                 fingerprint=fingerprint,
                 parameters={"target": target, **asdict(asked)},
             )
-        typer.echo(f"the report is {directory.report_html}")
+        typer.echo("\n".join(closing_lines(directory.path)))
 
 
 def _merge(job: MergeJob) -> None:
-    from tqdm import tqdm  # noqa: PLC0415 (as above)
-
     if job.is_complete():
         typer.echo(f"{job.output_file} is complete already")
         return
-    with tqdm(desc="merge", unit=" rows", leave=False, disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        job.run(show)
+    with (
+        interrupts_as_text("The same command begins the merge anew."),
+        shown(f"merge into {job.output_file.name}", {}),
+    ):
+        job.run(lambda done, total: report("step", text=f"{done:,} of {total:,} rows"))
     typer.echo(f"merged {len(job.predictions)} files into {job.output_file}")

@@ -50,7 +50,7 @@ def main(
         typer.echo(context.get_help())
 
 
-@app.command("with", cls=Command)
+@app.command("with", cls=Command, epilog="Example: hermes with models -- python score.py")
 def with_server(
     models: Annotated[str, typer.Argument(help="The model repository.")],
     command: Annotated[list[str], typer.Argument(help="What to run, after --.")],
@@ -95,7 +95,7 @@ def with_server(
         sys.exit(code)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: hermes ps --watch")
 def ps(
     as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
     watch: Annotated[
@@ -119,7 +119,7 @@ def ps(
     typer.echo(_ps.as_text(servers))
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: hermes stop --all")
 def stop(
     server: Annotated[str, typer.Argument(help="The ID that `hermes ps` shows.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every server of yours.")] = False,
@@ -145,7 +145,7 @@ def stop(
             typer.echo("no server of yours runs on this host")
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: hermes check")
 def check() -> None:
     """Say what this machine has, and what is missing for which feature."""
     from hermes import _check  # noqa: PLC0415 (as above)
@@ -155,7 +155,7 @@ def check() -> None:
             typer.echo(f"{'missing' if fact.is_missing else 'ok':8}{fact.subject}: {fact.text}")
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: hermes install-triton --with torch")
 def install_triton(
     with_: Annotated[
         list[str] | None,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import hermes
@@ -289,3 +290,10 @@ def test_a_server_of_the_command_is_listed_and_stopped(
         assert server.wait(30) == 0
         assert json.loads(hermes("ps", "--json")) == []
         assert hermes("stop", "--all") == "no server of yours runs on this host\n"
+
+
+def test_the_help_of_each_command_ends_with_an_example_of_it() -> None:
+    commands = vars(typer.main.get_command(app))["commands"]
+    assert {"serve", "infer", "merge", "validate", "ps"} <= commands.keys()
+    for name, command in commands.items():
+        assert (command.epilog or "").startswith(f"Example: hermes {name} "[:-1]), name

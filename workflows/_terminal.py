@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from luigi.cmdline_parser import CmdlineParser
 
+from hermes._closing import closing_lines, short_path
 from hermes._directory import Status
 from hermes._reports import Reports, is_terminal, report, show_reports_of
 from workflows._builds import check_scheduler, is_driven_here
-from workflows._closing import closing_lines, short_path
 from workflows._plain_errors import REQUIREMENT_MISSED, install_plain_errors
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ def closing_lines(output_dir: Path, log_file: Path | None = None) -> list[str]:
     output_dir
         The run's output directory. Without a report in it, the first three lines are left out.
     log_file
-        Luigi's log, where it is a file; else the last line names the server's log.
+        Luigi's log, where it is a file; else the last line names the server's, if there is one.
     """
     facts: dict[str, str] = {}
     try:
@@ -30,9 +30,12 @@ def closing_lines(output_dir: Path, log_file: Path | None = None) -> list[str]:
         texts = [each["text"] for each in report.get("requirements", [])]
         facts["requirements"] = "; ".join(texts) or "none"
         facts["report"] = short_path(output_dir / "report.html")
-    merged, predictions = output_dir / "merged.h5", output_dir / "predictions"
-    facts["predictions"] = f"{short_path(merged)}, by file in {short_path(predictions)}"
-    facts["log"] = short_path(log_file or output_dir / "logs" / "triton.log")
+    facts["predictions"] = short_path(output_dir / "merged.h5")
+    if (output_dir / "predictions").is_dir():
+        facts["predictions"] += f", by file in {short_path(output_dir / 'predictions')}"
+    log = log_file or output_dir / "logs" / "triton.log"
+    if log.exists():
+        facts["log"] = short_path(log)
     return [f"{name:14}{text}" for name, text in facts.items()]
 
 
