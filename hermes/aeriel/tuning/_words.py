@@ -124,9 +124,9 @@ def draw(path: Path, tuning: Tuning) -> None:
             axes.plot(places, numbers, "o", color="#0072b2", alpha=0.5, label="measured")
             for index, colour, what in ((0, "#e69f00", "now"), (best, "#009e73", "fastest")):
                 axes.plot(places[index], numbers[index], "o", color=colour, label=what)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * max(numbers))
             axes.grid(linewidth=0.4)
-            if axes_of is grid.T[0]:
+            if axes in grid[:, 0]:
                 axes.set_ylabel(label)
         axes_of[1].set_xticks(range(len(ticks)), ticks)
         axes_of[1].set_xlabel(name)
