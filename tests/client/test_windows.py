@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -252,3 +253,33 @@ class TestPad:
         np.testing.assert_array_equal(padded[:rows], batch)
         assert (padded[rows:] == batch[-1]).all()
         assert padded.dtype == batch.dtype
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (lambda: Windows(n_samples=9, window=0, stride=1), "window: 0 samples; it takes 1 at"),
+        (lambda: Windows(n_samples=9, window=1, stride=0), "stride: 0 samples; it takes 1 at"),
+        (lambda: Windows(n_samples=9, window=1, stride=1, shifts=()), "shifts: is empty; give"),
+        (lambda: next(Windows(n_samples=9, window=1, stride=1).batches(0)), "batch_size: 0 is"),
+        (lambda: Windows(n_samples=9, window=1, stride=1).time(0), "sample_rate: is not known"),
+        (lambda: Windows.cut(9, window="x"), "window: 'x' is neither samples"),
+        (lambda: Windows.cut(9, window=1, shifts=("1s",)), "shifts: '1s' is in seconds"),
+        (lambda: to_samples("x", None), "length: 'x' is neither samples"),
+        (lambda: to_samples("1s", -2.0), "sample_rate: -2 Hz; it is above 0"),
+    ],
+)
+def test_a_refusal_names_the_parameter(refused: Callable[[], object], message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        refused()
+    assert str(caught.value).startswith(message)
+
+
+def test_windows_begin_at_0_by_default() -> None:
+    windows = Windows.cut(4, window=2, sample_rate=1.0)
+    assert windows.start_time == 0.0
+    assert list(windows.batches(9)) == [range(2)]
+
+
+def test_seconds_may_have_an_exponent_of_either_case() -> None:
+    assert to_samples("1E2s", 2.0) == to_samples("1e2s", 2.0) == 200
