@@ -77,6 +77,15 @@ def test_logs_stay_and_nothing_else(run: RunDirectory) -> None:
     assert not run.path.parent.exists()
 
 
+def test_logs_go_when_a_later_run_has_done_all(run: RunDirectory) -> None:
+    (run.path / "0").mkdir()
+    run.submission("0").log(1).write_text("why")
+    others = [RunDirectory.create(run.path.parent) for _ in range(2)]
+    others[0].beacon.touch()  # it is under way
+    others[1].finish()
+    assert [path.name for path in run.path.parent.iterdir()] == [others[0].name]
+
+
 def test_a_new_run_removes_what_dead_ones_left(run: RunDirectory) -> None:
     run.bury()
     other = RunDirectory.create(run.path.parent)

@@ -87,6 +87,14 @@ class RunDirectory:
         """Return the directory of one submission."""
         return SubmissionDirectory(self.path / name)
 
+    def finish(self) -> None:
+        """Remove the directory, and the logs of earlier runs that failed: all is done now."""
+        for other in self.path.parent.glob("hermes-*"):
+            ended = RunDirectory(other)
+            if other != self.path and not ended.beacon.exists():
+                ended.remove(keep_logs=False)
+        self.remove(keep_logs=False)
+
     def remove(self, *, keep_logs: bool) -> None:
         """Remove what the run has written: all of it, or all but the logs of its jobs."""
         if not keep_logs:

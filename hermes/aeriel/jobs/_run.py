@@ -104,7 +104,7 @@ def infer_in_jobs(
             )
             driver = _Driver(run, engine, options, tended, on_progress)
             driver.drive(chunks(_anywhere(requests), options.files_per_job))
-        run.remove(keep_logs=False)
+        run.finish()
 
 
 def _anywhere(requests: Sequence[Request]) -> list[Request]:
