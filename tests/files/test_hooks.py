@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hermes.aeriel.files import Hooks, InferenceOptions, Request, Rows, infer_fi
 from hermes.aeriel.jobs import JobOptions, infer_in_jobs
 from hermes.aeriel.jobs._files import SubmissionDirectory
 from hermes.aeriel.serve import TritonInstance, serve
-from hermes.errors import HookError, ParameterError
+from hermes.errors import HookError, OutputError, ParameterError
 from tests.helpers import DOUBLE, write_model
 from tests.stateful import BATCHING, RUNNING_SUM
 from workflows.inference import InferenceTask
@@ -184,6 +185,20 @@ def test_outputs_of_all_rows_are_stored_without_numbers(
     assert found.keys() == {"y"}
     raw = datasets(rows_file)["raw"].astype(np.float32)
     np.testing.assert_array_equal(found["y"], raw.astype(np.float64))
+
+
+def test_what_is_not_finite_counts_before_rows_are_left_out(
+    server: TritonInstance, rows_file: Path
+) -> None:
+    with h5py.File(rows_file, "a") as file:
+        file["raw"][17, 1] = np.nan
+    out = run(server, rows_file, cast=True, keep="y[0] > 1e9")
+    with h5py.File(out) as file:
+        assert file.attrs["rows_kept"] == 0
+        assert file["y"].shape == (0, 3)
+        assert json.loads(file.attrs["not_finite_outputs"]) == {"y": 1}
+    with pytest.raises(OutputError, match="values that are not finite, 1 of them near row 0"):
+        run(server, rows_file, cast=True, keep="y[0] > 1e9", finite="outputs")
 
 
 def fails(_: Arrays, rows: Rows) -> Arrays:
