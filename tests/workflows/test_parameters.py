@@ -17,11 +17,13 @@ from workflows.parameters import (
     AbsolutePath,
     Choice,
     DatasetMap,
+    FilePatterns,
     Flag,
     GPUs,
     ImagePath,
     Number,
     OptionalWholeNumber,
+    ShiftList,
     Text,
     TextList,
     WholeNumber,
@@ -38,6 +40,8 @@ class Everything(luigi.Task):
     texts = TextList(default=())
     gpus = GPUs(default=None)
     mapping = DatasetMap(default={})
+    patterns = FilePatterns(default=())
+    shifts = ShiftList(default=())
     path = AbsolutePath(default="")
     image = ImagePath(default="")
 
@@ -64,6 +68,12 @@ class Everything(luigi.Task):
         ("mapping", "x=/y", {"x": "/y"}),
         ("mapping", '{"x": ["/y", "/z"]}', {"x": ("/y", "/z")}),
         ("mapping", "x=/y=z", {"x": "/y=z"}),
+        ("patterns", "a/*.h5", ("a/*.h5",)),
+        ("patterns", '["a.h5", "b.h5"]', ("a.h5", "b.h5")),
+        ("patterns", '{"H1": "H-*", "L1": ["L-1", "L-2"]}', {"H1": "H-*", "L1": ("L-1", "L-2")}),
+        ("shifts", "1s", ("1s",)),
+        ("shifts", '[0, "-1s"]', ("0", "-1s")),
+        ("shifts", '[[0, 0], ["0", "1s"]]', (("0", "0"), ("0", "1s"))),
         ("path", "/a/b", "/a/b"),
         ("path", "s3://bucket/models", "s3://bucket/models"),
         ("path", "", ""),
@@ -103,6 +113,12 @@ def test_a_text_becomes_a_value_and_back(parameter: str, text: str, value: Any) 
         ("gpus", "[0.5]"),
         ("gpus", "all"),
         ("mapping", "[]"),
+        ("patterns", '{"H1": []}'),
+        ("patterns", '[["a"]]'),
+        ("shifts", "[0, 1]"),
+        ("shifts", "[false]"),
+        ("shifts", '[["0"], "1"]'),
+        ("shifts", "[[]]"),
         ("mapping", '{"x": 1}'),
         ("mapping", '{"x": []}'),
         ("mapping", '{"x": ["/y", 1]}'),
