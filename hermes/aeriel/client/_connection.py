@@ -1,5 +1,6 @@
 """The channel to one server: calls, deadlines, retries, and errors as those of hermes."""
 
+# Over 300 lines: every call to a server besides inference, with the retries that they share.
 from __future__ import annotations
 
 import logging

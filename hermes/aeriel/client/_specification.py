@@ -1,5 +1,6 @@
 """What a model takes and gives, as the server describes it, and whether data fits it."""
 
+# Over 300 lines: what a model takes and gives, with the check of a request against it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,5 +1,6 @@
 """The bytes behind a dataset: other files too, which have to be there, whole and readable."""
 
+# Over 300 lines: all kinds of data that a dataset may have outside of its file.
 from __future__ import annotations
 
 import math

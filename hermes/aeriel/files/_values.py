@@ -1,5 +1,6 @@
 """Values as they are read: what would become other numbers is refused, what is none is counted."""
 
+# Over 300 lines: every rule for the numbers of a dataset, in the order in which they apply.
 from __future__ import annotations
 
 import math
