@@ -162,3 +162,15 @@ def _started(system: str, directory: Path, *options: str) -> Iterator[Path]:
         if directory.exists():
             stop = [str(ENVIRONMENT / f"stop-{system}.sh"), str(directory)]
             subprocess.run(stop, check=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def snakemake() -> Path:
+    """Snakemake 9, in an environment of its own; HERMES_TEST_SNAKEMAKE says where that is kept."""
+    kept = Path(os.environ.get("HERMES_TEST_SNAKEMAKE", REPOSITORY / "build" / "snakemake"))
+    if not (kept / "made").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", kept], check=True)
+        packages = ["snakemake>=9,<10", "snakemake-executor-plugin-slurm>=2,<3"]
+        subprocess.run([kept / "bin" / "pip", "install", "--quiet", *packages], check=True)
+        (kept / "made").touch()
+    return kept / "bin" / "snakemake"

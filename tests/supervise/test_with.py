@@ -80,6 +80,34 @@ def test_commands_share_a_server_at_once_and_one_after_the_other(with_server: Wi
     assert len({server_of(each) for each in said}) == 1
 
 
+@pytest.mark.parametrize(
+    ("runner", "code"),
+    [
+        (("xargs", "-P", "4", "-I", "@"), 123),  # as xargs says that a command has failed
+        (("parallel", "--will-cite", "-q", "-j", "4", "-I", "@"), 1),  # how many have
+    ],
+    ids=["xargs", "GNU parallel"],
+)
+def test_many_commands_at_once_have_one_server_and_their_exit_codes(
+    with_server: With, models: Path, tmp_path: Path, runner: tuple[str, ...], code: int
+) -> None:
+    if shutil.which(runner[0]) is None:
+        pytest.skip(f"there is no {runner[0]}")
+    script = 'grep server_id "$HERMES_ENDPOINT"; exit $((@ == 3))'
+    done = subprocess.run(
+        [*runner, *HERMES, "with", str(models), "--linger-s=5", "--", "sh", "-c", script],
+        input="".join(f"{number}\n" for number in range(6)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    lines = done.stdout.splitlines()
+    assert (len(lines), len(set(lines))) == (6, 1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_whatever_ends_it_ends_the_command_and_the_server(
     with_server: With, tmp_path: Path, number: signal.Signals
