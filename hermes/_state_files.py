@@ -24,7 +24,7 @@ def make_private(directory: Path) -> None:
     Raises
     ------
     ParameterError
-        It cannot be made, or it belongs to another user, who could put files into it.
+        It cannot be made, or it belongs to another user: that user could put files into it.
     """
     for path in (directory.parent, directory):
         try:
