@@ -164,3 +164,11 @@ def test_a_server_that_dies_is_started_again(run: Run, server: str) -> None:
 
 def test_on_slurm_a_validation_is_right(run: Run, on_slurm: tuple[str, ...]) -> None:
     run.run(*on_slurm)
+
+
+def test_on_slurm_its_jobs_end_with_ctrl_c(run: Run, on_slurm: tuple[str, ...]) -> None:
+    process = run.start(*on_slurm, model="slow")
+    wait_until(run.is_inferring, 120)
+    process.send_signal(signal.SIGINT)
+    process.wait(120)
+    wait_until(lambda: not run.processes(), 90)
