@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import textwrap
 import traceback
@@ -247,7 +248,7 @@ def _facts_of(name: str, hook: Callable[..., Any]) -> dict[str, Any]:
 
 def _source_of(hook: Any) -> list[str]:
     if inspect.isfunction(hook):
-        return [textwrap.dedent(inspect.getsource(hook))]
+        return [_text_of(hook)]
     if not inspect.ismethod(hook):
         hook = hook.__call__  # of an object that is called
     owner, name = getattr(hook, "__self__", None), hook.__name__
@@ -255,4 +256,10 @@ def _source_of(hook: Any) -> list[str]:
     defined = [vars(each).get(name) for each in classes]
     functions = [each for each in defined if each is not None]  # a task's own is None
     # Of a method that is moved into another class nothing changes.
-    return [textwrap.dedent(inspect.getsource(inspect.unwrap(each))) for each in functions]
+    return [_text_of(inspect.unwrap(each)) for each in functions]
+
+
+@functools.cache
+def _text_of(function: Any) -> str:
+    """Return the source as it was first: a file that is edited while a pipeline runs is not it."""
+    return textwrap.dedent(inspect.getsource(function))
