@@ -103,7 +103,7 @@ def validate(
     with errors_as_text(ExitCode.FAILED):
         job = validation.merge_job(found, directory.merged, target)
         fingerprint = validation.report_fingerprint(job.fingerprint, asked, baseline)
-        if not (directory.is_reported(fingerprint) and job.is_complete()):
+        if not (directory.is_reported(lambda: fingerprint) and job.is_complete()):
             _merge(job)
             validation.write_reports(
                 directory,

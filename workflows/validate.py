@@ -454,7 +454,7 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
     def complete(self) -> bool:
         """Tell whether there is a report of just this, whose requirements were met."""
         self.begin_terminal()
-        return self.directory.is_reported(self.fingerprint)
+        return self.directory.is_reported(lambda: self.fingerprint)
 
     @once_per_build
     def fingerprint(self) -> str:

@@ -94,14 +94,14 @@ class ValidationDirectory:
         check_same_rows(file, inputs)
         return file
 
-    def is_reported(self, fingerprint: str) -> bool:
+    def is_reported(self, fingerprint: Callable[[], str]) -> bool:
         """Tell whether there is a report with a fingerprint, whose requirements were met."""
         try:
             report = json.loads(self.report_json.read_text())
         except (OSError, json.JSONDecodeError):
             return False
         is_whole = self.report_html.exists() and report["verdict"] != "failed"
-        return bool(is_whole and report.get("fingerprint") == fingerprint)
+        return bool(is_whole and report.get("fingerprint") == fingerprint())
 
 
 @dataclass(frozen=True, kw_only=True)
