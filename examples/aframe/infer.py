@@ -20,7 +20,6 @@ from ledger import inject, read
 from workflows.parameters import AbsolutePath
 from workflows.validate import Merge, Predict
 
-SHIFTS = (("0s", "0s"), ("0s", "1s"), ("0s", "2s"))
 RATE_HZ = 16  # of the scores
 
 
@@ -74,7 +73,7 @@ class Events(luigi.Task):
             model_name="aframe-stream",
             inputs=(str(directory / "background" / "*.hdf5"),),
             input_map={"stream": ("H1", "L1")},
-            shifts=SHIFTS,
+            shifts=((0, 0), (0, 1), (0, 2)),
             window="2048",  # an update
             injections=str(directory / "injections.hdf5"),
             output_dir=str(directory / "scores"),

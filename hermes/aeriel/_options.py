@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from decimal import Decimal
 from typing import Any, Literal
 
 from hermes.errors import ParameterError
@@ -15,8 +17,8 @@ InputMap = Mapping[str, str | tuple[str, ...]]
 Shifts = tuple[str, ...] | tuple[tuple[str, ...], ...]
 # What a text of them has to be, in a message.
 SHIFTS = (
-    'a list of the shift of each channel, as ["0", "1s"] (or samples, as "1024"), '
-    "or of such lists, one for each slide"
+    'a list of the shift of each channel in seconds, as [0, 1] or ["0s", "1s"] (or in samples, as '
+    '"1024"), or of such lists, one for each slide'
 )
 # The latest version, which is the server's choice; tritonclient and ml4gw-hermes have it so.
 LATEST = "-1"
@@ -59,10 +61,12 @@ def as_input_map(value: Any) -> dict[str, str | tuple[str, ...]]:
 def as_shifts(value: Any) -> Shifts:
     """Return the shifts of channels, or a list of those of time slides, as tuples of texts.
 
+    Numbers are seconds.
+
     Raises
     ------
     ValueError
-        The value is something else. A number besides 0 could be samples or seconds.
+        The value is something else.
     """
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple):
@@ -75,9 +79,9 @@ def as_shifts(value: Any) -> Shifts:
 def _shift(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or value != 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(value)
-    return "0"
+    return f"{Decimal(repr(value)):f}s" if value else "0"
 
 
 def join_shifts(parameter: str, values: Sequence[Shifts]) -> Shifts:

@@ -273,7 +273,7 @@ def test_a_file_is_run_for_each_time_slide(server: TritonInstance, data: Path) -
         (["rows", "part-0/a.h5", "--output-dir=part-0"], "is an input too", 35),
         (["rows", "part-0/a.h5", "--inputs=H1=series.h5"], "is given with other files", 35),
         (["rows", "--inputs=series.h5"], "is not like x=/path", 35),
-        (["windows", "series.h5", "--window=8", "--shifts=[0, 1]"], "list of the shift of", 35),
+        (["windows", "series.h5", "--window=8", "--shifts=[0, null]"], "list of the shift of", 35),
         ([], "model: is missing", 35),
         (["rows"], "inputs: no file was given", 35),
         (["rows", "part-0/a.h5", "--chunk=3/2"], "'3/2' is not like K/N, with K from 1 to N", 35),

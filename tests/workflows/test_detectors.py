@@ -232,7 +232,7 @@ def shifted(strain: NDArray[Any], shifts: list[int], stride: int = 128) -> NDArr
 @pytest.mark.parametrize(
     "asked",
     [
-        {"shifts": [[0, 0], ["0", "0.5s"], ["0s", "1024"]]},
+        {"shifts": [[0, 0], [0, 0.5], ["0s", "1024"]]},
         {"n_slides": "3", "slide_step": "0.5s"},
     ],
     ids=["shifts", "n_slides"],
@@ -293,7 +293,7 @@ def test_every_file_is_run_for_each_time_slide(
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [
-        ({"shifts": [[0, 0], [0, 1]]}, "is not a list of the shift of each channel"),
+        ({"shifts": [[0, 0], [0, None]]}, "is not a list of the shift of each channel"),
         ({"shifts": [["0", "0"], ["0", "4s"]]}, "a window takes 256, with these shifts"),
         ({"shifts": [["0", "0"], ["0"]]}, "has 2 channels for 1 shifts"),
         ({"shifts": [["0", "0"], ["0", "0"]]}, "slide 1 is the same as slide 0"),
