@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -55,7 +55,7 @@ class Cluster:
     variables: Mapping[str, str]
     states: Callable[[str], Mapping[JobId, JobState]]
     prefix: tuple[str, ...] = ()
-    owner: int = 0
+    owner: int = field(default_factory=os.getuid)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a driver."""

@@ -103,7 +103,7 @@ def test_each_service_is_told_an_ipv6_address_in_its_own_way() -> None:
 @pytest.mark.parametrize(
     ("flag", "parameter"),
     [
-        ("--id=x", "hermes tells servers apart"),
+        ("--id=x", "hermes, which identifies servers by it"),
         ("--model-repository=/x", "model_repository"),
         ("--model-store=/x", "model_repository"),
         ("--grpc-port=1", "ports"),

@@ -174,7 +174,9 @@ def test_the_flags_of_encryption_are_not_for_server_args(repository: Path) -> No
         pass
 
 
-@pytest.mark.parametrize(("mode", "who"), [(0o777, "everybody"), (0o775, "its whole group")])
+@pytest.mark.parametrize(
+    ("mode", "who"), [(0o777, "every user of this machine"), (0o775, "all users of its group")]
+)
 def test_a_repository_that_others_can_write_is_a_warning(
     tmp_path: Path, triton_home: Path, caplog: pytest.LogCaptureFixture, mode: int, who: str
 ) -> None:

@@ -326,7 +326,7 @@ def test_program_that_cannot_be_started_is_an_error(
     triton.write_text("#!/nowhere/at/all\n")
     triton.chmod(0o755)
     monkeypatch.setenv("HERMES_TRITON_BINARY", str(triton))
-    with pytest.raises(TritonNotFoundError, match=f"{triton}. cannot start it"):
+    with pytest.raises(TritonNotFoundError, match=f"{triton}. It cannot be started"):
         refused(empty)
 
 

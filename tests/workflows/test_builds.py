@@ -112,7 +112,8 @@ class Inherited(luigi.Task):
         return Inherited.looks
 
     def complete(self) -> bool:
-        return (self.of_driver, self.own) == (1, 2) and Path(self.file).exists()
+        # Luigi may ask the worker too, once it has run.
+        return self.of_driver == 1 and self.own > 1 and Path(self.file).exists()
 
     def run(self) -> None:
         Path(self.file).write_text(f"{self.of_driver} {self.own}")

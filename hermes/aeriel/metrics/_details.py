@@ -32,13 +32,18 @@ class ClassDetails:
     n_classes: int
     groups: GroupSums
     worst: WorstRows = field(default_factory=WorstRows)
-    # Of each class: rows that are of it, that are taken for it, and both.
+    # Of each of few classes: rows that are of it, that are taken for it, and both.
     counts: Integers = field(init=False)
     # Of each bin of scores: rows, the sum of the scores, and the rows that are right.
     calibration: Floats = field(default_factory=lambda: np.zeros((3, CALIBRATION_BINS)))
 
     def __post_init__(self) -> None:
-        self.counts = np.zeros((3, self.n_classes), np.int64)
+        self.counts = np.zeros((3, self.n_classes if self.has_few_classes else 0), np.int64)
+
+    @property
+    def has_few_classes(self) -> bool:
+        """Whether the classes are told apart."""
+        return self.n_classes <= MAX_CLASSES
 
     def add_labels(self, start: int, predicted: Integers, labels: Integers) -> None:
         """Add rows, of which the first has this index, of predictions that are labels."""
@@ -108,7 +113,7 @@ class ClassDetails:
             "files": _of_files(self.groups, metrics),
             "worst_rows": self.worst.to_list(),
         }
-        if self.n_classes <= MAX_CLASSES:
+        if self.has_few_classes:
             parts["classes"] = [_class_facts(*counts) for counts in self.counts.T.tolist()]
         if self.calibration.any():
             two = self.n_classes == 2
@@ -124,6 +129,8 @@ class ClassDetails:
         return parts
 
     def _count(self, predicted: Integers, labels: Integers) -> None:
+        if not self.has_few_classes:
+            return
         right = labels[predicted == labels]
         for total, classes in zip(self.counts, (labels, predicted, right), strict=True):
             total += np.bincount(classes, minlength=self.n_classes)  # noqa: PLW2901 (a view)

@@ -74,7 +74,8 @@ class GroupSums:
             into[first:last] += np.add.reduceat(numbers, cuts, axis=0)
             if value.ndim == 1 and value.dtype != np.bool_:
                 into = self.squares.setdefault(name, np.zeros(shape))
-                into[first:last] += np.add.reduceat(numbers * numbers, cuts)
+                with np.errstate(over="ignore"):  # a mean without an interval
+                    into[first:last] += np.add.reduceat(numbers * numbers, cuts)
 
     def include(self, others: GroupSums) -> None:
         """Take over the sums of other values over the same groups."""
@@ -102,10 +103,11 @@ class GroupSums:
 def mean_with_interval(total: float, squares: float, n_rows: int) -> dict[str, float]:
     """Return ``value``, ``low`` and ``high``: a mean and its normal interval of 95 %.
 
-    Rows are taken as independent. One row has no interval: its ends are NaN.
+    Rows are taken as independent. One row has no interval, and neither have numbers whose squares
+    are too large for a float: the ends are NaN.
     """
     mean = total / n_rows
-    if n_rows < 2:
+    if n_rows < 2 or not math.isfinite(squares):
         return {"value": mean, "low": math.nan, "high": math.nan}
     variance = max(0.0, squares - total * mean) / (n_rows - 1)
     margin = Z * float(np.sqrt(variance / n_rows))
