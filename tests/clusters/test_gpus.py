@@ -141,7 +141,7 @@ class TestSlurm:
 
     def test_a_job_without_gpus_has_none(self, cluster: Slurm) -> None:
         assert cluster.step(has_gpus=False, n_gpus=1).startswith(
-            "n_gpus: 1 are asked for, but 0 can"
+            "n_gpus: 1 are requested, but 0 can"
         )
 
 
