@@ -88,7 +88,7 @@ def test_a_server_is_started_again_as_often_as_was_said(models: Path) -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "restarting the server (1 of 1)" in said
-    assert "hermes: the Triton server ended with exit code -9" in said
+    assert "hermes: the Triton server ended unexpectedly with exit code -9" in said
     # But for the log, which the error names.
     assert [left for left in remains(server_id) if not str(left).endswith(".log")] == []
 
