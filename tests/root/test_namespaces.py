@@ -85,7 +85,7 @@ def test_an_installation_into_what_is_read_only_is_told(tmp_path: Path) -> None:
     done = in_namespaces(mount, "install-triton")
     assert done.returncode == 1
     assert "Read-only file system" in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("name another directory with HERMES_TRITON_HOME")
+    assert done.stderr.splitlines()[-1].endswith("name another one with HERMES_TRITON_HOME")
 
 
 def test_a_home_that_is_full_does_not_matter(triton_home: Path, tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ POLL_S = 0.5
 STATUS_S = 2.0
 # How long a job that has been told to end may take for it.
 END_WITHIN_S = 5.0
+# A batch system kills a job, with the guard of its server, some seconds after it has told it to end
+# (Slurm's KillWait, 30 by default). What the server still computes is for jobs that end as well.
+STOP_TIMEOUT_S = 2.0
 SERVER_RESTARTS = 5
 # How long a server may still answer that has begun to stop.
 LASTING_S = 8.0
@@ -202,7 +205,7 @@ def run_server(run: RunDirectory) -> int:
         listen=spec.listen,
         insecure=spec.insecure,
         advertise=spec.advertise,
-        stop_timeout_s=spec.stop_timeout_s,
+        stop_timeout_s=min(spec.stop_timeout_s, STOP_TIMEOUT_S),
         endpoint_file=run.endpoint,
         started_by="command",
     )
