@@ -137,10 +137,10 @@ def test_items_may_have_a_length_of_0(output: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hermes.aeriel.files import _flat, _predictions, _value_files
+from hermes.aeriel.files import _predictions, _value_files, _writer
 from tests.files.test_flat import ROWS, VARYING, write_rows
 
-_predictions.CHECKPOINT_S = 0.0
+_writer.CHECKPOINT_S = 0.0
 _value_files.BLOCK_BYTES = 64
 file, where, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
@@ -165,7 +165,7 @@ class Files(_value_files.ValueFiles):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-_flat.ValueFiles = Files
+_writer.ValueFiles = Files
 with Writer(file, rows=ROWS, fingerprint="a", varying=VARYING) as writer:
     write_rows(writer, ROWS)
     writer.finish({})

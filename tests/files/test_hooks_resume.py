@@ -23,9 +23,8 @@ from hermes.aeriel.files import (
     InferenceOptions,
     Request,
     Rows,
-    _kept,
-    _predictions,
     _preprocessed,
+    _writer,
     infer_file,
 )
 from hermes.aeriel.serve import TritonInstance, serve
@@ -78,8 +77,7 @@ def run(endpoint: str, file: Path, output: Path, case: str, hooks: str, row: int
     """Run a case; it is killed when a hook gets a row."""
     # Several blocks, and each of them safe.
     _preprocessed.BLOCK_BYTES = 64 * 24
-    for module in (_kept, _predictions):
-        vars(module)["CHECKPOINT_S"] = 0.0
+    _writer.CHECKPOINT_S = 0.0
     given = dict(HOOKS[hooks])
     last = list(given)[-2 if "block_rows" in given else -1]
     given[last] = killed(given[last], row)
@@ -111,8 +109,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Itera
 def constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put back what `run` changes."""
     monkeypatch.setattr(_preprocessed, "BLOCK_BYTES", _preprocessed.BLOCK_BYTES)
-    for module in (_kept, _predictions):
-        monkeypatch.setattr(module, "CHECKPOINT_S", _predictions.CHECKPOINT_S)
+    monkeypatch.setattr(_writer, "CHECKPOINT_S", _writer.CHECKPOINT_S)
 
 
 def contents(file: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:

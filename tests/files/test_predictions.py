@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel.files import _predictions, fingerprint_of
+from hermes.aeriel.files import _writer, fingerprint_of
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.errors import OutputError
 
@@ -33,7 +33,7 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_predictions, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(_writer, "CHECKPOINT_S", 0.0)
 
 
 def test_it_appears_when_the_last_row_is_there(output: Path) -> None:
@@ -112,10 +112,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from hermes.aeriel.files import _predictions
+from hermes.aeriel.files import _predictions, _writer
 from tests.files.test_predictions import ROWS, write_rows
 
-_predictions.CHECKPOINT_S = 0.0
+_writer.CHECKPOINT_S = 0.0
 with _predictions.PredictionWriter(Path(sys.argv[1]), rows=20, fingerprint="a") as writer:
     write_rows(writer, int(sys.argv[2]))
     os.kill(os.getpid(), signal.SIGKILL)

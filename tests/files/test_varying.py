@@ -244,9 +244,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import InferenceOptions, Request, infer_file, _predictions
+from hermes.aeriel.files import InferenceOptions, Request, infer_file, _writer
 
-_predictions.CHECKPOINT_S = 0.0
+_writer.CHECKPOINT_S = 0.0
 directory, address = Path(sys.argv[1]), sys.argv[2]
 
 

@@ -240,8 +240,8 @@ def test_a_full_disk_is_an_error_at_every_size(tmp_path: Path, outputs: str) -> 
 def test_a_write_that_failed_is_not_in_the_checkpoint(tmp_path: Path) -> None:
     code = """
 import resource
-from hermes.aeriel.files import _predictions
-_predictions.CHECKPOINT_S = 0.0
+from hermes.aeriel.files import _writer
+_writer.CHECKPOINT_S = 0.0
 try:
     with PredictionWriter(Path(sys.argv[1]), rows=2000, fingerprint="a") as writer:
         writer.write({"y": ROWS[:500]}, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,23 +57,22 @@ class FlatRows:
         What a row is, by output name.
     rows
         How many rows there will be.
-    directory
-        The directory for the files.
-
-    Attributes
-    ----------
     values
         The files.
     """
 
     def __init__(
-        self, output: OutputFile, outputs: Mapping[str, VaryingOutput], rows: int, directory: Path
+        self,
+        output: OutputFile,
+        outputs: Mapping[str, VaryingOutput],
+        rows: int,
+        values: ValueFiles,
     ) -> None:
         self._output = output
         self._outputs = outputs
         self._rows = rows
         self._items: dict[str, Item] = {n: (row.dtype, row.shape) for n, row in outputs.items()}
-        self.values = ValueFiles(directory)
+        self._values = values
 
     def create(self) -> None:
         """Begin, in an HDF5 file that is empty.
@@ -86,7 +84,7 @@ class FlatRows:
         OSError
             The directory cannot be written.
         """
-        self.values.create(self._items)
+        self._values.create(self._items)
         for name in self._outputs:
             create_rows(self._output, dataset_name(name), self._rows)
 
@@ -101,7 +99,7 @@ class FlatRows:
         n_values = {
             name: int(self._output.hdf5[_offsets(name)][rows_done]) for name in self._outputs
         }
-        self.values.resume(self._items, n_values)
+        self._values.resume(self._items, n_values)
 
     def write(self, begin: int, run: Sequence[Mapping[str, NDArray[Any]]]) -> None:
         """Write rows: arrays of shape ``(rows, n, *shape)`` by name; nothing counts if one fails.
@@ -115,12 +113,12 @@ class FlatRows:
         for name, row in self._outputs.items():
             arrays = [outputs[name] for outputs in run]
             lengths = np.concatenate([np.full(len(a), a.shape[1], np.int64) for a in arrays])
-            ends = self.values.count(name) + np.cumsum(lengths)
+            ends = self._values.count(name) + np.cumsum(lengths)
             self._output.write(_offsets(name), begin + 1, ends)
             values[name] = np.concatenate(
                 [a.reshape(len(a) * a.shape[1], *row.shape) for a in arrays]
             )
-        self.values.append(values)
+        self._values.append(values)
 
     def finish(self) -> None:
         """Put the values into the HDF5 file.
@@ -130,7 +128,7 @@ class FlatRows:
         OutputError, OSError
             They cannot be written.
         """
-        self.values.put_into(self._output, {name: _values(name) for name in self._outputs})
+        self._values.put_into(self._output, {name: _values(name) for name in self._outputs})
 
 
 def _offsets(name: str) -> str:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors
-from hermes.aeriel.files._checkpoint import INDEX, Checkpoint, Layout, check_layout
+from hermes.aeriel.files._checkpoint import INDEX, check_layout
 from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._hooks import Rows
-from hermes.aeriel.files._output import OutputFile, dataset_name
-from hermes.aeriel.files._predictions import CHECKPOINT_S, INPUT_STAMP, as_attribute
-from hermes.aeriel.files._publishing import Publisher
-from hermes.aeriel.files._value_files import ValueFiles
-from hermes.aeriel.files._values import OutputValues
-from hermes.errors import OutputError
+from hermes.aeriel.files._output import dataset_name
+from hermes.aeriel.files._writer import OutputWriter
 
 logger = logging.getLogger(__name__)
 
@@ -32,27 +25,19 @@ ROW, TIME = f"{INDEX}/row", f"{INDEX}/time"
 _OF_ALL_ROWS = ("start_time", "sample_rate")
 
 
-class KeptWriter:
+class KeptWriter(OutputWriter):
     """Writes the outputs for one input file, block by block, or those of some of its rows.
 
-    What it writes lies in files of its own in ``NAME.partial.values`` until the last block is
-    there, because how many rows there will be is known then. Otherwise it is as `PredictionWriter`.
+    All that it writes lies in ``NAME.partial.values`` until the last block is there, because how
+    many rows there will be is known then. Where the numbers of the rows are stored, ``start_time``
+    and ``sample_rate`` are attributes of their group, not of the outputs.
 
     Parameters
     ----------
-    file
-        The file to write.
-    rows
-        How many rows the input has.
-    fingerprint, input_stamp, finite
-        As for `PredictionWriter`.
+    file, rows, fingerprint, input_stamp, finite
+        As for `OutputWriter`.
     keep
         The condition that a row has to meet to be stored; None for all rows.
-
-    Attributes
-    ----------
-    rows_done
-        How many rows of the input are done; the end of a block.
 
     Raises
     ------
@@ -70,50 +55,12 @@ class KeptWriter:
         finite: bool = False,
         keep: Condition | None = None,
     ) -> None:
-        self.file = file
-        self.rows_done = 0
-        self._rows = rows
+        super().__init__(
+            file, rows=rows, fingerprint=fingerprint, input_stamp=input_stamp, finite=finite
+        )
         self._n_kept = 0
-        self._fingerprint = fingerprint
-        self._input_stamp = input_stamp
         self._keep = keep
-        self._not_finite = OutputValues(file=str(file), finite=finite)
-        self._checkpoint = Checkpoint(file, fingerprint=fingerprint, input_stamp=input_stamp)
-        # What a row of each output is, and of the index by its path; nothing before the first.
-        self._layout: Layout = {}
-        self._output = OutputFile(file, keep=True)
-        self._values = ValueFiles(file.with_name(file.name + ".partial.values"))
-        try:
-            with as_output_errors(file):
-                self._resume()
-        except BaseException:
-            with suppress(OSError):
-                self._values.remove()
-            self._output.discard()
-            raise
-        self._resumed_at = self.rows_done
-        self._saved = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            try:
-                self._save()
-            except (OSError, RuntimeError) as failure:  # the earlier checkpoint stands
-                logger.warning("%s: no last checkpoint: %s", self._output.path, failure)
-        self._values.close()
-        try:
-            self._output.close()
-        except (OSError, RuntimeError):
-            if error is None:
-                raise
+        self._begin()
 
     def write(
         self, outputs: Mapping[str, NDArray[Any]], block: range, rows: Rows | None = None
@@ -154,63 +101,29 @@ class KeptWriter:
             self._values.append(columns)
             self._n_kept += len(next(iter(columns.values())))
             self.rows_done = block.stop
-            if time.monotonic() - self._saved > CHECKPOINT_S:
+            if self._is_due():
                 self._save()
 
-    def finish(
-        self,
-        attributes: Mapping[str, Any],
-        dataset_attributes: Mapping[str, Any] | None = None,
-        publisher: Publisher | None = None,
-    ) -> None:
-        """Give the file its name, with these attributes at its root, and on each output.
-
-        With a `publisher` it has its name, and is safe, when that has ended.
-
-        Where the numbers of the rows are stored, ``start_time`` and ``sample_rate`` are attributes
-        of their group, not of the outputs.
-
-        Raises
-        ------
-        OutputError
-            It cannot be written.
-        """
-        if self.rows_done != self._rows:
-            raise OutputError(str(self.file), f"has {self.rows_done} of {self._rows} rows")
-        of_outputs, of_index = dict(dataset_attributes or {}), {}
-        counts: dict[str, Any] = {}
-        if ROW in self._layout:
-            counts = {"rows_kept": self._n_kept}
-            of_index = {name: of_outputs.pop(name) for name in _OF_ALL_ROWS if name in of_outputs}
-        with as_output_errors(self.file):
-            self._save()  # a process that is killed meanwhile loses nothing
-            output = self._output.create()
-            if ROW in self._layout:
-                output.hdf5.create_group(INDEX)
-                output.write_attributes(output.hdf5[INDEX], of_index)
-            paths = {
-                name: name if name in (ROW, TIME) else dataset_name(name) for name in self._layout
+    def _complete(self, dataset_attributes: dict[str, Any]) -> dict[str, Any]:
+        self._save()  # a process that is killed meanwhile loses nothing
+        output = self._output.create()
+        is_indexed = ROW in self._layout
+        if is_indexed:
+            of_index = {
+                name: dataset_attributes.pop(name)
+                for name in _OF_ALL_ROWS
+                if name in dataset_attributes
             }
-            self._values.put_into(output, paths)
-            for name, path in paths.items():
-                if name not in (ROW, TIME):
-                    output.write_attributes(output.hdf5[path], of_outputs)
-            output.write_attributes(
-                output.hdf5,
-                {
-                    **{name: as_attribute(value) for name, value in attributes.items()},
-                    **counts,
-                    "resumed_at_row": self._resumed_at,
-                    INPUT_STAMP: self._input_stamp,
-                    "not_finite_outputs": json.dumps(self._not_finite.n_not_finite),
-                },
-            )
-            output.flush()
-            self._values.remove()
-            output.publish(self._fingerprint, publisher, self._checkpoint.remove)
+            output.hdf5.create_group(INDEX)
+            output.write_attributes(output.hdf5[INDEX], of_index)
+        paths = {name: name if name in (ROW, TIME) else dataset_name(name) for name in self._layout}
+        self._values.put_into(output, paths)
+        for name, path in paths.items():
+            if name not in (ROW, TIME):
+                output.write_attributes(output.hdf5[path], dataset_attributes)
+        return {"rows_kept": self._n_kept} if is_indexed else {}
 
     def _resume(self) -> None:
-        """Go on with what an earlier writer left, or begin."""
         saved = self._checkpoint.read()
         if "layout" in saved:
             layout = {
@@ -231,7 +144,6 @@ class KeptWriter:
         self._values.remove()
 
     def _save(self) -> None:
-        """Make the rows so far safe, then say so."""
         self._saved = time.monotonic()
         if not self._layout or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
             return  # where strings end is not known from their number

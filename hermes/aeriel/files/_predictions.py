@@ -3,62 +3,38 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors
-from hermes.aeriel.files._checkpoint import Checkpoint, Layout, check_layout
+from hermes.aeriel.files._checkpoint import check_layout
 from hermes.aeriel.files._flat import FlatRows
-from hermes.aeriel.files._output import OutputFile, dataset_name, output_name
-from hermes.aeriel.files._publishing import Publisher
-from hermes.aeriel.files._values import OutputValues
+from hermes.aeriel.files._output import dataset_name, output_name
 from hermes.aeriel.files._varying import NONE_VARY, VaryingOutput
-from hermes.errors import OutputError
+from hermes.aeriel.files._writer import OutputWriter
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_S = 2.0
 # A write to HDF5 takes as long as a small request: they are gathered to this size.
 WRITE_BYTES = 1 << 20
-INPUT_STAMP = "input_stamp"
 
 
-class PredictionWriter:
+class PredictionWriter(OutputWriter):
     """Writes the predictions for one input file, in any order where no output is of varying length.
-
-    They go to ``NAME.partial`` and get the file's own name when the last row is there. Every
-    `CHECKPOINT_S` seconds ``NAME.partial.json`` says how many rows from the first one on are safe
-    on the disk; a writer that finds one with its own fingerprint goes on from there.
 
     Parameters
     ----------
-    file
-        The file to write.
-    rows
-        How many rows there will be.
-    fingerprint
-        Stands for everything that the result depends on.
-    input_stamp
-        Stands for the input as it is now; a checkpoint of another one counts for nothing.
-    finite
-        Whether every value has to be finite.
+    file, rows, fingerprint, input_stamp, finite
+        As for `OutputWriter`.
     varying
         The outputs of varying length. With any, rows are written in their order.
-
-    Attributes
-    ----------
-    rows_done
-        How many rows from the first one on are written; where to go on.
 
     Raises
     ------
@@ -76,55 +52,17 @@ class PredictionWriter:
         finite: bool = False,
         varying: Mapping[str, VaryingOutput] = NONE_VARY,
     ) -> None:
-        self.file = file
-        self.rows_done = 0
-        self._rows = rows
-        self._fingerprint = fingerprint
-        self._input_stamp = input_stamp
-        self._values = OutputValues(file=str(file), finite=finite)
-        self._checkpoint = Checkpoint(file, fingerprint=fingerprint, input_stamp=input_stamp)
-        # What a row of each output is: dtype and shape; nothing before the first answer.
-        self._layout: Layout = {}
+        super().__init__(
+            file, rows=rows, fingerprint=fingerprint, input_stamp=input_stamp, finite=finite
+        )
         self._varying = varying
-        self._output = OutputFile(file, keep=True)
-        values = file.with_name(file.name + ".partial.values")
-        self._flat = FlatRows(self._output, varying, rows, values)
-        try:
-            with as_output_errors(file):
-                self._resume()
-        except BaseException:
-            with suppress(OSError):
-                self._flat.values.remove()
-            self._output.discard()
-            raise
-        self._resumed_at = self.rows_done
-        self._saved = time.monotonic()
+        self._flat = FlatRows(self._output, varying, rows, self._values)
+        self._begin()
         # Runs of rows that are there: the first row by the end, and the end by the first row.
         self._begins, self._ends = {self.rows_done: 0}, {0: self.rows_done}
         # Runs of rows that are yet to be written, by their end.
         self._gathered: dict[int, list[dict[str, NDArray[Any]]]] = {}
         self._gathered_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            try:
-                self._save()
-            except (OSError, RuntimeError) as failure:  # the earlier checkpoint stands
-                logger.warning("%s: no last checkpoint: %s", self._output.path, failure)
-        self._flat.values.close()
-        try:
-            self._output.close()
-        except (OSError, RuntimeError):
-            if error is None:
-                raise
 
     def write(self, outputs: Mapping[str, NDArray[Any]], at: int) -> None:
         """Write rows: an array of shape ``(rows, *shape)`` by output name.
@@ -162,52 +100,22 @@ class PredictionWriter:
         self._gathered_bytes += sum(array.nbytes for array in outputs.values())
         self._join(at, end)
         with as_output_errors(self.file):
-            if time.monotonic() - self._saved > CHECKPOINT_S:
+            if self._is_due():
                 self._save()
             elif self._gathered_bytes >= WRITE_BYTES:
                 self._write_gathered()
 
-    def finish(
-        self,
-        attributes: Mapping[str, Any],
-        dataset_attributes: Mapping[str, Any] | None = None,
-        publisher: Publisher | None = None,
-    ) -> None:
-        """Give the file its name, with these attributes at its root, and on each dataset.
-
-        With a `publisher` it has its name, and is safe, when that has ended.
-
-        Raises
-        ------
-        OutputError
-            It cannot be written.
-        """
-        if self.rows_done != self._rows:
-            raise OutputError(str(self.file), f"has {self.rows_done} of {self._rows} rows")
-        with as_output_errors(self.file):
-            self._write_gathered()
-            if self._varying:
-                # First, as this may take long. A process that is killed meanwhile loses nothing.
-                self._save()
-                self._flat.finish()
-            for dataset in self._output.hdf5.values():
-                self._output.write_attributes(dataset, dict(dataset_attributes or {}))
-            self._output.write_attributes(
-                self._output.hdf5,
-                {
-                    **{name: as_attribute(value) for name, value in attributes.items()},
-                    "resumed_at_row": self._resumed_at,
-                    INPUT_STAMP: self._input_stamp,
-                    "not_finite_outputs": json.dumps(self._values.n_not_finite),
-                },
-            )
-            if self._varying:
-                self._output.flush()
-            self._flat.values.remove()
-            self._output.publish(self._fingerprint, publisher, self._checkpoint.remove)
+    def _complete(self, dataset_attributes: dict[str, Any]) -> dict[str, Any]:
+        self._write_gathered()
+        if self._varying:
+            # First, as this may take long. A process that is killed meanwhile loses nothing.
+            self._save()
+            self._flat.finish()
+        for dataset in self._output.hdf5.values():
+            self._output.write_attributes(dataset, dataset_attributes)
+        return {}
 
     def _resume(self) -> None:
-        """Go on with what an earlier writer left, or begin."""
         rows_done = int(self._checkpoint.read().get("rows_done", 0))
         if rows_done:
             try:
@@ -234,14 +142,14 @@ class PredictionWriter:
     def _look_again(self, rows_done: int) -> None:
         """Look at the rows that an earlier writer left, for the counts."""
         for name in self._varying:
-            for block in self._flat.values.blocks(name):
-                self._values.check(name, 0, block)
+            for block in self._values.blocks(name):
+                self._not_finite.check(name, 0, block)
         for name, dataset in self._datasets():
             row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
             step = max(1, WRITE_BYTES // row_bytes)
             for begin in range(0, rows_done, step):
                 rows = dataset[begin : min(begin + step, rows_done)]
-                self._values.check(output_name(name), begin, rows)
+                self._not_finite.check(output_name(name), begin, rows)
 
     def _datasets(self) -> list[tuple[str, h5py.Dataset]]:
         """Return the datasets of the outputs with rows of one shape."""
@@ -263,7 +171,7 @@ class PredictionWriter:
                 parts = [outputs[name] for outputs in run]
                 array = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 # Not before: to look at every answer of one row takes longer than to write it.
-                self._values.check(name, end - len(array), array)
+                self._not_finite.check(name, end - len(array), array)
                 dataset = dataset_name(name)
                 if dataset not in self._output.hdf5:
                     dtype = h5py.string_dtype("utf-8") if array.dtype.kind == "O" else array.dtype
@@ -272,23 +180,17 @@ class PredictionWriter:
             if self._varying:
                 n_rows = sum(len(next(iter(outputs.values()))) for outputs in run)
                 for name, outputs in itertools.product(self._varying, run):
-                    self._values.check(name, end - n_rows, outputs[name])
+                    self._not_finite.check(name, end - n_rows, outputs[name])
                 self._flat.write(end - n_rows, run)
             # Only now: a checkpoint counts what is no longer waiting.
             del self._gathered[end]
         self._gathered_bytes = 0
 
     def _save(self) -> None:
-        """Make the rows so far safe, then say so."""
         self._saved = time.monotonic()
         self._write_gathered()
         if self.rows_done == 0 or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
             return  # strings live outside their dataset, and every one changes the structure
         self._output.flush()
-        self._flat.values.synchronise()
+        self._values.synchronise()
         self._checkpoint.write(rows_done=self.rows_done)
-
-
-def as_attribute(value: Any) -> Any:
-    """Return a value as an attribute has it."""
-    return value if isinstance(value, str | int | float) else json.dumps(value, default=str)

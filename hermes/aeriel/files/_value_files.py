@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class ValueFiles:
         self._files: dict[str, int] = {}
         # How many values of each there are, and how many bytes they take in its file.
         self._ends: dict[str, tuple[int, int]] = {}
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the values."""
+        return self._items.keys()
 
     def create(self, items: Mapping[str, Item]) -> None:
         """Begin with empty files.

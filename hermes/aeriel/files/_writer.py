@@ -1,0 +1,165 @@
+"""What the writers of output files share: a file is whole or not at all, and goes on until then."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hermes._files import as_output_errors
+from hermes.aeriel.files._checkpoint import Checkpoint, Layout
+from hermes.aeriel.files._output import OutputFile
+from hermes.aeriel.files._publishing import Publisher
+from hermes.aeriel.files._value_files import ValueFiles
+from hermes.aeriel.files._values import OutputValues
+from hermes.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_S = 2.0
+INPUT_STAMP = "input_stamp"
+
+
+class OutputWriter(ABC):
+    """Writes the outputs for one input file.
+
+    They go to ``NAME.partial``, and values whose number is known at the end to
+    ``NAME.partial.values``. The file gets its own name when the last row is there. Every
+    `CHECKPOINT_S` seconds ``NAME.partial.json`` says how many rows are safe on the disk; a writer
+    that finds one with its own fingerprint goes on from there.
+
+    A subclass calls `_begin` when it has what it needs.
+
+    Parameters
+    ----------
+    file
+        The file to write.
+    rows
+        How many rows the input has.
+    fingerprint
+        Stands for everything that the result depends on.
+    input_stamp
+        Stands for the input as it is now; a checkpoint of another one counts for nothing.
+    finite
+        Whether every value has to be finite.
+
+    Attributes
+    ----------
+    rows_done
+        How many rows of the input, from the first one on, are done; where to go on.
+
+    Raises
+    ------
+    OutputError
+        The directory cannot be written.
+    """
+
+    def __init__(
+        self, file: Path, *, rows: int, fingerprint: str, input_stamp: str, finite: bool
+    ) -> None:
+        self.file = file
+        self.rows_done = 0
+        self._rows = rows
+        self._fingerprint = fingerprint
+        self._input_stamp = input_stamp
+        self._not_finite = OutputValues(file=str(file), finite=finite)
+        self._checkpoint = Checkpoint(file, fingerprint=fingerprint, input_stamp=input_stamp)
+        # What a row of each output is: dtype and shape; nothing before the first.
+        self._layout: Layout = {}
+        self._output = OutputFile(file, keep=True)
+        self._values = ValueFiles(file.with_name(file.name + ".partial.values"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            try:
+                self._save()
+            except (OSError, RuntimeError) as failure:  # the earlier checkpoint stands
+                logger.warning("%s: no last checkpoint: %s", self._output.path, failure)
+        self._values.close()
+        try:
+            self._output.close()
+        except (OSError, RuntimeError):
+            if error is None:
+                raise
+
+    def finish(
+        self,
+        attributes: Mapping[str, Any],
+        dataset_attributes: Mapping[str, Any] | None = None,
+        publisher: Publisher | None = None,
+    ) -> None:
+        """Give the file its name, with these attributes at its root, and on each output.
+
+        With a `publisher` it has its name, and is safe, when that has ended.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        if self.rows_done != self._rows:
+            raise OutputError(str(self.file), f"has {self.rows_done} of {self._rows} rows")
+        with as_output_errors(self.file):
+            more = self._complete(dict(dataset_attributes or {}))
+            self._output.write_attributes(
+                self._output.hdf5,
+                {
+                    **{name: _as_attribute(value) for name, value in attributes.items()},
+                    **more,
+                    "resumed_at_row": self._resumed_at,
+                    INPUT_STAMP: self._input_stamp,
+                    "not_finite_outputs": json.dumps(self._not_finite.n_not_finite),
+                },
+            )
+            if self._values.names:  # they are needed until what was made of them is safe
+                self._output.flush()
+            self._values.remove()
+            self._output.publish(self._fingerprint, publisher, self._checkpoint.remove)
+
+    def _begin(self) -> None:
+        """Go on where an earlier writer stopped, or begin anew."""
+        try:
+            with as_output_errors(self.file):
+                self._resume()
+        except BaseException:
+            with suppress(OSError):
+                self._values.remove()
+            self._output.discard()
+            raise
+        self._resumed_at = self.rows_done
+        self._saved = time.monotonic()
+
+    def _is_due(self) -> bool:
+        """Tell whether it is time for a checkpoint."""
+        return time.monotonic() - self._saved > CHECKPOINT_S
+
+    @abstractmethod
+    def _resume(self) -> None:
+        """Go on with what an earlier writer left, or begin."""
+
+    @abstractmethod
+    def _save(self) -> None:
+        """Make the rows so far safe, then say so."""
+
+    @abstractmethod
+    def _complete(self, dataset_attributes: dict[str, Any]) -> dict[str, Any]:
+        """Write what is left of the outputs, and return further attributes of the root."""
+
+
+def _as_attribute(value: Any) -> Any:
+    """Return a value as an attribute has it."""
+    return value if isinstance(value, str | int | float) else json.dumps(value, default=str)
