@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +23,6 @@ from hermes.errors import ParameterError
 
 if TYPE_CHECKING:
     from hermes.aeriel._beacon import BeaconReader
-    from hermes.aeriel.serve import TritonInstance
 
 app = typer.Typer()
 
@@ -88,6 +84,7 @@ def serve(
 ) -> None:
     """Serve a model repository until SIGTERM or SIGINT."""
     from hermes.aeriel import serve as serving  # noqa: PLC0415 (an import of 0.3 s)
+    from hermes.aeriel.monitor import monitored  # noqa: PLC0415 (as above)
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     with errors_as_text():
@@ -98,26 +95,6 @@ def serve(
             endpoint_file.unlink(missing_ok=True)  # of a server that was killed
         watch = None if beacon is None else _beacon_reader(beacon)
         request = serving.GPURequest(gpus=read_gpus(gpus), n_gpus=n_gpus, cpu=cpu)
-        start = functools.partial(
-            serving.serve,
-            model_repository,
-            image or None,
-            name=name,
-            server_args=server_arg or (),
-            log_file=log_file,
-            ports=None if ports is None else _ports(ports),
-            listen=listen,
-            insecure=insecure,
-            advertise=advertise,
-            stop_timeout_s=stop_timeout_s,
-            endpoint_file=endpoint_file,
-            started_by="command",
-        )
-
-        def server(**options: Any) -> AbstractContextManager[TritonInstance]:
-            started = start(**options)
-            return started if monitor is None else _monitored(started, monitor)
-
         with serving.stop_signal() as stopped:
 
             def publish(endpoint: serving.Endpoint) -> None:
@@ -129,8 +106,26 @@ def serve(
                 if endpoint_file is not None:
                     endpoint_file.unlink(missing_ok=True)
 
+            server = serving.serve(
+                model_repository,
+                image or None,
+                name=name,
+                gpus=request.gpus,
+                n_gpus=n_gpus,
+                cpu=cpu,
+                gpu_timeout_s=gpu_timeout_s,
+                server_args=server_arg or (),
+                log_file=log_file,
+                ports=None if ports is None else _ports(ports),
+                listen=listen,
+                insecure=insecure,
+                advertise=advertise,
+                stop_timeout_s=stop_timeout_s,
+                endpoint_file=endpoint_file,
+                started_by="command",
+            )
             serving.run_with_restarts(
-                server(gpus=request.gpus, n_gpus=n_gpus, cpu=cpu, gpu_timeout_s=gpu_timeout_s),
+                monitored(server, monitor),
                 timeout_s=timeout_s,
                 is_wanted=lambda: not stopped.is_set() and (watch is None or watch.is_moving()),
                 publish=publish,
@@ -147,17 +142,6 @@ def _beacon_reader(file: Path) -> BeaconReader:
     if not file.is_file():
         raise ParameterError("while", f"there is no file {file}; its driver has to make it first")
     return BeaconReader(file)
-
-
-@contextmanager
-def _monitored(
-    server: AbstractContextManager[TritonInstance], path: Path
-) -> Iterator[TritonInstance]:
-    from hermes.aeriel.monitor import ServerMonitor  # noqa: PLC0415 (as above)
-
-    # Not the endpoint of now: a server that lost its ports to another one takes others.
-    with server as instance, ServerMonitor(lambda: instance.endpoint, path):
-        yield instance
 
 
 def _ports(text: str) -> Any:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,10 +20,9 @@ from hermes.aeriel.files import Request, infer_with_reconnects
 from hermes.aeriel.jobs._beacon import BeaconWatch
 from hermes.aeriel.jobs._files import JobStatus, RunDirectory, is_done
 from hermes.aeriel.jobs._servers import ServerRequest, check_reachable
-from hermes.aeriel.monitor import ServerMonitor
+from hermes.aeriel.monitor import monitored
 from hermes.aeriel.serve import (
     GPURequest,
-    TritonInstance,
     run_with_restarts,
     serve,
     stop_signal,
@@ -85,9 +84,9 @@ def _infer(
     """Do files until one fails in a way that ends the call, and return those behind it."""
     begun = 0
 
-    def begin(request: Request) -> Request:
+    def begin(number: int, request: Request) -> Request:
         nonlocal begun
-        begun = requests.index(request)
+        begun = number
         logger.info("infers %s", request.output_file)
         count.begin()
         return request
@@ -97,7 +96,7 @@ def _infer(
         infer_with_reconnects(
             _RunServer(run, options.retry_for_s),
             options,
-            [partial(begin, request) for request in requests],
+            [partial(begin, number, request) for number, request in enumerate(requests)],
             lambda _, done, total: count(done, total),
         )
     except (DataError, FilesError) as error:  # the others are done
@@ -211,7 +210,7 @@ def run_server(run: RunDirectory) -> int:
     )
     with stop_signal() as stopped:
         run_with_restarts(
-            _monitored(server, wanted.monitor_file),
+            monitored(server, Path(wanted.monitor_file) if wanted.monitor_file else None),
             timeout_s=spec.timeout_s,
             is_wanted=lambda: not stopped.is_set() and watch.is_moving(),
             publish=publish,
@@ -219,16 +218,6 @@ def run_server(run: RunDirectory) -> int:
             most_restarts=SERVER_RESTARTS,
         )
     return 0
-
-
-@contextmanager
-def _monitored(
-    server: AbstractContextManager[TritonInstance], table: str
-) -> Iterator[TritonInstance]:
-    with server as instance, ExitStack() as stack:
-        if table:
-            stack.enter_context(ServerMonitor(lambda: instance.endpoint, Path(table)))
-        yield instance
 
 
 def _endpoint(run: RunDirectory) -> Endpoint | None:

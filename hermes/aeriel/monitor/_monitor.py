@@ -9,12 +9,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from hermes.aeriel._ml4gw import old_keywords
 from hermes.aeriel.endpoint import Endpoint
@@ -26,6 +26,17 @@ logger = logging.getLogger(__name__)
 
 HEADER = (",".join(COLUMNS) + "\n").encode()
 LONGEST_LINE = 1 << 16
+
+
+class HasEndpoint(Protocol):
+    """A server, such as a `TritonInstance`."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it listens."""
+
+
+Server = TypeVar("Server", bound=HasEndpoint)
 
 
 class ServerMonitor:
@@ -213,3 +224,22 @@ def _open(path: Path) -> tuple[int, bool]:
         os.ftruncate(descriptor, os.fstat(descriptor).st_size - len(tail) + tail.rfind(b"\n") + 1)
         undo.pop_all()
     return descriptor, size > len(HEADER)
+
+
+@contextmanager
+def monitored(server: AbstractContextManager[Server], path: Path | None) -> Iterator[Server]:
+    """Yield the server of a context, with a `ServerMonitor` beside it where there is a path.
+
+    Parameters
+    ----------
+    server
+        The context.
+    path
+        The monitor's file; None for no monitor.
+    """
+    # Not the current endpoint: after a restart the server may have other ports.
+    with (
+        server as instance,
+        nullcontext() if path is None else ServerMonitor(lambda: instance.endpoint, path),
+    ):
+        yield instance
