@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.test_docs import ROOT
+from tests.test_docs import ROOT, run_block
 
 EXAMPLE = ROOT / "examples" / "aframe"
 Array = NDArray[Any]
@@ -30,23 +27,8 @@ def made() -> dict[str, Any]:
 def run(tmp_path_factory: pytest.TempPathFactory, made: dict[str, Any], triton_home: Path) -> Path:
     directory = tmp_path_factory.mktemp("aframe")
     made["main"](directory)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "luigi", "--module", "infer", "Events"),
-            *("--directory", directory, "--workers", "2", "--local-scheduler"),
-        ],
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{EXAMPLE}:{ROOT}",
-            "HERMES_TRITON_HOME": str(triton_home),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    command = "luigi --module infer Events --directory . --workers 2 --local-scheduler"
+    run_block("sh", f"PYTHONPATH='{EXAMPLE}' {command}", directory, triton_home)
     return directory
 
 

@@ -20,17 +20,14 @@ import pytest
 from hermes.aeriel.client import TransportName
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve import TritonInstance, serve
-from tests.helpers import DOUBLE, wait_until, write_model
-from tests.stateful import BATCHING, RUNNING_SUM
+from tests.files.runs import write_models
+from tests.helpers import wait_until
 from tests.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Iterator[TritonInstance]:
-    repository = tmp_path_factory.mktemp("models")
-    write_model(repository, "rows", DOUBLE, inputs={"x": ("FP32", [3])})
-    write_model(repository, "windows", DOUBLE, inputs={"x": ("FP32", [2, 8])})
-    write_model(repository, "sums", RUNNING_SUM, inputs={"x": ("FP32", [3])}, config=BATCHING)
+    repository = write_models(tmp_path_factory.mktemp("models"))
     with serve(repository, ports="auto", wait=True, timeout_s=120) as instance:
         yield instance
 

@@ -14,26 +14,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import Hooks, InferenceOptions, Request, Rows, infer_file
+from hermes.aeriel.files import Hooks, InferenceOptions, Request, Rows
 from hermes.aeriel.jobs import JobOptions, infer_in_jobs
 from hermes.aeriel.jobs._files import SubmissionDirectory
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import HookError, OutputError, ParameterError
-from tests.helpers import DOUBLE, write_model
-from tests.stateful import BATCHING, RUNNING_SUM
+from tests.files.runs import Arrays, datasets, infer, write_models
 from workflows.inference import InferenceTask
 
-Arrays = dict[str, NDArray[Any]]
 N_ROWS = 1000
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Iterator[TritonInstance]:
-    repository = tmp_path_factory.mktemp("models")
-    write_model(repository, "rows", DOUBLE, inputs={"x": ("FP32", [3])})
-    write_model(repository, "windows", DOUBLE, inputs={"x": ("FP32", [2, 8])})
-    write_model(repository, "sums", RUNNING_SUM, inputs={"x": ("FP32", [3])}, config=BATCHING)
+    repository = write_models(tmp_path_factory.mktemp("models"))
     with serve(repository, ports="auto", wait=True, timeout_s=120) as instance:
         yield instance
 
@@ -61,30 +55,7 @@ def run(
     **options: Any,
 ) -> Path:
     """Return the file that comes out."""
-    chosen = InferenceOptions(model_name=model, **options)
-    output = file.with_name("out.h5")
-    request = Request(
-        input_files=(file,),
-        output_file=output,
-        options=chosen,
-        fingerprint=model,
-        provenance={},
-        hooks=hooks,
-    )
-    with InferenceClient(server.endpoint, **chosen.client()) as client:
-        infer_file(client, request, lambda *_: None)
-    return output
-
-
-def datasets(file: Path) -> Arrays:
-    found: Arrays = {}
-    with h5py.File(file) as opened:
-        opened.visititems(
-            lambda name, entry: (
-                found.update({name: entry[...]}) if isinstance(entry, h5py.Dataset) else None
-            )
-        )
-    return found
+    return infer(server, file, hooks, model_name=model, **options)
 
 
 def scale(inputs: Arrays, _: Rows) -> Arrays:

@@ -28,8 +28,7 @@ from hermes.aeriel.files import (
     infer_file,
 )
 from hermes.aeriel.serve import TritonInstance, serve
-from tests.helpers import DOUBLE, write_model
-from tests.stateful import BATCHING, RUNNING_SUM
+from tests.files.runs import write_models
 
 REPOSITORY = Path(__file__).parents[2]
 N_ROWS = 1000
@@ -97,10 +96,7 @@ def run(endpoint: str, file: Path, output: Path, case: str, hooks: str, row: int
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Iterator[TritonInstance]:
-    repository = tmp_path_factory.mktemp("models")
-    write_model(repository, "rows", DOUBLE, inputs={"x": ("FP32", [3])})
-    write_model(repository, "windows", DOUBLE, inputs={"x": ("FP32", [2, 8])})
-    write_model(repository, "sums", RUNNING_SUM, inputs={"x": ("FP32", [3])}, config=BATCHING)
+    repository = write_models(tmp_path_factory.mktemp("models"))
     with serve(repository, ports="auto", wait=True, timeout_s=120) as instance:
         yield instance
 

@@ -10,16 +10,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files import Hooks, InferenceOptions, Request, Rows, _preprocessed, infer_file
+from hermes.aeriel.files import Hooks, Rows, _preprocessed
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import HookError, ParameterError
-from tests.helpers import DOUBLE, write_model
+from tests.files.runs import Arrays, datasets, infer, write_models
+from tests.helpers import write_model
 from tests.stateful import BATCHING, RUNNING_SUM, write_implicit_model
 
-Arrays = dict[str, NDArray[Any]]
 N_ROWS = 200
 BOTH = ("background", "injected")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -32,10 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Iterator[TritonInstance]:
-    repository = tmp_path_factory.mktemp("models")
-    write_model(repository, "rows", DOUBLE, inputs={"x": ("FP32", [3])})
-    write_model(repository, "windows", DOUBLE, inputs={"x": ("FP32", [2, 8])})
-    write_model(repository, "sums", RUNNING_SUM, inputs={"x": ("FP32", [3])}, config=BATCHING)
+    repository = write_models(tmp_path_factory.mktemp("models"))
     single = BATCHING.replace("max_candidate_sequences: 3", "max_candidate_sequences: 1")
     write_model(repository, "single", RUNNING_SUM, inputs={"x": ("FP32", [3])}, config=single)
     write_implicit_model(repository, "implicit")
@@ -56,26 +51,7 @@ def file(tmp_path: Path) -> Path:
 
 def run(server: TritonInstance, file: Path, model: str, hooks: Hooks, **options: Any) -> Arrays:
     given = {"input_map": {"x": "x"}, **OPTIONS.get(model, {}), **options}
-    chosen = InferenceOptions(model_name=model, **given)
-    output = file.with_name("out.h5")
-    request = Request(
-        input_files=(file,),
-        output_file=output,
-        options=chosen,
-        fingerprint="f",
-        provenance={},
-        hooks=hooks,
-    )
-    with InferenceClient(server.endpoint, **chosen.client()) as client:
-        infer_file(client, request, lambda *_: None)
-    found: Arrays = {}
-    with h5py.File(output) as opened:
-        opened.visititems(
-            lambda name, entry: (
-                found.update({name: entry[...]}) if isinstance(entry, h5py.Dataset) else None
-            )
-        )
-    return found
+    return datasets(infer(server, file, hooks, model_name=model, **given))
 
 
 def injected(inputs: Arrays, rows: Rows) -> Arrays:
