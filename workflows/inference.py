@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,29 +24,25 @@ from hermes.aeriel.files import (
 from hermes.errors import ParameterError
 from workflows._endpoints import EndpointTarget
 from workflows._progress import Progress
-from workflows.parameters import option_parameters
+from workflows.parameters import options_of, with_options
 from workflows.server import ServerParameters
 
 # A server may take long to come up again.
 RETRY_FOR_S = 600.0
 
 
+@with_options(InferenceOptions, retry_for_s=RETRY_FOR_S)
 class InferenceParameters:
     """How a file goes through a model: a parameter for each field of `InferenceOptions`."""
 
-    if TYPE_CHECKING:  # they are made below
+    if TYPE_CHECKING:  # the decorator makes them
 
         def __getattr__(self, name: str) -> Any: ...
 
     @property
     def options(self) -> InferenceOptions:
         """The parameters as options."""
-        return InferenceOptions(**{f.name: getattr(self, f.name) for f in fields(InferenceOptions)})
-
-
-for _name, _parameter in option_parameters(InferenceOptions, retry_for_s=RETRY_FOR_S).items():
-    setattr(InferenceParameters, _name, _parameter)
-    _parameter.__set_name__(InferenceParameters, _name)  # as a class statement does
+        return options_of(InferenceOptions, self)
 
 
 class InferenceTask(InferenceParameters, luigi.Task):

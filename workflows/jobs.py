@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,28 +15,24 @@ from hermes.aeriel.jobs import JobOptions, Progress, ServerRequest, check_jobs, 
 from hermes.errors import ParameterError
 from workflows._builds import once_per_build
 from workflows.inference import InferenceTask
-from workflows.parameters import option_parameters
+from workflows.parameters import options_of, with_options
 from workflows.server import TritonServerTask
 
 logger = logging.getLogger("luigi-interface")
 
 
+@with_options(JobOptions)
 class JobParameters:
     """Whether and how batch jobs are used: a parameter for each field of `JobOptions`."""
 
-    if TYPE_CHECKING:  # they are made below
+    if TYPE_CHECKING:  # the decorator makes them
 
         def __getattr__(self, name: str) -> Any: ...
 
     @property
     def job_options(self) -> JobOptions:
         """The parameters as options."""
-        return JobOptions(**{each.name: getattr(self, each.name) for each in fields(JobOptions)})
-
-
-for _name, _parameter in option_parameters(JobOptions).items():
-    setattr(JobParameters, _name, _parameter)
-    _parameter.__set_name__(JobParameters, _name)  # as a class statement does
+        return options_of(JobOptions, self)
 
 
 class InferenceJobs(JobParameters, luigi.Task):

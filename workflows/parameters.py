@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import luigi
 from luigi.freezing import FrozenOrderedDict
@@ -348,8 +348,8 @@ _HOW = {
 }
 
 
-def option_parameters(options: type, **defaults: Any) -> dict[str, luigi.Parameter[Any]]:
-    """Return a parameter for each field of a dataclass of options, by its name.
+def with_options(options: type, **defaults: Any) -> Callable[[type[T]], type[T]]:
+    """Give a class a parameter for each field of a dataclass of options, for `options_of`.
 
     Parameters
     ----------
@@ -359,10 +359,29 @@ def option_parameters(options: type, **defaults: Any) -> dict[str, luigi.Paramet
     defaults
         Other defaults than the fields have.
     """
-    kinds = get_type_hints(options)
-    return {
-        each.name: _option_parameter(each, kinds[each.name], defaults) for each in fields(options)
-    }
+
+    def decorate(tasks: type[T]) -> type[T]:
+        kinds = get_type_hints(options)
+        for each in fields(options):
+            parameter = _option_parameter(each, kinds[each.name], defaults)
+            setattr(tasks, each.name, parameter)
+            parameter.__set_name__(tasks, each.name)  # as a class statement does
+        return tasks
+
+    return decorate
+
+
+def options_of(options: type[T], task: Any) -> T:
+    """Return the parameters of a task as options.
+
+    Parameters
+    ----------
+    options
+        A dataclass, of which `with_options` has given the task's class the parameters.
+    task
+        The task.
+    """
+    return options(**{each.name: getattr(task, each.name) for each in fields(cast("Any", options))})
 
 
 def _option_parameter(

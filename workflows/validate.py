@@ -7,7 +7,7 @@ The main job, from a shell: ``luigi --module workflows.validate Validate …``; 
 from __future__ import annotations
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,8 @@ from workflows.parameters import (
     TextList,
     TextLists,
     WholeNumber,
-    option_parameters,
+    options_of,
+    with_options,
 )
 from workflows.server import ServerParameters, TritonServerTask
 
@@ -178,23 +179,18 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
         )
 
 
+@with_options(ValidationOptions)
 class MetricParameters:
     """How predictions are measured: a parameter for each field of `ValidationOptions`."""
 
-    if TYPE_CHECKING:  # they are made below
+    if TYPE_CHECKING:  # the decorator makes them
 
         def __getattr__(self, name: str) -> Any: ...
 
     @property
     def validation(self) -> ValidationOptions:
         """The parameters as options."""
-        names = [each.name for each in fields(ValidationOptions)]
-        return ValidationOptions(**{name: getattr(self, name) for name in names})
-
-
-for _name, _parameter in option_parameters(ValidationOptions).items():
-    setattr(MetricParameters, _name, _parameter)
-    _parameter.__set_name__(MetricParameters, _name)  # as a class statement does
+        return options_of(ValidationOptions, self)
 
 
 class Merge(ValidationParameters, luigi.Task):
