@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hermes._files import write_whole
 from hermes.aeriel._addresses import is_only_here
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.jobs._engine import Engine, JobId, JobState, Submission
@@ -49,7 +50,7 @@ class ServerRequest:
             "log_file": self.log_file,
             "monitor_file": self.monitor_file,
         }
-        path.write_text(json.dumps(facts))
+        write_whole(path, json.dumps(facts), mode=0o600, durable=False)
 
     @classmethod
     def read(cls, path: Path) -> ServerRequest:
