@@ -9,7 +9,7 @@ export VENV ?= .venv
 export DEMO ?= demo
 export SEARCH ?= search
 
-.PHONY: validate search test test-root image check chaos soak fuzz conformance benchmark docs format clean
+.PHONY: validate search test test-root gpu image check chaos soak fuzz conformance benchmark docs format clean
 .PHONY: triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -42,6 +42,11 @@ test: install-dev triton
 # The tests that need root: several users, mounts, namespaces, batch systems.
 test-root: install-dev triton
 	"$$VENV/bin/python" -m pytest -m root $(ARGS)
+
+# The tests on real GPUs: elsewhere each is skipped, and says why. They install onnxruntime and PyTorch
+# for CUDA in a Triton of their own, in HERMES_GPU_TRITON_HOME where that is set.
+gpu: install-dev
+	"$$VENV/bin/python" -m pytest -m gpu tests/gpu $(ARGS)
 
 # What the container tests need, for everybody who runs them in this clone: as root, on Debian.
 image:

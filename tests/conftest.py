@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes.aeriel.serve._nvml import why_no_gpu
 from hermes.runtime import install_triton
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -33,9 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what only root can do."""
+    """Skip what only root can do, and what needs a GPU where there is none."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
+    if item.get_closest_marker("gpu") and (reason := why_no_gpu()):
+        pytest.skip(f"needs a GPU: {reason}")
 
 
 @pytest.hookimpl(wrapper=True)
