@@ -22,6 +22,7 @@ RUN = ("python", "sh")
 ALONE = [ROOT / "docs" / "model-repository.md"]
 # The blocks of these pages need data of a test's own.
 RUN_ELSEWHERE = {
+    "scaling.md": "tests/test_scaling.py",
     "search.md": "tests/test_search.py",
     "clusters.md": "tests/clusters/test_jobs.py",
     "streaming.md": "tests/files/test_varying.py",

@@ -1,0 +1,1 @@
+"""What bounds a run, and how long it takes: a flow model, and measurements beside it."""

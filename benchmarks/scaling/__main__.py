@@ -1,0 +1,143 @@
+"""How fast a run is, and what bounds it: predictions, and measurements of this machine beside them.
+
+python -m benchmarks.scaling predict --gpus 8 --gpu-rows-per-s 20000 --clients 8
+python -m benchmarks.scaling year
+python -m benchmarks.scaling measure --output scaling.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.scaling.compare import Comparison, compare
+from benchmarks.scaling.constants import LOCAL, REMOTE
+from benchmarks.scaling.model import Setting, steady_rate
+from benchmarks.scaling.simulation import Loss, Work, simulate
+from benchmarks.scaling.year import table
+
+HEADER = (
+    "| model | servers | clients | in flight | link, MB/s | bound by | predicted rows/s | measured "
+    "| difference |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+# Options of a prediction, with defaults; 0 of a rate means that nothing bounds it.
+SETTINGS = {
+    "--servers": (1, "servers, each on a host of its own"),
+    "--gpus": (1, "of a server, each with an instance of the model"),
+    "--gpu-rows-per-s": (1e4, "of the model on one GPU, as hermes tune finds it"),
+    "--clients": (4, "clients, spread over the servers"),
+    "--client-hosts": (0, "hosts of the clients, with --link-gb-s; 0: as many as servers"),
+    "--row-bytes": (32768, "of a row as it is sent"),
+    "--read-bytes": (0.0, "of a row as it is read from the file system; 0: as it is sent"),
+    "--answer-bytes": (4, "of the outputs of a row"),
+    "--rows-per-request": (256, "of a request"),
+    "--in-flight": (0, "requests under way of a client; 0: two more than --gpus"),
+    "--link-gb-s": (0.0, "GB/s of a host's network; 0: clients are on the servers' hosts"),
+    "--file-system-gb-s": (0.0, "GB/s of the file system for all clients; 0: any"),
+    "--job-starts-per-s": (0.0, "jobs that the engine starts in a second; 0: any"),
+    "--rows": (1e9, "of all files"),
+    "--rows-per-file": (4096.0, "of a file"),
+    "--files-per-job": (100, "of a job"),
+    "--lose-at-s": (600.0, "when the host of --lose is lost"),
+    "--back-s": (120.0, "until its work can start elsewhere"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    measure = commands.add_parser("measure", help="predictions beside measurements of this machine")
+    measure.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    measure.add_argument("--points", default="", help="only models whose name contains this")
+    measure.add_argument("--output", type=Path, help="a table as Markdown, and beside it as .json")
+    measure.set_defaults(run=run_measure)
+    year = commands.add_parser("year", help="the table of docs/scaling.md for a year of data")
+    year.set_defaults(run=lambda _: print(*table(), sep="\n"))
+    predict = commands.add_parser("predict", help="what bounds a run, and how long it takes")
+    for flag, (default, help_text) in SETTINGS.items():
+        predict.add_argument(flag, type=type(default), default=default, help=help_text)
+    predict.add_argument("--lose", choices=["clients", "servers"], help="a host of these")
+    predict.set_defaults(run=run_predict)
+    options = parser.parse_args()
+    options.run(options)
+
+
+def run_predict(options: argparse.Namespace) -> None:
+    is_remote = options.link_gb_s > 0
+    link = 1e9 * options.link_gb_s or math.inf
+    setting = Setting(
+        costs=REMOTE if is_remote else LOCAL,
+        row_bytes=options.row_bytes,
+        answer_bytes=options.answer_bytes,
+        read_bytes=options.read_bytes or options.row_bytes,
+        rows_per_request=options.rows_per_request,
+        in_flight=options.in_flight or options.gpus + 2,
+        instances=options.gpus,
+        service_s=options.rows_per_request / options.gpu_rows_per_s,
+        servers=options.servers,
+        server_hosts=options.servers,
+        clients=options.clients,
+        client_hosts=options.client_hosts or options.servers,
+        server_link=link,
+        client_link=link,
+        file_system=1e9 * options.file_system_gb_s or math.inf,
+        job_starts_per_s=options.job_starts_per_s or math.inf,
+    )
+    work = Work(
+        rows=options.rows, rows_per_file=options.rows_per_file, files_per_job=options.files_per_job
+    )
+    rate, bound_by = steady_rate(setting)
+    print(f"while all clients stream: {rate:.4g} rows/s, bound by {bound_by}")
+    losses = [Loss(at_s=options.lose_at_s, what=options.lose, back_s=options.back_s)]
+    whole = simulate(setting, work, losses if options.lose else ())
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in whole.shares.items())
+    print(f"the run: {whole.seconds:.0f} s, {whole.rows_per_s:.4g} rows/s")
+    print(f"what the clients' time goes by: {shares}")
+    if whole.again:
+        print(f"answered again: {whole.again:.0f} rows")
+
+
+def run_measure(options: argparse.Namespace) -> None:
+    rows: list[Comparison] = []
+
+    def take(comparison: Comparison) -> None:
+        rows.append(comparison)
+        print(line(comparison), flush=True)
+
+    print(HEADER)
+    constants = compare(options.seconds, options.points, take)
+    differences = sorted(abs(row.difference) for row in rows)
+    summary = (
+        f"{len(rows)} points, {options.seconds:g} s each; within 15 %: "
+        f"{sum(d <= 0.15 for d in differences)}; median {100 * differences[len(rows) // 2]:.0f} %, "
+        f"most {100 * differences[-1]:.0f} %; load {os.getloadavg()[0]:.1f} at the end"
+    )
+    print(f"\n{summary}")
+    print(json.dumps(asdict(constants)))
+    if options.output:
+        table = "\n".join([HEADER, *map(line, rows), "", summary, ""])
+        options.output.write_text(table)
+        facts = {"constants": asdict(constants), "comparisons": [asdict(row) for row in rows]}
+        options.output.with_suffix(".json").write_text(json.dumps(facts, indent=2))
+
+
+def line(row: Comparison) -> str:
+    point = row.point
+    link = "" if math.isinf(row.link) else f"{row.link / 1e6:g}"
+    return (
+        f"| {point.model} | {point.servers} | {point.clients} | {point.in_flight} | {link} "
+        f"| {row.bound_by} | {row.predicted:.0f} | {row.measured:.0f} "
+        f"| {100 * row.difference:+.0f} % |"
+    )
+
+
+if __name__ == "__main__":
+    main()
