@@ -307,6 +307,7 @@ class Merge(ValidationParameters, luigi.Task):
             Something cannot work.
         """
         report("step", text="checking the inputs")
+        self.job_options  # noqa: B018 (raises where they do not go together)
         hooks = self.hooks
         if hooks.given and self.engine != "local":
             raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.files import Hooks, InferenceOptions, Request, Rows
 from hermes.aeriel.jobs import JobOptions, infer_in_jobs
-from hermes.aeriel.jobs._files import SubmissionDirectory
+from hermes.aeriel.jobs._files import SubmissionDirectory, Work
 from hermes.aeriel.serve import TritonInstance, serve
 from hermes.errors import HookError, OutputError, ParameterError
 from tests.files.runs import Arrays, datasets, infer, write_models
@@ -240,8 +240,9 @@ def test_batch_jobs_refuse_hooks(tmp_path: Path) -> None:
         provenance={},
     )
     directory = SubmissionDirectory(tmp_path)
-    directory.write_requests(1, [request])
-    assert directory.read_requests(1) == [request]
+    work = Work(requests=(request,), server=0)
+    directory.write_work(1, work)
+    assert directory.read_work(1) == work
     hooked = replace(request, hooks=Hooks(preprocess=scale))
     with pytest.raises(ParameterError, match="engine: batch jobs do not have the hooks"):
         infer_in_jobs(

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from hermes.aeriel.files import Request
 from hermes.aeriel.jobs import _beacon
 from hermes.aeriel.jobs._beacon import Beacon, BeaconWatch
 from hermes.aeriel.jobs._chunks import MOST_FILES_PER_JOB, chunks
-from hermes.aeriel.jobs._files import JobStatus, RunDirectory
-from hermes.aeriel.jobs._servers import ServerRequest, check_reachable
+from hermes.aeriel.jobs._files import JobStatus, RunDirectory, Work
+from hermes.aeriel.jobs._server_request import ServerRequest, check_reachable
 from hermes.aeriel.supervise import ServerSpec
 from hermes.errors import ParameterError
 from tests.helpers import wait_until
@@ -47,12 +48,13 @@ def test_a_run_is_for_its_user_alone(run: RunDirectory) -> None:
 def test_a_job_reads_what_the_driver_wrote(run: RunDirectory, tmp_path: Path) -> None:
     files = run.submission("0")
     files.path.mkdir()
-    asked = [
+    asked = (
         request(tmp_path / "a b.h5", input_map={"x": "/x", "y": ("/y", "/z")}, shifts=("0", "1s")),
         request(tmp_path / "c.h5", outputs=("o",)),
-    ]
-    files.write_requests(3, asked)
-    assert files.read_requests(3) == asked
+    )
+    work = Work(requests=asked, server=1)
+    files.write_work(3, work)
+    assert files.read_work(3) == work
     assert files.read_status(3) == JobStatus()
     files.write_status(3, JobStatus(rows=5, failures={"/a": "bad"}))
     assert files.read_status(3) == JobStatus(rows=5, failures={"/a": "bad"})
@@ -60,8 +62,17 @@ def test_a_job_reads_what_the_driver_wrote(run: RunDirectory, tmp_path: Path) ->
 
 def test_a_server_request_comes_back(run: RunDirectory) -> None:
     asked = ServerRequest(spec=ServerSpec(model_repository="/m", n_gpus=2), log_file="/log")
-    asked.write(run.server)
-    assert ServerRequest.read(run.server) == asked
+    asked.write(run.server(0))
+    assert ServerRequest.read(run.server(0)) == asked
+    assert run.has_work_for(0)
+    run.server(0).unlink()
+    assert not run.has_work_for(0)
+
+
+def test_each_of_several_servers_has_files_of_its_own() -> None:
+    asked = ServerRequest(spec=ServerSpec(model_repository="/m"), log_file="/logs/triton.log")
+    assert asked.of_server(0) == asked
+    assert asked.of_server(2) == replace(asked, log_file="/logs/triton-2.log")
 
 
 def test_logs_stay_and_nothing_else(run: RunDirectory) -> None:
@@ -69,7 +80,7 @@ def test_logs_stay_and_nothing_else(run: RunDirectory) -> None:
     (run.path / "1").mkdir()
     run.submission("0").log(1).write_text("why")
     run.submission("0").log(2).touch()
-    for file in (run.endpoint, run.beacon, run.path / "1" / "0.requests.json"):
+    for file in (run.endpoint(0), run.beacon, run.path / "1" / "0.work.json"):
         file.touch()
     run.remove(keep_logs=True)
     assert [path for path in run.path.rglob("*") if path.is_file()] == [run.submission("0").log(1)]
@@ -117,16 +128,16 @@ class TestBeacon:
             pass
         watch = BeaconWatch(run)
         assert watch.is_moving()
-        run.endpoint.touch()
+        run.endpoint(1).touch()
         run.bury()
         assert not watch.is_moving()
-        assert not run.endpoint.exists()  # it has a key
+        assert not run.endpoint(1).exists()  # it has a key
 
     def test_a_run_without_a_beacon_is_over(self, run: RunDirectory) -> None:
         assert not BeaconWatch(run).is_moving()
 
 
-@pytest.mark.parametrize("what", [("infer", "0", "0"), ("serve", "0")])
+@pytest.mark.parametrize("what", [("infer", "0", "0"), ("serve", "0", "0")])
 def test_a_job_that_comes_late_does_nothing(run: RunDirectory, what: tuple[str, ...]) -> None:
     command = [sys.executable, "-P", "-m", "hermes.aeriel.jobs", what[0], str(run.path), *what[1:]]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

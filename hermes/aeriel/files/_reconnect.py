@@ -68,8 +68,8 @@ def infer_with_reconnects(
         if is_transient(error) or used is None:
             return is_transient(error)
         # A server that is stopping drops its models first, and then says that it has none.
-        is_lost = used != server.current()
-        return is_lost and isinstance(error, ServerError | ModelError | InferenceError)
+        may_be_lost = isinstance(error, ServerError | ModelError | InferenceError)
+        return may_be_lost and used != server.current()
 
     def stream() -> None:
         nonlocal used

@@ -3,6 +3,6 @@
 from hermes.aeriel.jobs._chunks import Progress
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.jobs._run import check_jobs, infer_in_jobs
-from hermes.aeriel.jobs._servers import ServerRequest
+from hermes.aeriel.jobs._server_request import ServerRequest
 
 __all__ = ["JobOptions", "Progress", "ServerRequest", "check_jobs", "infer_in_jobs"]

@@ -19,8 +19,8 @@ def main() -> int:
     match sys.argv[1:]:
         case ["infer", run, submission, number]:
             return infer(RunDirectory(Path(run)), submission, int(number))
-        case ["serve", run, _]:
-            return run_server(RunDirectory(Path(run)))
+        case ["serve", run, server, _]:
+            return run_server(RunDirectory(Path(run)), int(server))
         case ["reap", engine, run]:
             return reap(RunDirectory(Path(run)), find_engine(engine))
         case arguments:

@@ -8,7 +8,7 @@ from itertools import islice
 
 from hermes.aeriel.files import Request
 
-# What makes a job of a few minutes, and keeps more than one client busy.
+# What makes a job of a few minutes, and keeps more than one client of each server busy.
 BYTES_PER_JOB = 4 << 30
 MOST_FILES_PER_JOB = 500
 FEWEST_JOBS = 4
@@ -63,7 +63,7 @@ class Chunk:
     attempts: int = 0
 
 
-def chunks(requests: Sequence[Request], files_per_job: int) -> list[Chunk]:
+def chunks(requests: Sequence[Request], files_per_job: int, n_servers: int = 1) -> list[Chunk]:
     """Return the files of each job.
 
     Parameters
@@ -72,12 +72,14 @@ def chunks(requests: Sequence[Request], files_per_job: int) -> list[Chunk]:
         All files.
     files_per_job
         How many a job gets; 0: as many as make a few minutes, going by their sizes.
+    n_servers
+        How many servers are to be kept busy.
     """
     n_bytes = 0 if files_per_job else sum(_size(each) for each in requests)
     n_jobs = max(
         -(-n_bytes // BYTES_PER_JOB),
         -(-len(requests) // MOST_FILES_PER_JOB),
-        min(FEWEST_JOBS, len(requests)),
+        min(FEWEST_JOBS * n_servers, len(requests)),
     )
     return [
         Chunk(requests=part)

@@ -13,8 +13,25 @@ from typing import Any, Self
 
 from hermes._files import write_whole
 from hermes.aeriel._options import InferenceOptions
+from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import NO_HOOKS, Request, fingerprint_of
 from hermes.errors import ParameterError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a job is to do.
+
+    Parameters
+    ----------
+    requests
+        The files.
+    server
+        The number of the server that the job is to use, as long as that is ready.
+    """
+
+    requests: tuple[Request, ...]
+    server: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +64,6 @@ class RunDirectory:
         self.beacon = path / "beacon"
         # Left by the first job that finds the beacon standing still, for those in the queue.
         self.tombstone = path / "tombstone"
-        self.endpoint = path / "endpoint.json"
-        self.server = path / "server.json"
         self.reaper_log = path / "reaper.log"
 
     @classmethod
@@ -77,11 +92,39 @@ class RunDirectory:
         """The unique name of the run."""
         return self.path.name
 
+    def server(self, number: int) -> Path:
+        """Return the file that says what a server is to be; the server ends when it is removed."""
+        return self.path / f"server-{number}.json"
+
+    def has_work_for(self, number: int) -> bool:
+        """Tell whether a server is still to be there."""
+        try:
+            self.server(number).open().close()  # it is opened: NFS then looks for it anew
+        except FileNotFoundError:
+            return False
+        except OSError:  # of a file server that is away: the beacon decides
+            return True
+        return True
+
+    def endpoint(self, number: int) -> Path:
+        """Return the file that says where a server listens."""
+        return self.path / f"endpoint-{number}.json"
+
+    def endpoints(self) -> dict[int, Endpoint]:
+        """Return where servers listen that are ready, by their numbers."""
+        refresh(self.path)
+        found = {}
+        for path in self.path.glob("endpoint-*.json"):
+            with suppress(FileNotFoundError, ParameterError):  # it has just been removed
+                found[int(path.stem.partition("-")[2])] = Endpoint.read(path)
+        return dict(sorted(found.items()))
+
     def bury(self) -> None:
         """Note that the driver is dead, for the jobs in the queue and for later runs."""
         with suppress(OSError):  # it may be gone already
             self.tombstone.touch()
-            self.endpoint.unlink(missing_ok=True)
+            for path in self.path.glob("endpoint-*.json"):  # they have keys
+                path.unlink(missing_ok=True)
 
     def submission(self, name: str) -> SubmissionDirectory:
         """Return the directory of one submission."""
@@ -127,21 +170,23 @@ class SubmissionDirectory:
         """Return the file that takes the output of a job."""
         return self.path / f"{number}.log"
 
-    def _requests(self, number: int) -> Path:
-        return self.path / f"{number}.requests.json"
+    def _work(self, number: int) -> Path:
+        return self.path / f"{number}.work.json"
 
     def _status(self, number: int) -> Path:
         return self.path / f"{number}.status.json"
 
-    def write_requests(self, number: int, requests: list[Request]) -> None:
+    def write_work(self, number: int, work: Work) -> None:
         """Say what a job is to do; hooks, which are Python, stay behind."""
-        facts = [asdict(replace(request, hooks=NO_HOOKS)) for request in requests]
-        text = json.dumps(facts, default=_as_json)
-        write_whole(self._requests(number), text, mode=0o600, durable=False)
+        requests = [asdict(replace(request, hooks=NO_HOOKS)) for request in work.requests]
+        text = json.dumps({"server": work.server, "requests": requests}, default=_as_json)
+        write_whole(self._work(number), text, mode=0o600, durable=False)
 
-    def read_requests(self, number: int) -> list[Request]:
+    def read_work(self, number: int) -> Work:
         """Return what a job is to do."""
-        return [_request(**facts) for facts in json.loads(self._requests(number).read_text())]
+        facts = json.loads(self._work(number).read_text())
+        requests = tuple(_request(**each) for each in facts["requests"])
+        return Work(requests=requests, server=facts["server"])
 
     def write_status(self, number: int, status: JobStatus) -> None:
         """Say what a job has done."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hermes.aeriel._options import option
+from hermes.errors import ParameterError
 
 EngineName = Literal["local", "slurm", "slurm-steps", "htcondor"]
 ServerPlace = Literal["driver", "job"]
@@ -27,6 +28,11 @@ class JobOptions:
         "driver",
         changes_result=False,
     )
+    servers: int = option(
+        "Servers, each in a job of its own; the jobs of clients are spread over them.",
+        1,
+        changes_result=False,
+    )
     files_per_job: int = option(
         "Input files of a job; 0: what makes jobs of a few minutes.", 0, changes_result=False
     )
@@ -45,3 +51,11 @@ class JobOptions:
     server_job_args: tuple[str, ...] = option(
         "The same for the job of the server, in place of job_args.", (), changes_result=False
     )
+
+    def __post_init__(self) -> None:
+        if self.servers < 1:
+            raise ParameterError("servers", f"{self.servers} is less than 1")
+        if self.servers > 1 and (self.engine == "local" or self.server_place != "job"):
+            where = "without a batch system" if self.engine == "local" else "on the driver's host"
+            problem = f"there is one server {where}; {self.servers} servers take"
+            raise ParameterError("servers", f"{problem} --engine and --server-place job")

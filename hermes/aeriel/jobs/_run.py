@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,16 +18,11 @@ from hermes.aeriel.jobs._beacon import Beacon
 from hermes.aeriel.jobs._chunks import Chunk, Progress, chunks
 from hermes.aeriel.jobs._engine import Engine, JobId, JobState, Submission
 from hermes.aeriel.jobs._engines import find_engine
-from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, is_done, refresh
+from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, Work, is_done, refresh
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.jobs._reaper import Reaper
-from hermes.aeriel.jobs._servers import (
-    RunServer,
-    ServerElsewhere,
-    ServerJob,
-    ServerRequest,
-    server_submission,
-)
+from hermes.aeriel.jobs._server_request import ServerRequest, server_submission
+from hermes.aeriel.jobs._servers import RunServers, ServerElsewhere, ServerJobs
 from hermes.aeriel.supervise import ServerSpec
 from hermes.errors import EngineError, JobsError, ParameterError, log_tail
 
@@ -45,6 +41,7 @@ class _Job:
     chunk: Chunk
     files: SubmissionDirectory
     number: int
+    server: int
 
     @property
     def log(self) -> Path:
@@ -74,8 +71,8 @@ def infer_in_jobs(
     directory
         On a file system that the hosts of the jobs share; gets a directory for the run.
     server
-        A function that returns where a server listens just now, None while it does not; or the
-        server that is to run in a job of its own.
+        A function that returns where a server listens just now, None while it does not; or what
+        the servers are to be that run in jobs of their own, as many as `options` says.
     is_advertised
         Whether the user has named the address of a server that is not in a job.
     on_progress
@@ -84,7 +81,7 @@ def infer_in_jobs(
     Raises
     ------
     JobsError
-        Files could not be done, while those of other jobs are; or the server's job ends each time.
+        Files could not be done, while those of other jobs are; or each server's job ends each time.
     ParameterError
         Jobs on other hosts cannot reach the server, or there are hooks, which jobs do not have.
     EngineError
@@ -97,13 +94,13 @@ def infer_in_jobs(
     with ExitStack() as stack:
         stack.enter_context(Reaper(run, options.engine, engine))
         with Beacon(run):
-            tended: RunServer = (
-                ServerJob(run, engine, options, server)
+            todo = chunks(_anywhere(requests), options.files_per_job, options.servers)
+            servers: RunServers = (
+                ServerJobs(run, engine, options, server, min(options.servers, len(todo)))
                 if isinstance(server, ServerRequest)
                 else ServerElsewhere(run, server, is_advertised=is_advertised)
             )
-            driver = _Driver(run, engine, options, tended, on_progress)
-            driver.drive(chunks(_anywhere(requests), options.files_per_job))
+            _Driver(run, engine, options, servers, on_progress).drive(todo)
         run.finish()
 
 
@@ -139,7 +136,7 @@ def check_jobs(options: JobOptions, server: ServerSpec | None = None) -> None:
     engine = find_engine(options.engine)
     with TemporaryDirectory(prefix="hermes-") as directory:
         if server is not None:
-            engine.check(server_submission(options, server, "check", Path(directory)))
+            engine.check(server_submission(options, server, "check", Path(directory), 0))
         engine.check(_client_submission(options, "check", Path(directory), "", 1))
 
 
@@ -168,13 +165,13 @@ class _Driver:
         run: RunDirectory,
         engine: Engine,
         options: JobOptions,
-        server: RunServer,
+        servers: RunServers,
         on_progress: Callable[[Progress], object],
     ) -> None:
         self._run = run
         self._engine = engine
         self._options = options
-        self._server = server
+        self._servers = servers
         self._on_progress = on_progress
         self._jobs: dict[JobId, _Job] = {}
         self._n_submissions = 0
@@ -191,7 +188,8 @@ class _Driver:
                 states = self._engine.states(self._run.name)
                 for job_id in self._jobs.keys() - states.keys():
                     waiting += self._conclude(self._jobs.pop(job_id))
-                if self._server.tend(states) and waiting and len(self._jobs) < MOST_JOBS:
+                needed = self._servers.numbers if waiting else set(self._clients())
+                if self._servers.tend(states, needed) and waiting and len(self._jobs) < MOST_JOBS:
                     n = MOST_JOBS - len(self._jobs)
                     self._submit(waiting[:n])
                     del waiting[:n]
@@ -204,15 +202,27 @@ class _Driver:
                 answered_at = time.monotonic()
                 self._report(states, waiting, n_files, time.monotonic() - began)
             time.sleep(min(LONGEST_POLL_S, FIRST_POLL_S + (time.monotonic() - began) / 60))
+        # A server that nobody needs any more may still be in the queue.
+        states = self._engine.states(self._run.name)
+        if any(state.phase != "running" for state in states.values()):
+            self._engine.cancel(self._run.name)
         if self._problems:
             raise JobsError(tuple(self._problems))
+
+    def _clients(self) -> Counter[int]:
+        """Return how many jobs each server has."""
+        return Counter(job.server for job in self._jobs.values())
 
     def _submit(self, waiting: Sequence[Chunk]) -> None:
         name = str(self._n_submissions)
         files = self._run.submission(name)
         files.path.mkdir(exist_ok=True)
+        servers = []
+        clients = self._clients()
         for index, chunk in enumerate(waiting):
-            files.write_requests(index, list(chunk.requests))
+            servers.append(min(self._servers.numbers, key=lambda server: clients[server]))
+            clients[servers[-1]] += 1
+            files.write_work(index, Work(requests=chunk.requests, server=servers[-1]))
         submission = _client_submission(
             self._options, self._run.name, self._run.path, name, len(waiting)
         )
@@ -220,8 +230,8 @@ class _Driver:
         self._n_submissions += 1
         logger.info("submitted %d jobs of %s as %s", len(waiting), self._run.name, job_id)
         self._jobs |= {
-            JobId(job_id, index): _Job(chunk=chunk, files=files, number=index)
-            for index, chunk in enumerate(waiting)
+            JobId(job_id, index): _Job(chunk=chunk, files=files, number=index, server=server)
+            for index, (chunk, server) in enumerate(zip(waiting, servers, strict=True))
         }
 
     def _conclude(self, job: _Job) -> list[Chunk]:

@@ -18,8 +18,9 @@ from hermes.aeriel.client import is_transient
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import Request, infer_with_reconnects
 from hermes.aeriel.jobs._beacon import BeaconWatch
+from hermes.aeriel.jobs._client_server import ClientServer
 from hermes.aeriel.jobs._files import JobStatus, RunDirectory, is_done
-from hermes.aeriel.jobs._servers import ServerRequest, check_reachable
+from hermes.aeriel.jobs._server_request import ServerRequest, check_reachable
 from hermes.aeriel.monitor import monitored
 from hermes.aeriel.serve import (
     GPURequest,
@@ -31,8 +32,6 @@ from hermes.errors import (
     DataError,
     FilesError,
     HermesError,
-    ParameterError,
-    ServerTimeoutError,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,8 +44,6 @@ END_WITHIN_S = 5.0
 # (Slurm's KillWait, 30 by default). What the server still computes is for jobs that end as well.
 STOP_TIMEOUT_S = 2.0
 SERVER_RESTARTS = 5
-# How long a server may still answer that has begun to stop.
-LASTING_S = 8.0
 
 
 def infer(run: RunDirectory, submission: str, number: int) -> int:
@@ -69,24 +66,32 @@ def infer(run: RunDirectory, submission: str, number: int) -> int:
         lambda rows: files.write_status(number, JobStatus(rows=rows, failures=failures))
     )
     with _ends_with(run):
+        work = files.read_work(number)
         # The files of a call share a client.
-        for _, group in groupby(files.read_requests(number), lambda each: each.options.client()):
+        for _, group in groupby(work.requests, lambda each: each.options.client()):
             pending = list(group)
+            server = ClientServer(run, work.server, number, pending[0].options.retry_for_s)
             while pending:
-                pending = _infer(run, pending, count, failures)
+                pending = _infer(server, pending, count, failures)
         count.write()
     return 1 if failures else 0
 
 
+class _OwnServerIsBackError(Exception):
+    """The next files are for the client's own server."""
+
+
 def _infer(
-    run: RunDirectory, requests: list[Request], count: _RowCount, failures: dict[str, str]
+    server: ClientServer, requests: list[Request], count: _RowCount, failures: dict[str, str]
 ) -> list[Request]:
-    """Do files until one fails in a way that ends the call, and return those behind it."""
+    """Do files until something ends the call, and return those that are left to do."""
     begun = 0
 
     def begin(number: int, request: Request) -> Request:
         nonlocal begun
         begun = number
+        if server.own_has_come_back():
+            raise _OwnServerIsBackError
         logger.info("infers %s", request.output_file)
         count.begin()
         return request
@@ -94,11 +99,13 @@ def _infer(
     options = requests[0].options
     try:
         infer_with_reconnects(
-            _RunServer(run, options.retry_for_s),
+            server,
             options,
             [partial(begin, number, request) for number, request in enumerate(requests)],
             lambda _, done, total: count(done, total),
         )
+    except _OwnServerIsBackError:
+        return requests[begun:]
     except (DataError, FilesError) as error:  # the others are done
         problems = error.problems if isinstance(error, FilesError) else (str(error),)
         undone = [request for request in requests if not is_done(request)]
@@ -147,35 +154,20 @@ class _RowCount:
         self._written_at = time.monotonic()
 
 
-class _RunServer:
-    """The server of a run, as its jobs find it."""
+def run_server(run: RunDirectory, number: int) -> int:
+    """Serve while the driver lives and has work for the server, and return the exit code.
 
-    def __init__(self, run: RunDirectory, wait_s: float) -> None:
-        self._run = run
-        self._wait_s = wait_s
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it listens, after waiting for it."""
-        return _wait_for_endpoint(self._run, self._wait_s)
-
-    def current(self) -> Endpoint | None:
-        """Return where it listens, if it goes on doing so."""
-        return _lasting_endpoint(self._run)
-
-    def check_models(self) -> None:
-        """Do nothing: the driver has done it."""
-
-    def provenance(self) -> dict[str, str]:
-        """Return nothing: the requests have it."""
-        return {}
-
-
-def run_server(run: RunDirectory) -> int:
-    """Serve, while the driver lives, and return the exit code."""
-    if _is_over(run):
+    Parameters
+    ----------
+    run
+        The run.
+    number
+        Which of its servers this one is.
+    """
+    if _is_over(run) or not run.has_work_for(number):
         return 0
-    wanted = ServerRequest.read(run.server)
+    wanted = ServerRequest.read(run.server(number))
+    endpoint_file = run.endpoint(number)
     spec = wanted.spec
     watch = BeaconWatch(run)
     published = None
@@ -184,11 +176,14 @@ def run_server(run: RunDirectory) -> int:
         nonlocal published
         check_reachable(endpoint, is_advertised=bool(spec.advertise))
         published = endpoint
-        endpoint.write(run.endpoint)
+        endpoint.write(endpoint_file)
 
     def unpublish() -> None:
-        if _endpoint(run) == published:  # else another server has taken over
-            run.endpoint.unlink(missing_ok=True)
+        if run.endpoints().get(number) == published:  # else another job has its place
+            endpoint_file.unlink(missing_ok=True)
+
+    def is_wanted() -> bool:
+        return not stopped.is_set() and run.has_work_for(number) and watch.is_moving()
 
     request = GPURequest(gpus=spec.gpus, n_gpus=spec.n_gpus, cpu=spec.cpu)
     server = serve(
@@ -205,52 +200,19 @@ def run_server(run: RunDirectory) -> int:
         insecure=spec.insecure,
         advertise=spec.advertise,
         stop_timeout_s=min(spec.stop_timeout_s, STOP_TIMEOUT_S),
-        endpoint_file=run.endpoint,
+        endpoint_file=endpoint_file,
         started_by="command",
     )
     with stop_signal() as stopped:
         run_with_restarts(
             monitored(server, Path(wanted.monitor_file) if wanted.monitor_file else None),
             timeout_s=spec.timeout_s,
-            is_wanted=lambda: not stopped.is_set() and watch.is_moving(),
+            is_wanted=is_wanted,
             publish=publish,
             unpublish=unpublish,
             most_restarts=SERVER_RESTARTS,
         )
     return 0
-
-
-def _endpoint(run: RunDirectory) -> Endpoint | None:
-    try:
-        return Endpoint.read(run.endpoint)
-    except (FileNotFoundError, ParameterError):
-        return None
-
-
-def _lasting_endpoint(run: RunDirectory) -> Endpoint | None:
-    """Return where the server listens, if it goes on doing so.
-
-    What it answers while it stops looks like an error that will not pass, and the driver learns
-    of its end later than this job.
-    """
-    endpoint = _endpoint(run)
-    deadline = time.monotonic() + LASTING_S
-    while time.monotonic() < deadline:
-        if endpoint is None or endpoint != _endpoint(run) or not endpoint.is_reachable():
-            return None
-        time.sleep(POLL_S)
-    return endpoint
-
-
-def _wait_for_endpoint(run: RunDirectory, timeout_s: float) -> Endpoint:
-    deadline = time.monotonic() + timeout_s
-    while (endpoint := _endpoint(run)) is None:
-        if time.monotonic() > deadline:
-            raise ServerTimeoutError(
-                address=str(run.endpoint), timeout_s=timeout_s, waiting_for="its endpoint file"
-            )
-        time.sleep(POLL_S)
-    return endpoint
 
 
 def _is_over(run: RunDirectory) -> bool:
