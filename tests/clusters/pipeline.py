@@ -149,6 +149,11 @@ class Pipeline:
         with h5py.File(self.directory / results / "merged.h5") as file:
             return {name: file[name][:].tobytes() for name in ("y", "target")}
 
+    def expected(self) -> bytes:
+        """Return what the merged output has to be."""
+        files = sorted((self.directory / "data").iterdir())
+        return b"".join(h5py.File(file)["expected"][:].tobytes() for file in files)
+
     def run_directory(self) -> Path | None:
         """Return the directory of the run that is under way."""
         found = [each.parent for each in (self.directory / "results" / "jobs").glob("*/beacon")]

@@ -143,6 +143,68 @@ def test_what_is_lost_is_done_again(
     assert ("the job of the server has ended" in output) == (victim == "server job")
 
 
+@pytest.mark.parametrize("cluster", [SLURM], indirect=True)
+def test_several_servers(pipeline: Pipeline) -> None:
+    """Clients of a lost one go to another; one without clients ends; the last one comes back.
+
+    There are four CPUs for two servers and four clients.
+    """
+    pipeline.start(*IN_A_JOB, "--servers", "2", "--n-gpus", "1", "--batch-size", "2", model="slow")
+    first, third = (suspended_client(pipeline, number, server=0) for number in (0, 2))
+    cancel_server(pipeline, 0)
+    fourth = suspended_client(pipeline, 3, server=1)  # no CPU is left for a new server 0
+    for pid in (first, third):
+        os.kill(pid, signal.SIGCONT)
+    for number in (0, 2):
+        wait_for_client(pipeline, number, server=1)
+    run = pipeline.run_directory()
+    assert run is not None
+    wait_until(lambda: not (run / "server-0.json").exists(), 60)
+    cancel_server(pipeline, 1)
+    os.kill(fourth, signal.SIGCONT)
+    code, output = pipeline.finish()
+    assert code == 0, output
+    assert "server 0 of " in output
+    assert output.count("the job of the server has ended") == 2
+    assert pipeline.merged()["y"] == pipeline.expected()
+
+
+def suspended_client(pipeline: Pipeline, number: int, *, server: int) -> int:
+    """Suspend a client that has begun to use a server, and return its process."""
+    wait_for_client(pipeline, number, server=server)
+    (pid,) = [
+        pid for pid, command in pipeline.processes("client").items() if command[-2] == str(number)
+    ]
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def wait_for_client(pipeline: Pipeline, number: int, *, server: int) -> None:
+    """Wait until a client uses a server."""
+
+    def uses_it() -> bool:
+        run = pipeline.run_directory()
+        log = None if run is None else run / "0" / f"{number}.log"
+        return log is not None and log.exists() and f"uses server {server}" in log.read_text()
+
+    wait_until(uses_it, 60)
+
+
+def cancel_server(pipeline: Pipeline, number: int) -> None:
+    """Have Slurm end the job of a server, and wait until the server has ended."""
+
+    def processes() -> list[int]:
+        servers = pipeline.processes("server job").items()
+        return [pid for pid, command in servers if command[-3] == str(number)]
+
+    (pid,) = processes()
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    (job,) = [each for each in variables if each.startswith("SLURM_JOB_ID=")]
+    command = ["scancel", job.partition("=")[2]]
+    subprocess.run(command, check=True, env=pipeline.environment)
+    wait_until(lambda: pid not in processes(), 30)
+
+
 def client_of_most_rows(pipeline: Pipeline) -> int | None:
     """Return the process that has most left to do: another may have done its only row."""
     number = str(ROWS.index(max(ROWS)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,19 @@ def test_a_server_in_a_job_has_no_gpus_of_its_own_choice(tmp_path: Path) -> None
     options = JobOptions(engine="slurm", server_place="job")
     with pytest.raises(ParameterError, match="give n_gpus, how many"):
         check_jobs(options, ServerSpec(model_repository="/models", gpus=(0,)))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"servers": 2}, "there is one server without a batch system; 2 servers take --engine and"),
+        ({"engine": "slurm", "servers": 2}, "there is one server on the driver's host; 2 servers"),
+        ({"engine": "slurm", "server_place": "job", "servers": 0}, "0 is less than 1"),
+    ],
+)
+def test_servers_that_cannot_be(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ParameterError, match=f"servers: {problem}"):
+        JobOptions(**options)
 
 
 def test_a_command_that_is_not_there() -> None:

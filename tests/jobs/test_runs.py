@@ -154,6 +154,7 @@ def test_files_of_jobs(tmp_path: Path) -> None:
     assert [len(chunk.requests) for chunk in chunks(asked, 3)] == [3, 3, 1]
     assert [len(chunk.requests) for chunk in chunks(asked, 0)] == [2, 2, 2, 1]
     assert [len(chunk.requests) for chunk in chunks(asked[:1], 0)] == [1]
+    assert len(chunks(asked, 0, n_servers=2)) == 7
     many = chunks([asked[0]] * 10_000, 0)
     assert len(many) == 20
     assert max(len(chunk.requests) for chunk in many) <= MOST_FILES_PER_JOB
