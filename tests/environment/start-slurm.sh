@@ -1,15 +1,25 @@
 #!/usr/bin/env bash
 # Starts a real Slurm on this machine for the tests in tests/clusters, with GPUs that are not there.
 #
-#   start-slurm.sh DIRECTORY [--constrain]    as root, on Debian; writes DIRECTORY/slurm.conf
-#   stop-slurm.sh DIRECTORY                   ends it
+#   start-slurm.sh DIRECTORY [--constrain | --hosts [PATH...]]    as root, on Debian
+#   stop-slurm.sh DIRECTORY                                       ends it
 #
-# The node has four GPUs: device nodes of NVIDIA's major number, without a driver behind them. With
-# --constrain a job may open its own GPUs only (ConstrainDevices, through the cgroup for devices).
+# It writes DIRECTORY/slurm.conf. The node has four GPUs: device nodes of NVIDIA's major number,
+# without a driver behind them. With --constrain a job may open its own GPUs only (ConstrainDevices,
+# through the cgroup for devices).
+#
+# With --hosts there are three hosts, two of them nodes with two GPUs each: "login", "node1" and
+# "node2" have network, PID, UTS and IPC namespaces of their own, and their own /tmp and /dev/shm, in
+# which they share the PATHs and DIRECTORY. DIRECTORY/login.pid and so on have each one's first
+# process: what runs in a host is started by nsenter, and ends when that process is killed.
 set -euo pipefail
 directory=$(mkdir -p "$1" && cd "$1" && pwd)
 constrain=$([ "${2:-}" = --constrain ] && echo yes || echo no)
-GPUS=4
+if [ "${2:-}" = --hosts ]; then
+    shared=("$directory" "${@:3}") nodes=(node1 node2) cpus=3 gpus=2
+else
+    shared=() nodes=(node) cpus=4 gpus=4
+fi
 
 [ "$(id -u)" = 0 ] || { echo "only root can start Slurm's daemons" >&2; exit 1; }
 if ! dpkg -s slurm-wlm munge >/dev/null 2>&1; then
@@ -26,7 +36,7 @@ fi
 umask 022
 mkdir -p "$directory"/{state,spool,devices,munge}
 chmod 700 "$directory/munge"
-for index in $(seq 0 $((GPUS - 1))); do
+for index in $(seq 0 $((gpus - 1))); do
     node=$directory/devices/nvidia$index
     [ -c "$node" ] || mknod -m 666 "$node" c 195 "$index"
 done
@@ -34,22 +44,64 @@ ports=($(python3 -c '
 import socket
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
 print(*(one.getsockname()[1] for one in sockets))'))
+
+# Starts a host: NAME NUMBER. Its first process stays in the foreground of its own namespaces.
+start_host() {
+    setsid unshare --net --mount --pid --uts --ipc --fork bash -c '
+        set -e
+        mount -t proc proc /proc
+        mount -t tmpfs tmpfs /dev/shm
+        mount --bind /tmp /mnt
+        mount -t tmpfs tmpfs /tmp
+        for path in "${@:2}"; do
+            case $path in /tmp/*) mkdir -p "$path" && mount --bind "/mnt/${path#/tmp/}" "$path" ;; esac
+        done
+        umount --lazy /mnt
+        hostname "$1"
+        while :; do sleep 1000; done # it reaps what is left to it
+    ' "host-$1" "$1" "${shared[@]}" </dev/null >"$directory/$1.log" 2>&1 &
+    local outside=$! first=
+    until [ -n "$first" ] && [ "$(nsenter --target "$first" --uts hostname)" = "$1" ]; do
+        first=$(cat "/proc/$outside/task/$outside/children" 2>/dev/null) ||
+            { echo "the host $1 did not come up: $(cat "$directory/$1.log")" >&2; exit 1; }
+        first=${first% }
+        sleep 0.05
+    done
+    echo "$first" >"$directory/$1.pid"
+    ip link add "$bridge-$2" type veth peer name eth0 netns "$first"
+    ip link set "$bridge-$2" master "$bridge" up
+    nsenter --target "$first" --net sh -c "
+        ip link set lo up
+        ip address add $network.$2/24 dev eth0
+        ip link set eth0 up"
+}
+if [ ${#shared[@]} -gt 0 ]; then
+    bridge=hermes$(od -An -N2 -tx1 /dev/urandom | tr -d ' ')
+    network=10.$((RANDOM % 256)).$((RANDOM % 256))
+    ip link add "$bridge" type bridge
+    echo "$bridge" >"$directory/bridge"
+    ip address add "$network.1/24" dev "$bridge"
+    ip link set "$bridge" up
+    start_host login 2
+    start_host node1 3
+    start_host node2 4
+fi
 dd if=/dev/urandom of="$directory/munge/key" bs=1024 count=1 status=none
 chmod 400 "$directory/munge/key"
 cat >"$directory/slurm.conf" <<CONF
 ClusterName=hermes
-SlurmctldHost=$(hostname -s)(127.0.0.1)
+SlurmctldHost=$(hostname -s)(${network:-127.0.0}.1)
 SlurmctldPort=${ports[0]}
 SlurmUser=root
 AuthType=auth/munge
 CryptoType=crypto/munge
 AuthInfo=socket=$directory/munge.socket
 StateSaveLocation=$directory/state
-SlurmdSpoolDir=$directory/spool
+SlurmdSpoolDir=$directory/spool/%n
 SlurmctldPidFile=$directory/slurmctld.pid
-SlurmdPidFile=$directory/slurmd.pid
+SlurmdPidFile=$directory/slurmd-%n.pid
 SlurmctldLogFile=$directory/slurmctld.log
-SlurmdLogFile=$directory/slurmd.log
+SlurmdLogFile=$directory/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/$([ $constrain = yes ] && echo cgroup || echo none)
 MpiDefault=none
@@ -58,13 +110,17 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 GresTypes=gpu
 KillWait=5
+SlurmdTimeout=15
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-NodeName=node NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=${ports[1]} CPUs=$GPUS RealMemory=1024 Gres=gpu:$GPUS State=UNKNOWN
+$(for index in "${!nodes[@]}"; do
+    echo "NodeName=${nodes[index]} Port=${ports[1]} CPUs=$cpus RealMemory=1024 Gres=gpu:$gpus State=UNKNOWN" \
+        "$([ -n "${network:-}" ] && echo "NodeAddr=$network.$((index + 3))" || echo "NodeAddr=127.0.0.1 NodeHostname=$(hostname -s)")"
+done)
 PartitionName=main Nodes=ALL Default=YES State=UP
 CONF
-echo "Name=gpu File=$directory/devices/nvidia[0-$((GPUS - 1))]" >"$directory/gres.conf"
+echo "Name=gpu File=$directory/devices/nvidia[0-$((gpus - 1))]" >"$directory/gres.conf"
 cat >"$directory/cgroup.conf" <<CONF
 CgroupPlugin=cgroup/v1
 CgroupMountpoint=/sys/fs/cgroup
@@ -76,10 +132,17 @@ munged --key-file="$directory/munge/key" --socket="$directory/munge.socket" \
     --pid-file="$directory/munged.pid" --log-file="$directory/munged.log" \
     --seed-file="$directory/munge/seed"
 slurmctld -c
-slurmd -N node
+for node in "${nodes[@]}"; do
+    mkdir -p "$directory/spool/$node"
+    if [ -n "${network:-}" ]; then
+        nsenter --target "$(cat "$directory/$node.pid")" --net --mount --pid --uts --ipc slurmd -N "$node"
+    else
+        slurmd -N "$node"
+    fi
+done
 for _ in $(seq 150); do
-    [ "$(sinfo -h -o %T 2>/dev/null)" = idle ] && exit 0
+    [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" = ${#nodes[@]} ] && exit 0
     sleep 0.2
 done
-echo "the node did not come up: $(tail -3 "$directory/slurmctld.log" "$directory/slurmd.log")" >&2
+echo "not all nodes came up: $(tail -3 "$directory/slurmctld.log" "$directory"/slurmd-*.log)" >&2
 exit 1

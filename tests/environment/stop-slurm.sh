@@ -9,7 +9,10 @@ if kill -0 "$(cat "$directory/slurmctld.pid" 2>/dev/null)" 2>/dev/null; then
         sleep 0.2
     done
 fi
-for daemon in slurmd slurmctld munged; do
+for host in login node1 node2; do # the first process of each: the kernel ends the others with it
+    pid=$(cat "$directory/$host.pid" 2>/dev/null) && kill -9 "$pid" 2>/dev/null
+done
+for daemon in slurmd-node slurmctld munged; do
     pid=$(cat "$directory/$daemon.pid" 2>/dev/null) || continue
     kill "$pid" 2>/dev/null
     for _ in $(seq 100); do
@@ -18,5 +21,6 @@ for daemon in slurmd slurmctld munged; do
     done
     kill -9 "$pid" 2>/dev/null
 done
+bridge=$(cat "$directory/bridge" 2>/dev/null) && ip link delete "$bridge" 2>/dev/null
 rmdir /sys/fs/cgroup/*/slurm_node 2>/dev/null
 exit 0
