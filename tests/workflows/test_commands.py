@@ -165,6 +165,7 @@ def test_predictions_that_do_not_belong_together_are_refused(
     with h5py.File(tmp_path / "copy.h5", "a") as file:
         del file.attrs["input_file"]
         file.attrs["input_files"] = json.dumps([str(data / "part-0.h5")] * 2)
+        file.attrs["input_stamp"] = "\n".join([file.attrs["input_stamp"]] * 2)
     assert "part-0.h5: was made with files of an input 1, but" in refused("copy.h5")
 
     name = "part-1.h5"

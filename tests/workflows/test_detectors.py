@@ -296,7 +296,10 @@ def test_every_file_is_run_for_each_time_slide(
         ({"shifts": [[0, 0], [0, None]]}, "is not a list of the shift of each channel"),
         ({"shifts": [["0", "0"], ["0", "4s"]]}, "a window takes 256, with these shifts"),
         ({"shifts": [["0", "0"], ["0"]]}, "has 2 channels for 1 shifts"),
-        ({"shifts": [["0", "0"], ["0", "0"]]}, "slide 1 is the same as slide 0"),
+        (
+            {"shifts": [["0", "0"], ["1s", "1.0s"]]},
+            "slide 1 has its channels against each other as",
+        ),
         ({"n_slides": "3"}, "n_slides: needs a slide_step"),
         ({"slide_step": "1s"}, "slide_step: applies with n_slides alone"),
         ({"n_slides": "3", "slide_step": "0s"}, "slide_step: '0s' is neither samples"),

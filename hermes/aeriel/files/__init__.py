@@ -11,7 +11,6 @@ from hermes.aeriel.files._infer import (
     check_unchanged,
     fingerprint,
     infer_file,
-    named,
     versions,
 )
 from hermes.aeriel.files._inputs import inspect, open_input
@@ -43,6 +42,7 @@ from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
 from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
+from hermes.aeriel.files._writer import named
 
 __all__ = [
     "FINGERPRINT",
