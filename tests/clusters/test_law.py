@@ -36,6 +36,7 @@ class Workflow:
         self.directory = directory
         self.log = directory / "law.log"
         self.slow = directory / "slow"
+        self.driver: subprocess.Popen[bytes] | None = None
         (directory / "data").mkdir()
         for index in range(N_FILES):
             with h5py.File(directory / "data" / f"{index}.h5", "w") as file:
@@ -63,11 +64,11 @@ class Workflow:
     def validate(self) -> None:
         module = ("luigi", "--module", "workflows.validate", "Validate")
         validation = self._start(*module, "--output-dir", "results")
-        assert validation.wait(240) == 0, self.log.read_text()
+        assert validation.wait(240) == 0, self.logs()
 
     def _start(self, command: str, *arguments: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            self.driver = subprocess.Popen(
                 [
                     *(str(Path(sys.executable).parent / command), *arguments),
                     *("--model-repository", "models", "--model-name", "double"),
@@ -79,6 +80,17 @@ class Workflow:
                 stderr=log,
                 start_new_session=True,
             )
+        return self.driver
+
+    def logs(self) -> str:
+        of_jobs = (self.directory / "results" / "jobs").glob("*.txt")
+        return "\n".join(file.read_text()[-4000:] for file in (self.log, *of_jobs))
+
+    def has_begun(self) -> bool:
+        """Tell whether some of a file is done."""
+        assert self.driver is not None
+        assert self.driver.poll() is None, self.logs()
+        return any((self.directory / "results" / "predictions").glob("*.partial"))
 
     def is_over(self) -> bool:
         """Tell whether there is no process of it, and no job."""
@@ -97,6 +109,9 @@ class Workflow:
 def workflow(slurm: Path, triton_home: Path, directory: Path) -> Iterator[Workflow]:
     workflow = Workflow(directory, slurm)
     yield workflow
+    if workflow.driver is not None:
+        workflow.driver.kill()
+        workflow.driver.wait()
     wait_until(workflow.is_over, 60)
 
 
@@ -119,12 +134,11 @@ def test_whatever_ends_it_nothing_is_left_and_a_rerun_makes_what_validate_makes(
 ) -> None:
     workflow.slow.touch()
     driver = workflow.start(place)
-    predictions = workflow.directory / "results" / "predictions"
-    wait_until(lambda: any(predictions.glob("*.partial")), 120)
+    wait_until(workflow.has_begun, 120)
     os.killpg(driver.pid, number)
     driver.wait(60)
     wait_until(workflow.is_over, 30)
     assert not any((workflow.directory / "results" / "jobs").rglob("job_*"))
     workflow.slow.unlink()
-    assert workflow.start(place).wait(240) == 0, workflow.log.read_text()
+    assert workflow.start(place).wait(240) == 0, workflow.logs()
     assert workflow.predictions() == of_validate
