@@ -302,7 +302,7 @@ def test_every_file_is_run_for_each_time_slide(
         ),
         ({"n_slides": "3"}, "n_slides: needs a slide_step"),
         ({"slide_step": "1s"}, "slide_step: applies with n_slides alone"),
-        ({"n_slides": "3", "slide_step": "0s"}, "slide_step: '0s' is neither samples"),
+        ({"n_slides": "3", "slide_step": "0s"}, "slide_step: '0s' is neither a number of samples"),
         ({"n_slides": "3", "slide_step": "1s", "shifts": ["0", "1"]}, "does not go with shifts"),
         ({"n_slides": "3", "slide_step": "1s", "target": "t"}, "target: does not go with time"),
     ],

@@ -192,10 +192,10 @@ def variant_name(variant: str, output: str) -> str:
 
 def check_hooks(hooks: Hooks, options: InferenceOptions, model: ModelSpecification) -> None:
     """Raise ParameterError where an option, or the model, does not go with a hook."""
-    if model.stateful and model.sequence_places < hooks.n_variants:
+    if model.stateful and model.max_sequences < hooks.n_variants:
         problem = f"{hooks.n_variants} sequences side by side, but model {model.name!r} keeps"
         advice = "raise max_candidate_sequences, or max_batch_size, in its config.pbtxt"
-        raise ParameterError("variants", f"{problem} {model.sequence_places} at once; {advice}")
+        raise ParameterError("variants", f"{problem} {model.max_sequences} at once; {advice}")
     if hooks.preprocess is not None and options.cast:
         problem = "does not go with a preprocess, which gets the file's dtypes and rounds itself"
         raise ParameterError("cast", f"{problem}; leave it out")

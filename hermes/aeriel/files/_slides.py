@@ -102,7 +102,9 @@ def _stepped(number: int, step: str, n_channels: int) -> tuple[tuple[str, ...], 
     match = _STEP.fullmatch(step)
     length = Decimal(match[1]) if match else Decimal()
     if match is None or not length:
-        problem = f"{step!r} is neither samples, as 1024, nor seconds, as 1.5s"
+        problem = (
+            f"{step!r} is neither a number of samples, such as 1024, nor seconds, such as 1.5s"
+        )
         raise ParameterError("slide_step", f"{problem}, above 0")
     return tuple(
         tuple(f"{k * c * length:f}{match[2]}" for c in range(n_channels)) for k in range(number)
