@@ -2,7 +2,7 @@
 
 python -m benchmarks.scaling predict --gpus 8 --gpu-rows-per-s 20000 --clients 8
 python -m benchmarks.scaling year
-python -m benchmarks.scaling measure --output scaling.md
+python -m benchmarks.scaling measure --update
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ import argparse
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
-from benchmarks.scaling.compare import Comparison, compare
-from benchmarks.scaling.constants import LOCAL, REMOTE
+from benchmarks.scaling import year
+from benchmarks.scaling.compare import MODELS, Comparison, compare
+from benchmarks.scaling.constants import load, save
 from benchmarks.scaling.model import Setting, steady_rate
 from benchmarks.scaling.simulation import Loss, Work, simulate
-from benchmarks.scaling.year import table
-
-HEADER = (
-    "| model | servers | clients | in flight | link, MB/s | bound by | predicted rows/s | measured "
-    "| difference |\n|---|---|---|---|---|---|---|---|---|"
+from benchmarks.scaling.tables import (
+    COMPARISON_TITLES,
+    comparison,
+    constants,
+    line,
+    table,
+    update_page,
 )
-
 
 # Options of a prediction, with defaults; 0 of a rate means that nothing bounds it.
 SETTINGS = {
@@ -51,30 +55,51 @@ SETTINGS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     measure = commands.add_parser("measure", help="predictions beside measurements of this machine")
     measure.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    measure.add_argument("--points", default="", help="only models whose name contains this")
-    measure.add_argument("--output", type=Path, help="a table as Markdown, and beside it as .json")
+    measure.add_argument(
+        "--models", nargs="+", choices=MODELS, default=MODELS, help="only points of these"
+    )
+    measure.add_argument("--output", type=Path, default="scaling.json", help="all numbers")
+    measure.add_argument(
+        "--update",
+        action="store_true",
+        help="keep the constants for predictions, and put the tables in docs/scaling.md",
+    )
     measure.set_defaults(run=run_measure)
-    year = commands.add_parser("year", help="the table of docs/scaling.md for a year of data")
-    year.set_defaults(run=lambda _: print(*table(), sep="\n"))
+    a_year = commands.add_parser("year", help="the table of docs/scaling.md for a year of data")
+    a_year.set_defaults(run=lambda _: print(table(year.TITLES, year.rows())))
     predict = commands.add_parser("predict", help="what bounds a run, and how long it takes")
     for flag, (default, help_text) in SETTINGS.items():
-        predict.add_argument(flag, type=type(default), default=default, help=help_text)
+        predict.add_argument(flag, type=amount(default), default=default, help=help_text)
     predict.add_argument("--lose", choices=["clients", "servers"], help="a host of these")
     predict.set_defaults(run=run_predict)
     options = parser.parse_args()
     options.run(options)
 
 
+def amount(default: float) -> Callable[[str], float]:
+    """Return what reads an option: above 0, or from 0 on where that is the default."""
+
+    def read(text: str) -> float:
+        number = type(default)(text)
+        if not (number > 0 or number == default) or number == math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return number
+
+    return read
+
+
 def run_predict(options: argparse.Namespace) -> None:
     is_remote = options.link_gb_s > 0
     link = 1e9 * options.link_gb_s or math.inf
     setting = Setting(
-        costs=REMOTE if is_remote else LOCAL,
+        costs=load()["grpc" if is_remote else "shm"],
         row_bytes=options.row_bytes,
         answer_bytes=options.answer_bytes,
         read_bytes=options.read_bytes or options.row_bytes,
@@ -108,35 +133,28 @@ def run_predict(options: argparse.Namespace) -> None:
 def run_measure(options: argparse.Namespace) -> None:
     rows: list[Comparison] = []
 
-    def take(comparison: Comparison) -> None:
-        rows.append(comparison)
-        print(line(comparison), flush=True)
+    def take(row: Comparison) -> None:
+        rows.append(row)
+        print(line(comparison(row)), flush=True)
 
-    print(HEADER)
-    constants = compare(options.seconds, options.points, take)
+    found = compare(options.seconds, options.models, take)
     differences = sorted(abs(row.difference) for row in rows)
     summary = (
-        f"{len(rows)} points, {options.seconds:g} s each; within 15 %: "
-        f"{sum(d <= 0.15 for d in differences)}; median {100 * differences[len(rows) // 2]:.0f} %, "
-        f"most {100 * differences[-1]:.0f} %; load {os.getloadavg()[0]:.1f} at the end"
+        f"{len(rows)} comparisons, {options.seconds:g} s for each measurement; within 15 %: "
+        f"{sum(each <= 0.15 for each in differences)}; median {100 * median(differences):.0f} %, "
+        f"most {100 * differences[-1]:.0f} %. Load at the end: {os.getloadavg()[0]:.1f}."
     )
-    print(f"\n{summary}")
-    print(json.dumps(asdict(constants)))
-    if options.output:
-        table = "\n".join([HEADER, *map(line, rows), "", summary, ""])
-        options.output.write_text(table)
-        facts = {"constants": asdict(constants), "comparisons": [asdict(row) for row in rows]}
-        options.output.with_suffix(".json").write_text(json.dumps(facts, indent=2))
-
-
-def line(row: Comparison) -> str:
-    point = row.point
-    link = "" if math.isinf(row.link) else f"{row.link / 1e6:g}"
-    return (
-        f"| {point.model} | {point.servers} | {point.clients} | {point.in_flight} | {link} "
-        f"| {row.bound_by} | {row.predicted:.0f} | {row.measured:.0f} "
-        f"| {100 * row.difference:+.0f} % |"
+    tables = {
+        "constants": constants(found.costs),
+        "comparison": f"{table(COMPARISON_TITLES, map(comparison, rows))}\n\n{summary}",
+    }
+    print(tables["constants"], summary, sep="\n\n")
+    options.output.write_text(
+        json.dumps({"constants": asdict(found), "comparisons": [asdict(row) for row in rows]})
     )
+    if options.update:
+        save(found.costs)
+        update_page(tables | {"year": table(year.TITLES, year.rows())})
 
 
 if __name__ == "__main__":

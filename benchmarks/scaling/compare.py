@@ -5,79 +5,39 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.scaling.calibrate import Bench, Constants, measure_models, measure_requests
+from benchmarks.scaling.commands import RUNS, Run, measure_start
 from benchmarks.scaling.link import throttled_link
-from benchmarks.scaling.measure import (
-    INSTANCES,
-    MANY_ROWS,
-    ROW_BYTES,
-    ROWS_PER_REQUEST,
-    SLEEP_S,
-    Measured,
-    Point,
-    measure,
-    serve_models,
-    write_inputs,
-)
-from benchmarks.scaling.model import Costs, Setting, steady_rate
+from benchmarks.scaling.measure import IN_FLIGHT, Point, measure, serve_models, write_inputs
+from benchmarks.scaling.model import Costs, steady_rate
 
-CORES = len(os.sched_getaffinity(0))
 MODELS = ("sleeps", "computes", "nothing")
-TRANSPORTS = ("shm", "http")
 SERVERS_AND_CLIENTS = (
     (1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (2, 4), (2, 8), (3, 3), (4, 4), (4, 8),
 )  # fmt: skip
+MOST_SERVERS = max(n for n, _ in SERVERS_AND_CLIENTS)
 LINKS = (5e6, 20e6)  # bytes per second
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constants:
-    """What was measured with one client and one server.
-
-    Parameters
-    ----------
-    costs
-        By transport.
-    service_s, compute_s
-        By model: how long a request takes, and how much of that is processor time.
-    """
-
-    costs: dict[str, Costs]
-    service_s: dict[str, float]
-    compute_s: dict[str, float]
-
-    def setting(self, point: Point, link: float = math.inf) -> Setting:
-        """Return a point as a setting of the flow model."""
-        return Setting(
-            costs=self.costs[point.transport],
-            row_bytes=ROW_BYTES,
-            rows_per_request=point.rows_per_request,
-            in_flight=point.in_flight,
-            instances=INSTANCES,
-            service_s=self.service_s[point.model],
-            compute_s=self.compute_s[point.model],
-            servers=point.servers,
-            server_hosts=min(point.servers, CORES),  # each is pinned to a core
-            server_cores=1,
-            clients=point.clients,
-            shared_cores=CORES,
-            client_link=link,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A point, with what was predicted and what was measured."""
+    """What was predicted for a point or a run, and what was measured."""
 
-    point: Point
-    link: float
+    what: str
+    servers: int
+    clients: int
     bound_by: str
     predicted: float
     measured: float
+    unit: str
 
     @property
     def difference(self) -> float:
@@ -86,77 +46,74 @@ class Comparison:
 
 
 def compare(
-    seconds: float, points: str, on_comparison: Callable[[Comparison], object]
+    seconds: float, models: Sequence[str], on_comparison: Callable[[Comparison], object]
 ) -> Constants:
-    """Measure the constants, then other points, each for some seconds."""
+    """Measure constants, then points and runs, and return the constants.
+
+    Parameters
+    ----------
+    seconds
+        The length of each measurement.
+    models
+        Measure points and runs of these models.
+    on_comparison
+        Called with each comparison.
+    """
     with TemporaryDirectory(prefix="hermes-scaling-") as scratch:
         directory = Path(scratch)
         write_inputs(directory)
-        n_servers = max(n for n, _ in SERVERS_AND_CLIENTS)
-        with serve_models(directory, n_servers) as instances:
-
-            def run(point: Point) -> Measured:
-                return measure(point, instances, directory, seconds)
-
-            constants = measure_constants(run)
+        began = time.monotonic()
+        with serve_models(directory, 1):
+            server_start_s = time.monotonic() - began
+        with serve_models(directory, MOST_SERVERS) as instances:
+            bench = partial(measure, instances=instances, directory=directory, seconds=seconds)
+            costs, service_s = measure_models(bench)
+            costs = replace(measure_start(costs, directory), server_start_s=server_start_s)
+            constants = Constants(costs={"shm": costs}, service_s=service_s)
             for point in local_points():
-                if points in point.model:
-                    on_comparison(_comparison(constants, point, run(point)))
+                if point.model in models:
+                    on_comparison(_compare_point(constants, point, bench))
+            for run in RUNS:
+                if run.model in models:
+                    on_comparison(_compare_run(constants, run, directory))
         if os.geteuid() != 0:
-            print("a link needs root: those points are left out", file=sys.stderr)
+            print("links need root, for network namespaces: they are left out", file=sys.stderr)
             return constants
+        for transport, insecure in (("http", True), ("grpc", False)):
+            with _linked(directory, seconds, math.inf, insecure=insecure) as bench:
+                found, _ = measure_requests(bench, Point(model="nothing", transport=transport))
+            constants.costs[transport] = _with_those_of_shm(found, costs)
         for bytes_per_s in LINKS:
-            with (
-                throttled_link(bytes_per_s) as link,
-                serve_models(directory, 2, link.address) as instances,
-            ):
-                for point in linked_points(link.namespace):
-                    if points in point.model:
-                        measured = measure(point, instances, directory, seconds)
-                        on_comparison(_comparison(constants, point, measured, bytes_per_s))
+            with _linked(directory, seconds, bytes_per_s, insecure=True) as bench:
+                for point in linked_points():
+                    if point.model in models:
+                        on_comparison(_compare_point(constants, point, bench, bytes_per_s))
     return constants
 
 
-def measure_constants(run: Callable[[Point], Measured]) -> Constants:
-    """Measure what requests take, with one client and one server."""
-    few = {name: run(Point(model="nothing", transport=name)) for name in TRANSPORTS}
-    many = {
-        name: run(Point(model="nothing", transport=name, rows_per_request=MANY_ROWS))
-        for name in TRANSPORTS
-    }
-    one = {name: run(Point(model="sleeps", transport=name, in_flight=1)) for name in TRANSPORTS}
-    busy_s = INSTANCES * _request_s(run(Point(model="sleeps")))
-    costs = {
-        name: Costs(
-            **_line("client", few[name].client_s, many[name].client_s),
-            **_line("server", few[name].server_s, many[name].server_s),
-            instance_s=max(0.0, busy_s - SLEEP_S),
-            wait_s=max(
-                0.0, _request_s(one[name]) - few[name].client_s - few[name].server_s - SLEEP_S
-            ),
+@contextmanager
+def _linked(
+    directory: Path, seconds: float, bytes_per_s: float, *, insecure: bool
+) -> Iterator[Bench]:
+    """Serve twice at one end of a link, and measure with clients at the other."""
+    with (
+        throttled_link(bytes_per_s) as link,
+        serve_models(directory, 2, link.address, insecure=insecure) as instances,
+    ):
+        yield lambda point: measure(
+            replace(point, namespace=link.namespace), instances, directory, seconds
         )
-        for name in TRANSPORTS
-    }
-    computes_s = SLEEP_S + _request_s(run(Point(model="computes", in_flight=1)))
-    computes_s -= _request_s(one["shm"])
-    return Constants(
-        costs=costs,
-        service_s={"nothing": 0.0, "sleeps": SLEEP_S, "computes": computes_s},
-        compute_s={"nothing": 0.0, "sleeps": 0.0, "computes": computes_s},
+
+
+def _with_those_of_shm(found: Costs, shm: Costs) -> Costs:
+    return replace(
+        shm,
+        client_s_per_request=found.client_s_per_request,
+        client_s_per_byte=found.client_s_per_byte,
+        server_s_per_request=found.server_s_per_request,
+        server_s_per_byte=found.server_s_per_byte,
+        wait_s=found.wait_s,
     )
-
-
-def _request_s(measured: Measured) -> float:
-    return ROWS_PER_REQUEST / measured.rows_per_s
-
-
-def _line(name: str, few_s: float, many_s: float) -> dict[str, float]:
-    """Return seconds per request and per byte, from two numbers of rows in a request."""
-    per_byte = max(0.0, (many_s - few_s) / ((MANY_ROWS - ROWS_PER_REQUEST) * ROW_BYTES))
-    return {
-        f"{name}_s_per_request": max(0.0, few_s - per_byte * ROWS_PER_REQUEST * ROW_BYTES),
-        f"{name}_s_per_byte": per_byte,
-    }
 
 
 def local_points() -> Iterator[Point]:
@@ -168,25 +125,43 @@ def local_points() -> Iterator[Point]:
         yield Point(model="sleeps", clients=n_clients, in_flight=1)
 
 
-def linked_points(namespace: str) -> Iterator[Point]:
+def linked_points() -> Iterator[Point]:
     """Yield the points whose clients are behind a link."""
     for model, n_servers, n_clients in (
         ("sleeps", 1, 1), ("sleeps", 2, 4), ("nothing", 1, 1), ("nothing", 1, 4),
     ):  # fmt: skip
-        yield Point(
-            model=model, servers=n_servers, clients=n_clients, transport="http",
-            namespace=namespace,
-        )  # fmt: skip
+        yield Point(model=model, servers=n_servers, clients=n_clients, transport="http")
 
 
-def _comparison(
-    constants: Constants, point: Point, measured: Measured, link: float = math.inf
+def _compare_point(
+    constants: Constants, point: Point, bench: Bench, link: float = math.inf
 ) -> Comparison:
     predicted, bound_by = steady_rate(constants.setting(point, link))
+    what = [f"model {point.model}"]
+    if point.in_flight != IN_FLIGHT:
+        what.append(f"{point.in_flight} request in flight")
+    if not math.isinf(link):
+        what.append(f"link of {link / 1e6:g} MB/s")
     return Comparison(
-        point=point,
-        link=link,
+        what=", ".join(what),
+        servers=point.servers,
+        clients=point.clients,
         bound_by=bound_by,
         predicted=predicted,
-        measured=measured.rows_per_s,
+        measured=bench(point).rows_per_s,
+        unit="rows/s",
+    )
+
+
+def _compare_run(constants: Constants, run: Run, directory: Path) -> Comparison:
+    outcome = run.predict(constants.setting(Point(model=run.model, clients=run.clients)))
+    killed = f", one killed after {run.killed_at_s:g} s" if run.killed_at_s else ""
+    return Comparison(
+        what=f"model {run.model}, {run.files} files of {run.rows_per_file} rows each{killed}",
+        servers=1,
+        clients=run.clients,
+        bound_by=outcome.bound_by,
+        predicted=outcome.seconds,
+        measured=run.measure(directory),
+        unit="s",
     )

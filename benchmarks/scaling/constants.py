@@ -1,26 +1,23 @@
-"""What this code takes, as it was measured; docs/scaling.md says how."""
+"""What this code takes, as `measure --update` has measured it, by the way that tensors travel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 
 from benchmarks.scaling.model import Costs
 
-# A client and a server on one host: tensors in shared memory.
-LOCAL = Costs(
-    client_s_per_request=2e-4,
-    client_s_per_byte=8e-10,
-    server_s_per_request=4e-4,
-    server_s_per_byte=6e-10,
-    wait_s=5e-4,
-    file_s=0.015,
-    job_s=2.6,
-    server_start_s=4.0,
-)
-# On two hosts: tensors as bytes, over GRPC with mutual TLS.
-REMOTE = Costs(
-    client_s_per_request=4e-4,
-    client_s_per_byte=3e-9,
-    server_s_per_request=6e-4,
-    server_s_per_byte=3e-9,
-    wait_s=1e-3,
-    file_s=0.015,
-    job_s=2.6,
-    server_start_s=4.0,
-)
+FILE = Path(__file__).with_name("constants.json")
+
+
+def load() -> dict[str, Costs]:
+    """Return the costs: ``"shm"`` on one host, ``"http"`` and ``"grpc"`` (with TLS) beyond."""
+    return {name: Costs(**costs) for name, costs in json.loads(FILE.read_text()).items()}
+
+
+def save(costs: Mapping[str, Costs]) -> None:
+    """Replace the costs."""
+    found = {name: asdict(each) for name, each in costs.items()}
+    FILE.write_text(json.dumps(found, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class Link:
 
 @contextmanager
 def throttled_link(bytes_per_s: float) -> Iterator[Link]:
-    """Make a link, and remove it at the end of the block.
+    """Make a link, and remove it at the end of the block; an infinite one is as fast as memory.
 
     Raises
     ------
@@ -42,22 +43,28 @@ def throttled_link(bytes_per_s: float) -> Iterator[Link]:
         This process may not make namespaces, or the kernel has no token bucket (``sch_tbf``).
     """
     name = f"hermes{os.getpid()}"
+    here = f"{name}h"
     network = f"10.213.{os.getpid() % 250}"
-    rate = f"{round(8 * bytes_per_s / PAYLOAD)}bit"
-    bucket = ("root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
     inside = ("ip", "netns", "exec", name)
     with ExitStack() as stack:
         _run("ip", "netns", "add", name)
         stack.callback(_run, "ip", "netns", "del", name)  # and the link with it
-        _run("ip", "link", "add", name[:13] + "h", "type", "veth", "peer", "eth0", "netns", name)
-        _run("ip", "address", "add", f"{network}.1/24", "dev", name[:13] + "h")
-        _run("ip", "link", "set", name[:13] + "h", "up")
+        _run("ip", "link", "add", here, "type", "veth", "peer", "eth0", "netns", name)
+        _run("ip", "address", "add", f"{network}.1/24", "dev", here)
+        _run("ip", "link", "set", here, "up")
         _run(*inside, "ip", "address", "add", f"{network}.2/24", "dev", "eth0")
         _run(*inside, "ip", "link", "set", "eth0", "up")
         _run(*inside, "ip", "link", "set", "lo", "up")
-        _run(*inside, "tc", "qdisc", "add", "dev", "eth0", *bucket)
-        _run("tc", "qdisc", "add", "dev", name[:13] + "h", *bucket)
+        if not math.isinf(bytes_per_s):
+            bucket = _bucket(bytes_per_s)
+            _run(*inside, "tc", "qdisc", "add", "dev", "eth0", *bucket)
+            _run("tc", "qdisc", "add", "dev", here, *bucket)
         yield Link(namespace=name, address=f"{network}.1", bytes_per_s=bytes_per_s)
+
+
+def _bucket(bytes_per_s: float) -> tuple[str, ...]:
+    rate = f"{round(8 * bytes_per_s / PAYLOAD)}bit"
+    return ("root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
 
 
 def _run(*command: str) -> None:

@@ -100,7 +100,7 @@ def write_inputs(directory: Path) -> Path:
 
 @contextmanager
 def serve_models(
-    directory: Path, n: int, listen: str = "127.0.0.1"
+    directory: Path, n: int, listen: str = "127.0.0.1", *, insecure: bool = False
 ) -> Iterator[list[TritonInstance]]:
     """Serve the models n times, each server on one core, for the length of a block."""
     allowed = sorted(os.sched_getaffinity(0))
@@ -110,7 +110,7 @@ def serve_models(
             os.sched_setaffinity(0, {allowed[number % len(allowed)]})  # a child inherits it
             try:
                 server = serve(
-                    directory / "models", ports="auto", gpus=[], listen=listen, insecure=True
+                    directory / "models", ports="auto", gpus=[], listen=listen, insecure=insecure
                 )
                 started.append(stack.enter_context(server))
             finally:

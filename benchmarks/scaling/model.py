@@ -118,8 +118,8 @@ class Setting:
             ("file system", 0): self.file_system,
         }
 
-    def demands(self, client: int) -> dict[Resource, float]:
-        """Return what a row of a client takes of each resource."""
+    def demands(self, client: int, server: int | None = None) -> dict[Resource, float]:
+        """Return what a row of a client takes of each resource, with its own or another server."""
         costs, n_bytes = self.costs, self.rows_per_request * self.row_bytes
         sending = costs.client_s_per_request + n_bytes * costs.client_s_per_byte
         serving = costs.server_s_per_request + n_bytes * costs.server_s_per_byte
@@ -127,7 +127,7 @@ class Setting:
         carried = max(n_bytes, self.rows_per_request * self.answer_bytes)
         slowest = min(self.server_link, self.client_link)
         way = sending + serving + costs.wait_s + self.service_s + carried / slowest
-        server = self.server_of(client)
+        server = self.server_of(client) if server is None else server
         request = {
             ("client", client): sending,
             ("in flight", client): way,

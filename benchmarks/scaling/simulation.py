@@ -7,13 +7,13 @@ the next.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Literal
 
-from benchmarks.scaling.model import Setting, fair_rates
+from benchmarks.scaling.model import Resource, Setting, fair_rates
 
 # A job writes so often how far it has come: what a lost one did since is done again.
 CHECKPOINT_S = 2.0
@@ -69,8 +69,9 @@ class Outcome:
     answered, again
         Rows that servers answered, and those of them that were answered before.
     shares
-        The part of the clients' time that each kind of resource bounds them; ``"start"`` is that
-        of waiting for jobs, files and servers to begin, ``"idle"`` that without work.
+        The part of the clients' time that each kind of resource bounds them; ``"files"`` is that
+        between two files, ``"start"`` that of waiting for jobs and servers, ``"idle"`` that without
+        work.
     """
 
     seconds: float
@@ -83,6 +84,30 @@ class Outcome:
     def bound_by(self) -> str:
         """What bounds the clients for most of their time."""
         return max(self.shares, key=lambda name: self.shares[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Alone:
+    """A client that shares nothing: what a row takes, what bounds it, and a row's part of a file.
+
+    Between two files a client sends nothing. What else a row takes of its time is what it takes
+    without others: while it waits for them, it does not lose that time to files.
+    """
+
+    demands: Mapping[Resource, float]
+    bound_by: str
+    file_s: float
+
+    @classmethod
+    def of(cls, setting: Setting, work: Work, client: int, server: int) -> _Alone:
+        demands = setting.demands(client, server)
+        [(rate, (bound_by, _))] = fair_rates([demands], setting.capacities())
+        # The last answer is waited for: the first request of the next file comes after it.
+        way_s = demands["in flight", client] * setting.rows_per_request
+        file_s = setting.costs.file_s + max(0.0, way_s - setting.rows_per_request / rate)
+        file_s /= work.rows_per_file
+        own = {("files", client): 1 / rate + file_s}
+        return cls(demands=demands | own, bound_by=bound_by, file_s=file_s)
 
 
 @dataclass(kw_only=True)
@@ -99,8 +124,8 @@ def simulate(setting: Setting, work: Work, losses: Sequence[Loss] = ()) -> Outco
     """Return what a run comes to that starts its servers, and then jobs on its clients."""
     jobs = deque(work.jobs())
     clients = [_Client(server=setting.server_of(i)) for i in range(setting.clients)]
-    demands = [setting.demands(i) for i in range(setting.clients)]
-    capacities = setting.capacities()
+    of = cache(partial(_Alone.of, setting, work))
+    capacities = setting.capacities() | {("files", i): 1.0 for i in range(setting.clients)}
     ready = [setting.costs.server_start_s] * setting.servers
     to_come = deque(sorted(losses, key=lambda loss: loss.at_s))
     now = answered = again = engine_s = 0.0
@@ -110,28 +135,30 @@ def simulate(setting: Setting, work: Work, losses: Sequence[Loss] = ()) -> Outco
             if not client.left and client.away_s <= now and jobs:
                 client.rows = client.left = jobs.popleft()
                 engine_s = max(now, engine_s) + 1 / setting.job_starts_per_s
-                n_files = math.ceil(client.rows / work.rows_per_file)
-                client.ready_s = engine_s + setting.costs.job_s + n_files * setting.costs.file_s
+                client.ready_s = engine_s + setting.costs.job_s
         busy = [client for client in clients if client.left]
         if not busy and not jobs:
             break
-        flowing = [
-            i for i, client in enumerate(clients)
-            if client.left and max(client.ready_s, ready[client.server]) <= now
-        ]  # fmt: skip
+        up = [server for server, ready_s in enumerate(ready) if ready_s <= now]
+        flowing = [i for i, c in enumerate(clients) if up and c.left and c.ready_s <= now]
         for client in clients:
             client.rate = 0.0
-        bounds = fair_rates([demands[i] for i in flowing], capacities)
+        # While its own server is lost, a client uses another one.
+        using = [own if (own := clients[i].server) in up else up[i % len(up)] for i in flowing]
+        alone = [of(i, server) for i, server in zip(flowing, using, strict=True)]
+        bounds = fair_rates([each.demands for each in alone], capacities)
         for i, (rate, _) in zip(flowing, bounds, strict=True):
             clients[i].rate = rate
         times = [now + c.left / c.rate for c in clients if c.rate]
-        times += [time for c in busy for time in (c.ready_s, ready[c.server]) if time > now]
+        times += [time for time in (*(c.ready_s for c in busy), *ready) if time > now]
         times += [c.away_s for c in clients if c.away_s > now and jobs]
         times += [max(now, loss.at_s) for loss in list(to_come)[:1]]
         began, now = now, min(times)
         took = now - began
-        for _, bound in bounds:
-            shares[bound[0]] += took
+        for each, (rate, (kind, _)) in zip(alone, bounds, strict=True):
+            between_files = rate * each.file_s if kind == "files" else 0.0
+            shares["files"] += took * between_files
+            shares[each.bound_by if kind == "files" else kind] += took * (1 - between_files)
         shares["start"] += took * (len(busy) - len(flowing))
         shares["idle"] += took * (len(clients) - len(busy))
         for client in clients:

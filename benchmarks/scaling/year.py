@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.scaling.constants import LOCAL, REMOTE
+from benchmarks.scaling.constants import load
 from benchmarks.scaling.model import Setting
 from benchmarks.scaling.simulation import Loss, Lost, Outcome, Work, simulate
 
@@ -17,6 +17,10 @@ FILE_S = 4096  # of data in a file
 FILES_PER_JOB = 8
 ROWS_PER_REQUEST = 256
 GPUS_PER_HOST = 8
+TITLES = (
+    "rows/s of a GPU", "GPUs", "hosts of the clients", "hours", "rows/s", "bound by",
+    "a host of clients is lost", "a host of servers is lost",
+)  # fmt: skip
 BACK_S = 120.0  # until the engine has started what was lost on another host
 
 
@@ -35,7 +39,7 @@ class Plan:
         per_host = min(self.gpus, GPUS_PER_HOST)
         row_bytes = RATE_HZ * N_DETECTORS * SAMPLE_BYTES
         return Setting(
-            costs=LOCAL if math.isinf(self.link) else REMOTE,
+            costs=load()["shm" if math.isinf(self.link) else "grpc"],
             row_bytes=row_bytes,
             answer_bytes=4,
             read_bytes=row_bytes / N_SLIDES,  # later slides are read from the kernel's cache
@@ -67,24 +71,24 @@ def plans() -> Iterator[Plan]:
                 yield Plan(gpus=gpus, gpu_rows_per_s=rate, link=link)
 
 
-def table() -> Iterator[str]:
-    """Yield the lines of a table in Markdown."""
-    yield (
-        "| rows/s of a GPU | GPUs | clients | hours | rows/s | bound by "
-        "| a lost host of clients | of servers |"
-    )
-    yield "|---|---|---|---|---|---|---|---|"
+def rows() -> Iterator[list[str]]:
+    """Yield the cells of each plan: `TITLES` says what they are."""
     for plan in plans():
-        whole = simulate(plan.setting, year())
-        lost = _cost(plan, whole, "clients"), _cost(plan, whole, "servers")
-        where = "beside" if math.isinf(plan.link) else f"{8 * plan.link / 1e9:g} Gbit/s"
-        yield (
-            f"| {plan.gpu_rows_per_s:g} | {plan.gpus} | {where} | {whole.seconds / 3600:.1f} "
-            f"| {whole.rows_per_s:.3g} | {whole.bound_by} | {lost[0]} | {lost[1]} |"
-        )
+        setting = plan.setting
+        whole = simulate(setting, year())
+        yield [
+            f"{plan.gpu_rows_per_s:,.0f}",
+            str(plan.gpus),
+            "the same" if math.isinf(plan.link) else f"others, {8 * plan.link / 1e9:g} Gbit/s",
+            f"{whole.seconds / 3600:,.1f}",
+            f"{whole.rows_per_s:,.0f}",
+            whole.bound_by,
+            _loss(setting, whole, "clients"),
+            _loss(setting, whole, "servers"),
+        ]
 
 
-def _cost(plan: Plan, whole: Outcome, what: Lost) -> str:
+def _loss(setting: Setting, whole: Outcome, what: Lost) -> str:
     loss = Loss(at_s=whole.seconds / 2, what=what, back_s=BACK_S)
-    lost = simulate(plan.setting, year(), [loss])
-    return f"{lost.seconds - whole.seconds:.0f} s, {lost.again:.0f} rows"
+    lost = simulate(setting, year(), [loss])
+    return f"{lost.seconds - whole.seconds:.0f} s, {lost.again:,.0f} rows"

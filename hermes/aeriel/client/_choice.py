@@ -39,14 +39,14 @@ class TransportUnavailableError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerAccess:
-    """What a transport needs: the server, its model, and the channel to it.
+    """What a transport is made of: the server, its model, and the channel to it.
 
     Attributes
     ----------
     endpoint
         Where the server listens.
     connection
-        The gRPC channel; `connection.error` returns an error for a gRPC status and a reason.
+        The gRPC channel; `connection.error` makes an error of a gRPC status and a reason.
     specification, model_version, outputs
         The model, and the outputs to ask for; none for all.
     server
@@ -77,12 +77,13 @@ class ServerAccess:
     def http(self) -> HttpCarrier | str:
         """The server's HTTP service, or why it cannot be used."""
         if self.endpoint.credentials is not None:
-            return "its clients need a certificate, which Triton supports over gRPC only"
+            # Triton asks for certificates on its GRPC service alone.
+            return "its clients need a certificate, which is asked for over GRPC"
         if self.endpoint.http is None:
-            return "its HTTP address is not known; pass an Endpoint with http"
+            return "its HTTP address is not known; give an Endpoint that has it"
         carrier = HttpCarrier(self.endpoint.http, self.connection.error)
-        if not carrier.is_server(self.server.name):
-            return f"{self.endpoint.http} does not answer as this server"
+        if not carrier.leads_to(self.server.name):
+            return f"{self.endpoint.http} does not lead to it"
         return carrier
 
 
@@ -102,7 +103,7 @@ def _shared_memory(access: ServerAccess) -> Transport:
     if not is_this_host(access.endpoint.grpc):
         raise TransportUnavailableError(f"{nowhere}: it is not on this host")
     if "system_shared_memory" not in access.server.extensions:
-        raise TransportUnavailableError(f"{nowhere}: it does not support system shared memory")
+        raise TransportUnavailableError(f"{nowhere}: it does not offer it")
     http = access.http if isinstance(access.http, HttpCarrier) else None
     try:
         return SharedMemoryTransport(access.inline(http=http), http or _usual_http(access))
@@ -114,9 +115,9 @@ def _shared_memory(access: ServerAccess) -> Transport:
 
 
 def _usual_http(access: ServerAccess) -> HttpCarrier | None:
-    """Return the HTTP service at Triton's default address.
+    """Return the HTTP service at its usual address.
 
-    The caller has to check that it is the same server: it has to know the same shared memory.
+    It is the same server's if it knows the same shared memory.
     """
     if access.endpoint.credentials is not None or access.endpoint.http is not None:
         return None

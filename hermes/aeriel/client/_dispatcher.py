@@ -30,7 +30,7 @@ from hermes.errors import InferenceError, RequestTimeoutError
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A request that was sent, and its call; the call is None after the answer."""
+    """A request, and its call; None when it was answered."""
 
     prepared: PreparedRequest
     started: float
@@ -45,7 +45,7 @@ class Dispatcher:
     connection: Connection
     transport: Transport
     recorder: Recorder
-    rate_limiter: RateLimiter
+    pace: RateLimiter
     timeout_s: float
     process: Process = field(default_factory=this_process)
 
@@ -62,10 +62,7 @@ class Dispatcher:
             The client was closed, or a forked process continues a stream of its parent.
         """
         if self.is_inherited():
-            reason = (
-                "the stream was started in the parent process, before a fork; start a new one in "
-                "this process"
-            )
+            reason = "it was begun by the process that this one was forked from; begin anew here"
             raise self.connection.error("CANCELLED", reason)
         if self.connection.is_closing:
             raise self.connection.error("CANCELLED", "the client was closed")
@@ -85,7 +82,7 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def within(self, deadline_s: float) -> Iterator[float]:
-        """Set a deadline for several requests; an error caused by it has `deadline_s`."""
+        """Set a deadline for several requests; errors due to it name it."""
         deadline = time.monotonic() + deadline_s
         try:
             yield deadline
@@ -100,9 +97,9 @@ class Dispatcher:
         Raises
         ------
         RequestError, RequestTimeoutError
-            It was not sent: the client was closed, or the deadline has passed.
+            It was not sent: the client was closed, or the deadline is over.
         """
-        self.rate_limiter.wait(deadline)
+        self.pace.wait(deadline)
         self._check(deadline)
         started = self.recorder.start()
         return PendingRequest(prepared, started, self._send(prepared, deadline))
@@ -110,12 +107,12 @@ class Dispatcher:
     def finish(self, pending: PendingRequest, deadline: float = math.inf) -> Outputs:
         """Return the outputs of a request, which is retried after a transient failure.
 
-        They are valid until the request is dropped.
+        They are good until the request is dropped.
 
         Raises
         ------
         RequestError, RequestTimeoutError
-            The last attempt failed, or the deadline has passed.
+            The last attempt's failure, or the deadline is over.
         """
         self._check(deadline)
         try:
@@ -135,7 +132,7 @@ class Dispatcher:
         return outputs
 
     def resend(self, pending: PendingRequest, deadline: float) -> None:
-        """Send a request again after the server rejected it."""
+        """Send a request again that the server has not accepted."""
         self.recorder.retried()
         pending.call = self._send(pending.prepared, deadline)
 
@@ -145,7 +142,7 @@ class Dispatcher:
             self.transport.drop(pending.prepared, pending.call)
 
     def _check(self, deadline: float) -> None:
-        # Carriers check the deadline only while they wait.
+        # The carrier looks only when it waits for long, and answers may come soon.
         if time.monotonic() >= deadline:
             raise self.connection.error("DEADLINE_EXCEEDED", "")
 
@@ -156,8 +153,8 @@ class Dispatcher:
 
         def attempt() -> Outputs:
             if failures:
-                # Not kept in a local variable: the traceback refers to this frame. The cycle would
-                # keep the callers' frames, and shared memory, until garbage collection.
+                # In no variable of this: its traceback will have this frame and all the callers',
+                # which would then stay, with regions in them, until garbage is collected.
                 raise failures.pop()
             pending.call = self._send(pending.prepared, deadline)
             return self._received(pending)
