@@ -188,7 +188,7 @@ def ours(file, how):
 class Nobody:
     """A client without a server: rows are read into a ring, as the client's own, and stay there."""
 
-    specification = SimpleNamespace(sequence_places=SEQUENCES)
+    specification = SimpleNamespace(max_sequences=SEQUENCES)
     max_in_flight = SEQUENCES
 
     def stream_rows(self, read, rows, layout):

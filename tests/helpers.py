@@ -25,6 +25,7 @@ Tensors = Mapping[str, tuple[str, Sequence[int]]]
 ONE_VALUE: Tensors = {"x": ("FP32", [1])}
 
 _MODEL = """
+import os
 import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -96,6 +97,16 @@ def write_model(
             )
     (directory / "config.pbtxt").write_text("\n".join(lines))
     return repository
+
+
+def double_slowly_while(slow: Path) -> str:
+    """Return the body of a model that takes a second for a request while there is a file."""
+    return f"""
+    def answer(self, request):
+        if os.path.exists({str(slow)!r}):
+            time.sleep(1)
+        return response(y=2 * array(request, "x"))
+"""
 
 
 def write_program(path: Path, program: str) -> None:

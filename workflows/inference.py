@@ -22,6 +22,7 @@ from hermes.aeriel.files import (
     slides_of,
 )
 from hermes.errors import ParameterError
+from workflows._builds import once_per_build
 from workflows._endpoints import EndpointTarget
 from workflows._progress import Progress
 from workflows.parameters import options_of, with_options
@@ -245,12 +246,20 @@ class InferenceTask(InferenceParameters, luigi.Task):
         shifts = json.dumps(job.options.shifts)
         return job.request(
             {
-                **self.server.provenance(),
+                **self.provenance,
                 "model_stamp": job.model_stamp(),
-                "task": self.task_id,
-                "parameters": {**self.result_parameters(), "shifts": shifts},
+                "parameters": {**self.provenance["parameters"], "shifts": shifts},
             }
         )
+
+    @once_per_build
+    def provenance(self) -> Mapping[str, Any]:
+        """What all outputs say of the task and its server."""
+        return {
+            **self.server.provenance(),
+            "task": self.task_id,
+            "parameters": self.result_parameters(),
+        }
 
     def result_parameters(self, *, only_significant: bool = False) -> dict[str, str]:
         """Return the parameters that an output names, and that a hook may go by."""

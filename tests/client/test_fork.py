@@ -165,7 +165,7 @@ def resume():
         try:
             next(stream)
         except RequestError as error:
-            assert "the process that this one was forked from; begin anew here" in str(error)
+            assert "the stream was started in the parent process, before a fork" in str(error)
         else:
             raise AssertionError
     assert read_by == []
@@ -189,7 +189,7 @@ with client.sequence() as sequence:
             try:
                 next(begun)
             except RequestError as error:
-                assert "begin anew here" in str(error)
+                assert "start a new one in this process" in str(error)
             else:
                 raise AssertionError
         with client.sequence() as another:

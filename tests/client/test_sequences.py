@@ -68,7 +68,7 @@ def test_each_update_is_answered_once_in_order(
 
 def test_sequences_in_one_thread_do_not_mix(endpoint: Endpoint) -> None:
     with InferenceClient(endpoint, "sum") as client:
-        assert client.specification.sequence_places == 3
+        assert client.specification.max_sequences == 3
         numbers = [range(k, 30 + k) for k in range(3)]
         streams = [client.sequence().stream(list(map(update, some))) for some in numbers]
         rows = [[result["y"].item() for result in row] for row in zip(*streams, strict=True)]

@@ -344,7 +344,7 @@ class TestHttp(TransportTests):
             np.testing.assert_array_equal(answer["y"], batch)
 
     def test_without_an_address_is_refused(self, there: Endpoint) -> None:
-        with pytest.raises(ParameterError, match="HTTP address is not known; give an Endpoint"):
+        with pytest.raises(ParameterError, match="HTTP address is not known; pass an Endpoint"):
             self.client(Endpoint(grpc=there.grpc), "echo")
 
 
@@ -556,7 +556,7 @@ def test_http_service_of_another_server_is_not_taken(
 ) -> None:
     with serve(repository, ports="auto", wait=True) as other:
         mixed = dataclasses.replace(endpoint, http=other.endpoint.http)
-        with pytest.raises(ParameterError, match="does not lead to it"):
+        with pytest.raises(ParameterError, match="does not answer as this server"):
             InferenceClient(mixed, "echo", transport="http")
         with InferenceClient(mixed, "echo", transport="shm") as client:
             assert isinstance(wire_of(client), GrpcCarrier)

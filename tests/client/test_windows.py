@@ -112,7 +112,7 @@ class TestWindows:
 
     @pytest.mark.parametrize("run", [range(0), range(2, 2), range(0, 4, 2)])
     def test_have_no_span_when_they_are_no_run(self, run: range) -> None:
-        with pytest.raises(IndexError, match="no run"):
+        with pytest.raises(IndexError, match="not a range of consecutive"):
             Windows(n_samples=10, window=4, stride=2).span(run)
 
     def test_are_values(self) -> None:
@@ -258,15 +258,15 @@ class TestPad:
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda: Windows(n_samples=9, window=0, stride=1), "window: 0 samples; it takes 1 at"),
-        (lambda: Windows(n_samples=9, window=1, stride=0), "stride: 0 samples; it takes 1 at"),
+        (lambda: Windows(n_samples=9, window=0, stride=1), "window: 0 samples; it has to be at"),
+        (lambda: Windows(n_samples=9, window=1, stride=0), "stride: 0 samples; it has to be at"),
         (lambda: Windows(n_samples=9, window=1, stride=1, shifts=()), "shifts: is empty; give"),
         (lambda: next(Windows(n_samples=9, window=1, stride=1).batches(0)), "batch_size: 0 is"),
         (lambda: Windows(n_samples=9, window=1, stride=1).time(0), "sample_rate: is not known"),
-        (lambda: Windows.cut(9, window="x"), "window: 'x' is neither samples"),
+        (lambda: Windows.cut(9, window="x"), "window: 'x' is neither a number of samples"),
         (lambda: Windows.cut(9, window=1, shifts=("1s",)), "shifts: '1s' is in seconds"),
-        (lambda: to_samples("x", None), "length: 'x' is neither samples"),
-        (lambda: to_samples("1s", -2.0), "sample_rate: -2 Hz; it is above 0"),
+        (lambda: to_samples("x", None), "length: 'x' is neither a number of samples"),
+        (lambda: to_samples("1s", -2.0), "sample_rate: -2 Hz; it has to be above 0"),
     ],
 )
 def test_a_refusal_names_the_parameter(refused: Callable[[], object], message: str) -> None:

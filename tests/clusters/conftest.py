@@ -33,6 +33,14 @@ def constrained_slurm() -> Iterator[Path]:
     yield from _slurm_system("--constrain")
 
 
+@pytest.fixture
+def hosts(shared: Path, triton_home: Path) -> Iterator[Hosts]:
+    """Three hosts: a login node, and two nodes of a Slurm."""
+    paths = [shared, triton_home, *python_paths()]
+    for directory in _slurm_system("--hosts", *map(str, paths)):
+        yield Hosts(directory)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Path]:
     """A directory that all hosts of a batch system see at the same path."""
@@ -97,6 +105,63 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     """The batch system that a test names, by indirect parameters."""
     found: Cluster = request.getfixturevalue(f"{request.param}_cluster")
     return found
+
+
+class Hosts:
+    """The hosts of a Slurm, which are namespaces of this machine's.
+
+    Parameters
+    ----------
+    directory
+        That of the Slurm.
+    """
+
+    names = ("login", "node1", "node2")
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in self.names:
+            gpus = [{"uuid": f"GPU-{uuid.uuid4()}"} for _ in range(2)]
+            (self.root(name) / "tmp" / "gpus.json").write_text(json.dumps(gpus))
+
+    def first_process(self, name: str) -> int:
+        """Return the process with which a host ends."""
+        return int((self.directory / f"{name}.pid").read_text())
+
+    def root(self, name: str) -> Path:
+        """Return the root of a host's file system."""
+        return Path(f"/proc/{self.first_process(name)}/root")
+
+    def address(self, name: str) -> str:
+        """Return the address of a host."""
+        lines = (self.directory / "hosts").read_text().splitlines()
+        (found,) = [address for address, each in map(str.split, lines) if each == name]
+        return found
+
+    def regions(self, name: str) -> list[str]:
+        """Return the shared memory of a host."""
+        return [region.name for region in (self.root(name) / "dev" / "shm").iterdir()]
+
+    def cluster(self, name: str) -> Cluster:
+        """Return the Slurm for pipelines whose drivers run on a host.
+
+        The state of servers is among the temporary files of each host.
+        """
+        prefix = (
+            *("nsenter", f"--target={self.first_process(name)}"),
+            *("--net", "--mount", "--pid", "--uts", "--ipc"),
+        )
+        variables = {
+            "SLURM_CONF": str(self.directory / "slurm.conf"),
+            "PYTHONPATH": f"{ENVIRONMENT / 'gpus'}:{REPOSITORY}",
+            "FAKE_GPUS": "/tmp/gpus.json",
+        }
+
+        def states(run: str) -> Mapping[JobId, JobState]:
+            command = _slurm.states_command(run)
+            return _slurm.parse_states(output_of(command, {**os.environ, **variables}))
+
+        return Cluster(name="slurm", variables=variables, states=states, prefix=prefix)
 
 
 def gpu_stand_in(directory: Path, gpus: list[str]) -> dict[str, str]:

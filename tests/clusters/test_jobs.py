@@ -98,7 +98,6 @@ def test_the_page(slurm_cluster: Cluster, directory: Path) -> None:
     [
         (SLURM, "driver SIGINT", ()),
         (SLURM, "driver SIGKILL", IN_A_JOB),
-        (SLURM, "driver, worker and reaper SIGKILL", IN_A_JOB),
         (HTCONDOR, "driver SIGKILL", IN_A_JOB),
     ],
     indirect=["cluster"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,54 +16,59 @@ import numpy as np
 import pytest
 
 from hermes._processes import is_tritonserver, marked_processes
-from tests.helpers import wait_until, write_model
+from tests.helpers import double_slowly_while, wait_until, write_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SNAKEFILE = REPOSITORY / "workflows" / "snakemake" / "Snakefile"
-MODEL = """
-    def answer(self, request):
-        time.sleep({seconds})
-        return response(y=2 * array(request, "x"))
-"""
-ON_SLURM = ("--executor", "slurm", "--jobs", "2", "--slurm-status-command", "squeue")
-N_FILES = 3
+# Jobs are looked at after 1 s and again 11 s later, in place of 40 s and 50 s later. All of the
+# inference is one job.
+ON_SLURM = (
+    *("--executor", "slurm", "--jobs", "2", "--slurm-status-command", "squeue"),
+    *("--slurm-init-seconds-before-status-checks", "1"),
+    *("--groups", "infer=infer", "--group-components", "infer=100"),
+)
+N_FILES = 2
 
 
 class Run:
     """Snakemake in a directory of its own; its processes bear a mark, by which they are found."""
 
-    def __init__(self, snakemake: Path, directory: Path) -> None:
+    def __init__(
+        self, snakemake: Path, directory: Path, place: str, options: tuple[str, ...]
+    ) -> None:
         self._snakemake = snakemake
+        self._place = place
+        self._options = options
         self.directory = directory
         (directory / "data").mkdir()
         for index in range(N_FILES):
             with h5py.File(directory / "data" / f"{index}.h5", "w") as file:
                 file["x"] = np.arange(8, dtype=np.float32).reshape(8, 1) + index
                 file["expected"] = 2 * file["x"][:]
-        for name, seconds in (("double", 0), ("slow", 1)):
-            write_model(directory / "models", name, MODEL.format(seconds=seconds))
+        self.slow = directory / "slow"
+        write_model(directory / "models", "double", double_slowly_while(self.slow))
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "snakemake.log"
 
-    def start(self, *options: str, model: str, **config: str) -> subprocess.Popen[bytes]:
-        values = {
-            "models": str(self.directory / "models"),
-            "model": model,
-            "inputs": str(self.directory / "data"),
-            "results": str(self.directory / "results"),
+    def start(self) -> subprocess.Popen[bytes]:
+        config = {
+            "models": self.directory / "models",
+            "model": "double",
+            "inputs": self.directory / "data",
+            "results": self.directory / "results",
             "target": "expected",
             "require": "max_absolute_error <= 0",
             "infer": "--batch-size 1",
-            **config,
+            "server": "service" if self._place == "service" else "shared",
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(str(self._snakemake), "--snakefile", str(SNAKEFILE), "--cores", "4"),
-                    *("--rerun-incomplete", *options),
-                    *("--config", *(f"{name}={value}" for name, value in values.items())),
+                    *("--rerun-incomplete", *self._options),
+                    *("--config", *(f"{name}={value}" for name, value in config.items())),
                 ],
                 cwd=self.directory,
                 env={
@@ -77,10 +83,17 @@ class Run:
             )
         return self.process
 
-    def run(self, *options: str, model: str = "double", **config: str) -> None:
-        """Run it to its end, and check the results."""
-        code = self.start(*options, model=model, **config).wait(300)
-        assert code == 0, self.logs()
+    def start_slowly(self) -> subprocess.Popen[bytes]:
+        """Start it, and return when some of a file is done."""
+        self.slow.touch()
+        process = self.start()
+        wait_until(lambda: any((self.directory / "results").glob("predictions/*.partial")), 120)
+        return process
+
+    def finish(self) -> None:
+        """Wait for its end, and check the results."""
+        assert self.process is not None
+        assert self.process.wait(300) == 0, self.logs()
         with h5py.File(self.directory / "results" / "merged.h5") as merged:
             assert len(merged["y"]) == 8 * N_FILES
             assert np.array_equal(merged["y"], merged["target"])
@@ -97,25 +110,33 @@ class Run:
     def processes(self) -> set[int]:
         return marked_processes(f"HERMES_TEST={self.directory}")
 
+    def is_over(self) -> bool:
+        """Tell whether there is no process of it, and no job."""
+        queue = ["squeue", "--noheader"]
+        jobs = subprocess.check_output(queue) if self._place == "slurm" else b""
+        return not self.processes() and not jobs
+
     def kill_server(self) -> None:
         for pid in self.processes():
             command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
             if is_tritonserver(command):
                 os.kill(pid, signal.SIGKILL)
 
-    def is_inferring(self) -> bool:
-        """Tell whether some of a file is done."""
-        return any((self.directory / "results").glob("predictions/*.partial"))
 
-
-@pytest.fixture
-def run(snakemake: Path, triton_home: Path, tmp_path: Path) -> Iterator[Run]:
-    run = Run(snakemake, tmp_path)
+@pytest.fixture(params=["shared", "service", "slurm"])
+def run(
+    request: pytest.FixtureRequest, snakemake: Path, triton_home: Path, tmp_path: Path
+) -> Iterator[Run]:
+    options = request.getfixturevalue("on_slurm") if request.param == "slurm" else ()
+    run = Run(snakemake, tmp_path, request.param, options)
     yield run
-    if run.process is not None and run.process.poll() is None:
-        os.killpg(run.process.pid, signal.SIGKILL)
+    # A server that others may share lives 10 s longer.
+    for pid in run.processes():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    wait_until(run.is_over, 60)
+    if run.process is not None:
         run.process.wait()
-    wait_until(lambda: not run.processes(), 60)
 
 
 @pytest.fixture
@@ -131,44 +152,27 @@ def on_slurm(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tu
     return ON_SLURM
 
 
-@pytest.mark.parametrize("server", ["shared", "service"])
-def test_a_validation_is_right(run: Run, server: str) -> None:
-    run.run(server=server)
-
-
-@pytest.mark.parametrize("server", ["shared", "service"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whoever_ends_it_nothing_is_left_and_it_goes_on(
-    run: Run, server: str, number: signal.Signals
-) -> None:
-    process = run.start(model="slow", server=server)
-    wait_until(run.is_inferring, 120)
+def test_whoever_ends_it_nothing_is_left_and_it_goes_on(run: Run, number: signal.Signals) -> None:
+    process = run.start_slowly()
     if number == signal.SIGINT:  # as a terminal sends it
         os.killpg(process.pid, number)
-    else:
+        process.wait(60)
+        run.slow.unlink()
+    else:  # Snakemake does not end its jobs
         process.send_signal(number)
-    process.wait(60)
+        run.slow.unlink()
+        process.wait(60)
     # The jobs that run, 10 s of the shared server, or 30 s of the beacon.
-    wait_until(lambda: not run.processes(), 90)
-    run.unlock()
-    run.run(model="slow", server=server)
+    wait_until(run.is_over, 90)
+    if number == signal.SIGKILL:
+        run.unlock()
+    run.start()
+    run.finish()
 
 
-@pytest.mark.parametrize("server", ["shared", "service"])
-def test_a_server_that_dies_is_started_again(run: Run, server: str) -> None:
-    process = run.start(model="slow", server=server)
-    wait_until(run.is_inferring, 120)
+def test_a_server_that_dies_is_started_again(run: Run) -> None:
+    run.start_slowly()
     run.kill_server()
-    assert process.wait(300) == 0, run.logs()
-
-
-def test_on_slurm_a_validation_is_right(run: Run, on_slurm: tuple[str, ...]) -> None:
-    run.run(*on_slurm)
-
-
-def test_on_slurm_its_jobs_end_with_ctrl_c(run: Run, on_slurm: tuple[str, ...]) -> None:
-    process = run.start(*on_slurm, model="slow")
-    wait_until(run.is_inferring, 120)
-    process.send_signal(signal.SIGINT)
-    process.wait(120)
-    wait_until(lambda: not run.processes(), 90)
+    run.slow.unlink()
+    run.finish()

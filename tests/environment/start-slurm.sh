@@ -9,8 +9,8 @@
 # through the cgroup for devices).
 #
 # With --hosts there are three hosts, two of them nodes with two GPUs each: "login", "node1" and
-# "node2" have network, PID, UTS and IPC namespaces of their own, and their own /tmp and /dev/shm, in
-# which they share the PATHs and DIRECTORY. DIRECTORY/login.pid and so on have each one's first
+# "node2" have network, PID, UTS and IPC namespaces of their own, know each other by name, and have
+# their own /tmp and /dev/shm, in which they share the PATHs and DIRECTORY. DIRECTORY/login.pid and so on have each one's first
 # process: what runs in a host is started by nsenter, and ends when that process is killed.
 set -euo pipefail
 directory=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -57,6 +57,7 @@ start_host() {
             case $path in /tmp/*) mkdir -p "$path" && mount --bind "/mnt/${path#/tmp/}" "$path" ;; esac
         done
         umount --lazy /mnt
+        mount --bind "$2/hosts" /etc/hosts
         hostname "$1"
         while :; do sleep 1000; done # it reaps what is left to it
     ' "host-$1" "$1" "${shared[@]}" </dev/null >"$directory/$1.log" 2>&1 &
@@ -82,6 +83,8 @@ if [ ${#shared[@]} -gt 0 ]; then
     echo "$bridge" >"$directory/bridge"
     ip address add "$network.1/24" dev "$bridge"
     ip link set "$bridge" up
+    printf '%s\n' "127.0.0.1 localhost" "$network.2 login" "$network.3 node1" "$network.4 node2" \
+        >"$directory/hosts"
     start_host login 2
     start_host node1 3
     start_host node2 4
@@ -110,7 +113,7 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 GresTypes=gpu
 KillWait=5
-SlurmdTimeout=15
+SlurmdTimeout=10
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none

@@ -20,6 +20,13 @@ Arrays = dict[str, NDArray[Any]]
 def write_models(repository: Path) -> Path:
     """Write models of rows of three numbers, of windows of two channels, and of a state."""
     write_model(repository, "rows", DOUBLE, inputs={"x": ("FP32", [3])})
+    write_model(
+        repository,
+        "index",
+        DOUBLE.replace("y=", "index="),
+        inputs={"x": ("FP32", [3])},
+        outputs={"index": ("FP32", [3])},
+    )
     write_model(repository, "windows", DOUBLE, inputs={"x": ("FP32", [2, 8])})
     write_model(repository, "sums", RUNNING_SUM, inputs={"x": ("FP32", [3])}, config=BATCHING)
     return repository

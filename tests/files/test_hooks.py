@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hermes.aeriel.files import Hooks, InferenceOptions, Request, Rows
+from hermes.aeriel.files import (
+    FileJob,
+    Hooks,
+    InferenceOptions,
+    NamedServer,
+    Request,
+    Rows,
+    infer_files,
+    plan_files,
+)
 from hermes.aeriel.jobs import JobOptions, infer_in_jobs
 from hermes.aeriel.jobs._files import SubmissionDirectory, Work
 from hermes.aeriel.serve import TritonInstance, serve
@@ -172,6 +181,15 @@ def test_what_is_not_finite_counts_before_rows_are_left_out(
         run(server, rows_file, cast=True, keep="y[0] > 1e9", finite="outputs")
 
 
+def test_an_output_with_the_name_of_the_numbers_of_rows_is_refused(
+    server: TritonInstance, rows_file: Path
+) -> None:
+    out = datasets(run(server, rows_file, model="index", cast=True))
+    assert out.keys() == {"index"}
+    with pytest.raises(ParameterError, match=r"^outputs: 'index' has the name of the group"):
+        run(server, rows_file, model="index", cast=True, keep="index[0] > 0")
+
+
 def fails(_: Arrays, rows: Rows) -> Arrays:
     if rows.numbers[-1] >= 500:
         raise ValueError("no such gain")
@@ -201,6 +219,17 @@ WRONG: dict[str, tuple[Hooks, str]] = {
         "not rows of the block, in their order",
     ),
     "complex": (Hooks(postprocess=lambda o, _: {"y": 1j * o["y"]}), "complex64; return numbers"),
+    "masked": (
+        Hooks(postprocess=lambda o, _: {"y": np.ma.masked_less(o["y"], 0)}),
+        "masked array, whose mask would be lost",
+    ),
+    "numbers": (
+        Hooks(postprocess=lambda o, r: (o, r.numbers.__iadd__(1) and r)),
+        "ValueError: output array is read-only",
+    ),
+    "empty name": (Hooks(postprocess=lambda o, _: {"": o["y"]}), "a name that is no text"),
+    "NUL": (Hooks(postprocess=lambda o, _: {"a\0b": o["y"]}), "a name that is no text"),
+    "surrogate": (Hooks(postprocess=lambda o, _: {"\udc80": o["y"]}), "a name that is no text"),
     "index": (Hooks(postprocess=lambda o, _: {"index": o["y"]}), "a name .* the file uses itself"),
 }
 
@@ -304,3 +333,21 @@ class TestFacts:
         hooks = Hooks(postprocess=loud)
         assert hooks.facts() != replace(hooks, block_rows=64).facts()
         assert Hooks(block_rows=64).facts() == {}
+
+
+def test_an_output_stays_complete_without_its_input_but_not_with_other_options(
+    server: TritonInstance, rows_file: Path
+) -> None:
+    def job(output_dir: str, **options: Any) -> FileJob:
+        asked = InferenceOptions(model_name="rows", cast=True, **options)
+        [job] = plan_files(asked, [(rows_file,)], rows_file.parent / output_dir, model_stamp="m")
+        return job
+
+    infer_files(NamedServer(server.endpoint), [job("some", keep="y[0] > 0"), job("all")])
+    rows_file.unlink()
+    assert job("some", keep="y[0] > 0").is_complete()
+    assert not job("some", keep="y[0] > 1").is_complete()
+    assert not job("some").is_complete()
+    rows_file.with_name("other.h5").symlink_to(rows_file)
+    assert job("all").is_complete()
+    assert not replace(job("all"), input_files=(rows_file.with_name("other.h5"),)).is_complete()

@@ -89,6 +89,13 @@ def test_results_have_the_names_of_all_files(tmp_path: Path) -> None:
     ]
 
 
+def test_inputs_whose_results_would_have_one_name_are_refused(tmp_path: Path) -> None:
+    inputs = [(Path("/d/H/a.h5"), Path(f"/d/L/{part}/a.h5")) for part in (1, 2)]
+    problem = r"a\+a\.h5 would have the predictions of /d/H/a.h5 with /d/L/1/a.h5 and of "
+    with pytest.raises(ParameterError, match=f"^inputs: {problem}/d/H/a.h5 with /d/L/2/a.h5; "):
+        output_names(inputs)
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -188,7 +188,8 @@ class TestSampleRate:
     @pytest.mark.parametrize(
         "attributes",
         [{"dx": 0.0}, {"sample_rate": -1}, {"sample_rate": "fast"}, {"dx": [1.0, 2.0]},
-         {"dx": 1.0, "xunit": "ms"}, {"sample_rate": np.nan}],
+         {"dx": 1.0, "xunit": "ms"}, {"sample_rate": np.nan},
+         {"sample_rate": 8.0, "dx": 0.25}],
     )  # fmt: skip
     def test_that_makes_no_sense_is_refused(
         self, file: h5py.File, attributes: dict[str, Any]
@@ -204,6 +205,23 @@ class TestSampleRate:
         assert start_time_of(dataset) == 0.0
         dataset.attrs[name] = 1126259446
         assert start_time_of(dataset) == 1126259446.0
+
+    @pytest.mark.parametrize(
+        ("attributes", "problem"),
+        [
+            ({"x0": np.nan}, "its attribute x0 is nan, no time"),
+            ({"x0": 7000.0, "dx": 1.0, "xunit": "ms"}, "its attribute x0 is in 'ms', not in sec"),
+            ({"x0": np.float32(1126259446)}, "x0 is a float32, which is exact to 128 s"),
+            ({"x0": np.float32(1000.0)}, "x0 is a float32, which is exact to 6.1e-05 s"),
+        ],
+    )
+    def test_a_start_time_that_would_be_another_is_refused(
+        self, file: h5py.File, attributes: dict[str, Any], problem: str
+    ) -> None:
+        dataset = file.create_dataset("series", (10,), "f4")
+        dataset.attrs.update(attributes)
+        with pytest.raises(DataError, match=problem):
+            start_time_of(dataset, 32768.0)
 
 
 class TestCut:

@@ -253,15 +253,17 @@ def test_damaged_rows_are_named(tmp_path: Path) -> None:
         read(tmp_path / "a.h5", "f4")
 
 
-def test_sample_rates_agree(tmp_path: Path) -> None:
-    files = [write(tmp_path / name, x=X) for name in ("a.h5", "b.h5")]
+def test_sample_rates_and_units_agree_also_where_the_first_file_says_none(tmp_path: Path) -> None:
+    none, *files = [write(tmp_path / name, x=X) for name in ("none.h5", "a.h5", "b.h5")]
     for rate, file in zip((4096, 2048), files, strict=True):
         with h5py.File(file, "a") as opened:
-            opened["x"].attrs["sample_rate"] = rate
-    facts = [inspect(file, {"x": "x"}) for file in files]
+            opened["x"].attrs.update({"sample_rate": rate, "units": str(rate)})
+    facts = [inspect(file, {"x": "x"}) for file in (none, *files)]
     with pytest.raises(DataError, match=r"b\.h5, dataset 'x': has a sample rate of 2048"):
         check_agreement(facts)
-    check_agreement(facts, with_rates=False)
+    with pytest.raises(DataError, match=r"b\.h5, dataset 'x': has units '2048'"):
+        check_agreement(facts, with_rates=False)
+    check_agreement(facts[:2])
 
 
 def test_a_pattern_does_not_catch_results(tmp_path: Path) -> None:

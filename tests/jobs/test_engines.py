@@ -59,12 +59,14 @@ class TestSlurm:
     def test_what_is_listed(self) -> None:
         text = (
             "12 0 RUNNING None\n12 10 PENDING Resources\n13 0 COMPLETING None\n13 1 PENDING (a b)\n"
+            "14 N/A RUNNING None\n"  # of no array
         )
         assert parse_squeue(text) == {
             JobId("12", 0): JobState(phase="running"),
             JobId("12", 10): JobState(phase="queued", reason="Resources"),
             JobId("13", 0): JobState(phase="running"),
             JobId("13", 1): JobState(phase="queued", reason="(a b)"),
+            JobId("14", 0): JobState(phase="running"),
         }
         assert parse_squeue("") == {}
 

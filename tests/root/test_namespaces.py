@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import DOUBLE, write_model
+from hermes._directory import state_home
+from hermes.aeriel.endpoint import Endpoint
+from tests.helpers import DOUBLE, wait_until, write_model
 from tests.workflows.conftest import write_input
 
 pytestmark = pytest.mark.root
@@ -113,3 +119,39 @@ def test_a_home_that_is_full_does_not_matter(triton_home: Path, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.h5").exists()
+
+
+def test_the_server_of_another_namespace_is_left_alone(triton_home: Path, tmp_path: Path) -> None:
+    """Two hosts that share the directory with the state of servers have a server each."""
+    write_model(tmp_path / "models", "double", DOUBLE)
+    serve = [sys.executable, "-m", "hermes", "serve", str(tmp_path / "models"), "--ports=auto"]
+    environment = {**os.environ, "HERMES_STATE_HOME": str(tmp_path / "state")}
+    state = state_home(environment)
+
+    def directories() -> set[Path]:
+        return {path for path in state.iterdir() if path.is_dir()}
+
+    @contextmanager
+    def served(name: str, end: signal.Signals, *prefix: str) -> Iterator[Endpoint]:
+        file = tmp_path / name
+        command = [*prefix, *serve, f"--endpoint-file={file}"]
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        try:
+            wait_until(file.exists, 60)
+            yield Endpoint.read(file)
+        finally:
+            process.send_signal(end)
+            process.wait(30)
+
+    in_namespaces = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    with served("there", signal.SIGKILL, *in_namespaces) as there:
+        (theirs,) = directories()
+        with served("here", signal.SIGTERM):
+            assert len(directories()) == 2
+        assert there.is_reachable()
+    # All of that namespace's processes were killed at once.
+    wait_until(lambda: not there.is_reachable())
+    with served("here", signal.SIGTERM):
+        assert len(directories()) == 2
+    assert directories() == {theirs}
+    shutil.rmtree(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import shutil
@@ -161,6 +162,11 @@ def test_predictions_that_do_not_belong_together_are_refused(
     shutil.copy(predictions / "part-0.h5", tmp_path / "copy.h5")
     problem = f"holds predictions for {data}/part-0.h5, as {tmp_path}/copy.h5 does"
     assert problem in refused("copy.h5")
+    with h5py.File(tmp_path / "copy.h5", "a") as file:
+        del file.attrs["input_file"]
+        file.attrs["input_files"] = json.dumps([str(data / "part-0.h5")] * 2)
+        file.attrs["input_stamp"] = "\n".join([file.attrs["input_stamp"]] * 2)
+    assert "part-0.h5: was made with files of an input 1, but" in refused("copy.h5")
 
     name = "part-1.h5"
     infer = ("infer", "double", f"data/{name}", f"--output-dir={predictions}", "--input-map=x=x")

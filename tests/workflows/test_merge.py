@@ -110,3 +110,24 @@ def test_rows_without_times_have_none_in_the_index(tmp_path: Path) -> None:
     run([make_part(tmp_path, "a", np.zeros((3, 2)))], tmp_path / "merged.h5")
     with h5py.File(tmp_path / "merged.h5") as file:
         assert "start_time" not in file["index"]
+
+
+def test_each_row_has_the_time_of_its_own_file(tmp_path: Path) -> None:
+    parts = [make_part(tmp_path, name, np.zeros((3, 2))) for name in "abc"]
+    for part, start in ((parts[1], 100.0), (parts[2], 200.0)):
+        with h5py.File(part.predictions, "r+") as file:
+            file["y"].attrs.update({"sample_rate": 2.0, "start_time": start})
+    run(parts, tmp_path / "merged.h5")
+    with h5py.File(tmp_path / "merged.h5", "r") as file:
+        wanted = [np.nan] * 3 + [100.0, 100.5, 101.0, 200.0, 200.5, 201.0]
+        np.testing.assert_array_equal(file["index/time"], wanted)
+        np.testing.assert_array_equal(file["index/start_time"], [np.nan, 100.0, 200.0])
+
+
+def test_other_rates_are_refused_though_the_first_file_says_none(tmp_path: Path) -> None:
+    parts = [make_part(tmp_path, name, np.zeros((3, 2))) for name in "abc"]
+    for part, rate in ((parts[1], 1.0), (parts[2], 2.0)):
+        with h5py.File(part.predictions, "r+") as file:
+            file["y"].attrs.update({"sample_rate": rate, "start_time": 0.0})
+    with pytest.raises(DataError, match=r"c\.h5: has 2 rows in a second, but .*b\.h5 has 1"):
+        run(parts, tmp_path / "merged.h5")

@@ -1,4 +1,4 @@
-"""Whether an answer is what the server announced, and what its outputs are as arrays."""
+"""Checks answers against the model's specification, and reads their outputs as arrays."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from hermes.aeriel.client._messages import Answer, OutputTensor, as_array, size_of
 from hermes.aeriel.client._specification import ModelSpecification
 
-NOWHERE: Mapping[str, tuple[int, int]] = {}
+NO_SPANS: Mapping[str, tuple[int, int]] = {}
 
 
 def misfit_of(
     answer: Answer, specification: ModelSpecification, outputs: Collection[str], rows: int
 ) -> str | None:
-    """Return in what way an answer differs from what was announced and asked for, if it does.
+    """Return how an answer differs from the specification or the request; None if it does not.
 
-    The lengths beyond the rows are the model's own affair: a configuration may have them wrong.
+    Only the number of rows of a shape is compared: the other lengths in a configuration may be
+    wrong.
 
     Parameters
     ----------
@@ -55,16 +56,16 @@ def misfit_of(
 
 
 def arrays_of(
-    answer: Answer, memory: Any = None, placed: Mapping[str, tuple[int, int]] = NOWHERE
+    answer: Answer, memory: Any = None, spans: Mapping[str, tuple[int, int]] = NO_SPANS
 ) -> dict[str, NDArray[Any]]:
-    """Return the outputs as the answer describes them.
+    """Return the outputs of an answer as arrays.
 
     Parameters
     ----------
     answer
         The answer.
-    memory, placed
-        The shared memory of outputs, and the offset and size of each in it.
+    memory, spans
+        The shared memory with outputs, and the offset and size of each of them in it.
 
     Raises
     ------
@@ -72,14 +73,16 @@ def arrays_of(
         The size of an output in bytes does not match its shape.
     """
     return {
-        name: _placed(name, tensor, memory, *placed[name])
-        if name in placed
+        name: _in_memory(name, tensor, memory, *spans[name])
+        if name in spans
         else _inline(name, tensor)
         for name, tensor in answer.items()
     }
 
 
-def _placed(name: str, tensor: OutputTensor, memory: Any, offset: int, size: int) -> NDArray[Any]:
+def _in_memory(
+    name: str, tensor: OutputTensor, memory: Any, offset: int, size: int
+) -> NDArray[Any]:
     if (needed := size_of(tensor.datatype, tensor.shape)) > size:
         raise ValueError(_misfit(name, tensor, needed, size))
     return as_array(tensor.datatype, tensor.shape, memory, offset)
@@ -96,4 +99,4 @@ def _inline(name: str, tensor: OutputTensor) -> NDArray[Any]:
 
 def _misfit(name: str, tensor: OutputTensor, needed: int, there: int) -> str:
     what = f"output {name!r} of the answer, {tensor.datatype} of shape {tuple(tensor.shape)},"
-    return f"{what} takes {needed} bytes, and {there} are there"
+    return f"{what} takes {needed} bytes, but has {there}"

@@ -39,14 +39,14 @@ class TransportUnavailableError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerAccess:
-    """What a transport is made of: the server, its model, and the channel to it.
+    """What a transport needs: the server, its model, and the channel to it.
 
     Attributes
     ----------
     endpoint
         Where the server listens.
     connection
-        The gRPC channel; `connection.error` makes an error of a gRPC status and a reason.
+        The gRPC channel; `connection.error` returns an error for a gRPC status and a reason.
     specification, model_version, outputs
         The model, and the outputs to ask for; none for all.
     server
@@ -77,13 +77,12 @@ class ServerAccess:
     def http(self) -> HttpCarrier | str:
         """The server's HTTP service, or why it cannot be used."""
         if self.endpoint.credentials is not None:
-            # Triton asks for certificates on its GRPC service alone.
-            return "its clients need a certificate, which is asked for over GRPC"
+            return "its clients need a certificate, which Triton supports over gRPC only"
         if self.endpoint.http is None:
-            return "its HTTP address is not known; give an Endpoint that has it"
+            return "its HTTP address is not known; pass an Endpoint with http"
         carrier = HttpCarrier(self.endpoint.http, self.connection.error)
-        if not carrier.leads_to(self.server.name):
-            return f"{self.endpoint.http} does not lead to it"
+        if not carrier.is_server(self.server.name):
+            return f"{self.endpoint.http} does not answer as this server"
         return carrier
 
 
@@ -103,7 +102,7 @@ def _shared_memory(access: ServerAccess) -> Transport:
     if not is_this_host(access.endpoint.grpc):
         raise TransportUnavailableError(f"{nowhere}: it is not on this host")
     if "system_shared_memory" not in access.server.extensions:
-        raise TransportUnavailableError(f"{nowhere}: it does not offer it")
+        raise TransportUnavailableError(f"{nowhere}: it does not support system shared memory")
     http = access.http if isinstance(access.http, HttpCarrier) else None
     try:
         return SharedMemoryTransport(access.inline(http=http), http or _usual_http(access))
@@ -115,9 +114,9 @@ def _shared_memory(access: ServerAccess) -> Transport:
 
 
 def _usual_http(access: ServerAccess) -> HttpCarrier | None:
-    """Return the HTTP service at its usual address.
+    """Return the HTTP service at Triton's default address.
 
-    It is the same server's if it knows the same shared memory.
+    The caller has to check that it is the same server: it has to know the same shared memory.
     """
     if access.endpoint.credentials is not None or access.endpoint.http is not None:
         return None

@@ -33,30 +33,30 @@ class InferenceClient:
     """Asynchronous inference with one model of one Triton server.
 
     Threads may share a client. A process that was forked from one with a client (a ``Pool``, a
-    ``DataLoader``) may use it too: with its first request it opens a connection and all else of its
-    own, with `max_in_flight` and `rate_hz` for itself; a stream or sequence that the parent has
-    begun is an error there.
+    ``DataLoader``) may use it too. With its first request it opens a connection of its own, for
+    which `max_in_flight` and `rate_hz` apply separately. It cannot continue a stream or sequence of
+    its parent.
 
     Parameters
     ----------
     endpoint
         The server: an `Endpoint`, or ``host:port`` or ``unix:PATH`` of its GRPC service.
     model_name
-        The model. One that the server has but did not load is asked for.
+        The model. If the server has not loaded it, the client requests that.
     model_version
         Its version; by default, and as -1, the server's choice, which is the latest.
     outputs
         The outputs to ask for; all by default.
     max_in_flight
         The largest number of requests in flight; by default two more than the model has instances.
-        `infer` waits for a free place, so memory does not grow with the input.
+        `infer` waits while so many are in flight, so memory does not grow with the input.
     transport
         How tensors travel. ``"auto"``: through shared memory where the server is on this host
         and allows it, else as bytes, over HTTP where the endpoint says where that is and the
         server requires no certificate, else over gRPC. With ``"shm"``, ``"http"`` or ``"grpc"`` it
         is an error if that transport does not work.
     rate_hz
-        The most requests to send in a second, to a server that others need too; None for no
+        The largest number of requests per second, for a server that others use too; None for no
         limit.
     timeout_s
         Seconds that one attempt at a request may take.
@@ -86,7 +86,7 @@ class InferenceClient:
         The server has no such model, or cannot load it.
     ParameterError
         `outputs` names one that the model does not have, `max_in_flight` is below 1, `rate_hz`
-        is not above 0, or a transport is insisted on that does not work.
+        is not above 0, or the chosen `transport` does not work.
 
     Examples
     --------
@@ -131,7 +131,7 @@ class InferenceClient:
         )
         self.address = self._settings.endpoint.grpc
         self._is_closed = False
-        # Those of other processes are what a fork has of its parent's, and does not touch.
+        # A fork also has the sessions of its parent, and does not use them.
         self._sessions: dict[Process, Session] = {}
         self._open()
 
@@ -158,10 +158,10 @@ class InferenceClient:
 
     @property
     def statistics(self) -> ClientStatistics:
-        """What this client has done so far in this process, and how long the server took for it.
+        """What this client has done in this process, and the server's times for it.
 
-        That is since it was opened, or since `restart_statistics`. The server counts the requests
-        of all its clients: with others, its times are theirs too.
+        Both count from its opening, or from `restart_statistics`. The server's times include the
+        requests of its other clients.
         """
         session = self._sessions.get(this_process())
         if session is None:
@@ -169,7 +169,7 @@ class InferenceClient:
         return session.recorder.snapshot(server=session.server_times())
 
     def restart_statistics(self) -> None:
-        """Let `statistics` begin anew, for one file of many; no request may be under way."""
+        """Start `statistics` again, for the next of many files; no request may be in flight."""
         self._session.restart_statistics()
 
     @old_keywords(
@@ -203,25 +203,25 @@ class InferenceClient:
         session = self._session
         inputs = session.specification.by_name(inputs)
         session.specification.check(inputs)
-        session.places.acquire()
+        session.free_requests.acquire()
         try:
             prepared = session.dispatcher.pack(inputs)
             future = session.threads.submit(_answer, session.dispatcher, prepared)
         except BaseException:
-            session.places.release()
+            session.free_requests.release()
             raise
-        future.add_done_callback(lambda _: session.places.release())
+        future.add_done_callback(lambda _: session.free_requests.release())
         return future
 
     def stream(
         self, batches: Iterable[Arrays | NDArray[Any]], *, deadline_s: float = math.inf
     ) -> Iterator[Outputs]:
-        """Send batch after batch, and give the results in the same order.
+        """Send batch after batch, and yield the results in the same order.
 
         Parameters
         ----------
         batches
-            What `infer` takes, one request each. It is read ahead of the results by
+            The arguments of `infer`, one for each request. They are read ahead of the results, by
             `max_in_flight` batches at most.
         deadline_s
             Seconds that the whole stream may take.
@@ -253,7 +253,7 @@ class InferenceClient:
         *,
         deadline_s: float = math.inf,
     ) -> Iterator[Outputs]:
-        """Send rows that are read straight to where they travel from, and give the results.
+        """Send rows that are read directly into the transport's memory, and yield the results.
 
         Parameters
         ----------
@@ -271,8 +271,8 @@ class InferenceClient:
         Yields
         ------
         dict of numpy.ndarray
-            The outputs of each request by name, in order. **They are lent**: the arrays are good
-            until the next result is asked for.
+            The outputs of each request by name, in order. **The arrays are valid only until
+            the next result** is requested.
 
         Raises
         ------
@@ -316,11 +316,11 @@ class InferenceClient:
         if not session.specification.stateful:
             problem = "keeps no state: its configuration has no sequence_batching"
             raise ParameterError("model_name", f"model {session.specification.name!r} {problem}")
-        return UpdateSequence(session.dispatcher, session.sequence_places)
+        return UpdateSequence(session.dispatcher, session.free_sequences)
 
     @property
     def _session(self) -> Session:
-        """What the client has in this process; opened if it is a fork that has nothing yet."""
+        """The session of this process, which is opened for the first request after a fork."""
         return self._sessions.get(this_process()) or self._open()
 
     def _open(self) -> Session:
@@ -332,7 +332,7 @@ class InferenceClient:
                 reason="the client was closed",
             )
         opened = Session(self._settings)
-        # Of two threads of a fork that both come here, one was first.
+        # Another thread of a fork may have been first.
         session = self._sessions.setdefault(this_process(), opened)
         if session is not opened:
             opened.close()
@@ -350,12 +350,12 @@ def _stream(
     max_in_flight: int,
     deadline_s: float,
 ) -> Iterator[Outputs]:
-    """Yield lent outputs."""
+    """Yield outputs, which are valid until the next ones are requested."""
     window: deque[PendingRequest] = deque()
 
     def first() -> Iterator[Outputs]:
         yield dispatcher.finish(window[0], deadline)
-        dispatcher.check_usable()  # which reads and sends nothing where the caller has forked
+        dispatcher.check_usable()  # the caller may have forked
         dispatcher.drop(window.popleft())
 
     with dispatcher.within(deadline_s) as deadline:

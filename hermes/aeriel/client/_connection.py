@@ -1,4 +1,4 @@
-"""The channel to one server: calls, deadlines, retries, and errors as those of hermes."""
+"""The gRPC channel to one server: calls, deadlines, retries, and their errors."""
 
 # Over 300 lines: every call to a server besides inference, with the retries that they share.
 from __future__ import annotations
@@ -36,13 +36,13 @@ from hermes.errors import (
 
 logger = logging.getLogger(__name__)
 
-# How long to wait for a server at first without a log line.
+# The wait for a server after which a warning is logged.
 SILENCE_S = 2.0
 
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A server that comes back is found within a second, not after gRPC's two minutes.
+    # Reconnect to a restarted server within a second; gRPC's default is up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -96,7 +96,7 @@ class Connection:
 
     @property
     def is_closing(self) -> bool:
-        """Whether no more requests may be sent."""
+        """Whether the client is being closed, so that no more requests are sent."""
         return self._closing.is_set()
 
     def stop_retrying(self) -> None:
@@ -134,20 +134,20 @@ class Connection:
         ParameterError
             The address is that of an HTTP service.
         """
-        said = False
+        is_logged = False
 
-        def say(state: tenacity.RetryCallState) -> None:
-            nonlocal said
+        def check_and_log(state: tenacity.RetryCallState) -> None:
+            nonlocal is_logged
             if state.attempt_number == 1 and speaks_http(self.address):
                 problem = f"{self.address} looks like Triton's HTTP port"
                 raise ParameterError("server", f"{problem}; give its GRPC port, by default 8001")
-            if not said and (state.seconds_since_start or 0.0) > SILENCE_S:
-                said = True
+            if not is_logged and (state.seconds_since_start or 0.0) > SILENCE_S:
+                is_logged = True
                 message = "the server at %s does not answer; waiting up to %g s"
                 logger.warning(message, self.address, self._retry_for_s)
 
         try:
-            return self.retrying(say)(self._specification)
+            return self.retrying(check_and_log)(self._specification)
         except (RequestError, RequestTimeoutError) as error:
             if not is_transient_status(error):
                 raise
@@ -161,7 +161,7 @@ class Connection:
         Raises
         ------
         RequestError
-            The server is not the endpoint's.
+            Another server answers at the address.
         """
         metadata = self._call(self._stub.ServerMetadata, service_pb2.ServerMetadataRequest())
         if self._server_id is not None and metadata.name != self._server_id:
@@ -172,7 +172,7 @@ class Connection:
         )
 
     def model_statistics(self) -> Any:
-        """Return the server's ``ModelStatistics`` of the model; None where it does not answer."""
+        """Return the server's ``ModelStatistics`` of the model; None if it does not answer."""
         request = service_pb2.ModelStatisticsRequest(
             name=self._model_name, version=self._model_version
         )
@@ -214,7 +214,7 @@ class Connection:
         return ModelSpecification.from_server(metadata, config.config, steps)
 
     def _steps(self, config: Any) -> Iterator[Any]:
-        """Yield the configurations of an ensemble's steps, and of theirs."""
+        """Yield the configurations of an ensemble's steps, and recursively of theirs."""
         for step in config.ensemble_scheduling.step:
             version = "" if step.model_version < 0 else str(step.model_version)
             request = service_pb2.ModelConfigRequest(name=step.model_name, version=version)
@@ -228,8 +228,8 @@ class Connection:
         except RequestError as error:
             if is_transient_status(error) and not self._server_is_live():
                 raise
-        # Some servers use gRPC's status for a broken connection for an unknown version too. The
-        # connection works, so it is the version.
+        # Some servers answer with UNAVAILABLE for an unknown version; as the server is live, that
+        # is the reason.
         try:
             return self._model_is_ready()
         except RequestError:
@@ -246,7 +246,7 @@ class Connection:
             return False
 
     def _load(self) -> None:
-        """Load the model, which is possible with explicit model control only."""
+        """Load the model, which needs a server with explicit model control."""
         index = self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest())
         known = [model for model in index.models if model.name == self._model_name]
         where = f"the server at {self.address}"
@@ -256,7 +256,7 @@ class Connection:
         label = f"{self._model_name} version {self._model_version or 'any'}"
         versions = tuple(sorted(f"{m.name} version {m.version}" for m in known if m.version))
         if any(model.state == "READY" for model in known):
-            # Other versions are loaded: a request would load them again.
+            # Other versions are loaded, and loading the model would load them again.
             raise ModelNotFoundError(model=label, where=where, available=versions)
         request = service_pb2.RepositoryModelLoadRequest(model_name=self._model_name)
         try:
@@ -274,7 +274,7 @@ class Connection:
         before_sleep: Callable[[tenacity.RetryCallState], None] | None = None,
         deadline: float = math.inf,
     ) -> tenacity.Retrying:
-        """Return a retry policy for the time that this connection may retry.
+        """Return the retry policy of this connection.
 
         Parameters
         ----------

@@ -30,7 +30,7 @@ from hermes.errors import InferenceError, RequestTimeoutError
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A request, and its call; None when it was answered."""
+    """A request that was sent, and its call; the call is None after the answer."""
 
     prepared: PreparedRequest
     started: float
@@ -45,7 +45,7 @@ class Dispatcher:
     connection: Connection
     transport: Transport
     recorder: Recorder
-    pace: RateLimiter
+    rate_limiter: RateLimiter
     timeout_s: float
     process: Process = field(default_factory=this_process)
 
@@ -62,7 +62,10 @@ class Dispatcher:
             The client was closed, or a forked process continues a stream of its parent.
         """
         if self.is_inherited():
-            reason = "it was begun by the process that this one was forked from; begin anew here"
+            reason = (
+                "the stream was started in the parent process, before a fork; start a new one in "
+                "this process"
+            )
             raise self.connection.error("CANCELLED", reason)
         if self.connection.is_closing:
             raise self.connection.error("CANCELLED", "the client was closed")
@@ -82,7 +85,7 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def within(self, deadline_s: float) -> Iterator[float]:
-        """Set a deadline for several requests; errors due to it name it."""
+        """Set a deadline for several requests; an error caused by it has `deadline_s`."""
         deadline = time.monotonic() + deadline_s
         try:
             yield deadline
@@ -97,9 +100,9 @@ class Dispatcher:
         Raises
         ------
         RequestError, RequestTimeoutError
-            It was not sent: the client was closed, or the deadline is over.
+            It was not sent: the client was closed, or the deadline has passed.
         """
-        self.pace.wait(deadline)
+        self.rate_limiter.wait(deadline)
         self._check(deadline)
         started = self.recorder.start()
         return PendingRequest(prepared, started, self._send(prepared, deadline))
@@ -107,12 +110,12 @@ class Dispatcher:
     def finish(self, pending: PendingRequest, deadline: float = math.inf) -> Outputs:
         """Return the outputs of a request, which is retried after a transient failure.
 
-        They are good until the request is dropped.
+        They are valid until the request is dropped.
 
         Raises
         ------
         RequestError, RequestTimeoutError
-            The last attempt's failure, or the deadline is over.
+            The last attempt failed, or the deadline has passed.
         """
         self._check(deadline)
         try:
@@ -132,7 +135,7 @@ class Dispatcher:
         return outputs
 
     def resend(self, pending: PendingRequest, deadline: float) -> None:
-        """Send a request again that the server has not accepted."""
+        """Send a request again after the server rejected it."""
         self.recorder.retried()
         pending.call = self._send(pending.prepared, deadline)
 
@@ -142,7 +145,7 @@ class Dispatcher:
             self.transport.drop(pending.prepared, pending.call)
 
     def _check(self, deadline: float) -> None:
-        # The carrier looks only when it waits for long, and answers may come soon.
+        # Carriers check the deadline only while they wait.
         if time.monotonic() >= deadline:
             raise self.connection.error("DEADLINE_EXCEEDED", "")
 
@@ -153,8 +156,8 @@ class Dispatcher:
 
         def attempt() -> Outputs:
             if failures:
-                # In no variable of this: its traceback will have this frame and all the callers',
-                # which would then stay, with regions in them, until garbage is collected.
+                # Not kept in a local variable: the traceback refers to this frame. The cycle would
+                # keep the callers' frames, and shared memory, until garbage collection.
                 raise failures.pop()
             pending.call = self._send(pending.prepared, deadline)
             return self._received(pending)

@@ -1,4 +1,4 @@
-"""Judges failures of requests: which are transient, and what has to be repaired."""
+"""Classifies failures of requests: which are transient, and what caused them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 from hermes.errors import InferenceError, RequestError, ServerTimeoutError
 
-# Files that a connection takes beside its socket.
+# Files that a connection opens besides its socket.
 SPARE_FILES = 8
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 # The beginning of an internal error while the server replaces a Python model that was killed.

@@ -1,9 +1,10 @@
 """Forks: a forked process must not use the connections of its parent.
 
-They would share its connections, and take each other's answers; its threads are not there, and its
-locks are in whatever state they had. Each opens its own, which gRPC allows for as long as no thread
-of the parent was inside of gRPC when it forked
-(https://github.com/grpc/grpc/blob/master/doc/fork_support.md): so a fork waits for that a while.
+Parent and child would receive each other's answers. A child does not have its parent's threads, and
+the locks that these held stay locked. So each process opens its own connections. gRPC works in a
+child only if no thread of the parent was in a gRPC call during the fork
+(https://github.com/grpc/grpc/blob/master/doc/fork_support.md): a fork waits up to `FORK_WAIT_S` for
+calls to end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Process:
 
 
 class GrpcCalls:
-    """The gRPC calls of all threads, each in a context. None begins during a fork."""
+    """A context for each gRPC call, in any thread. No call starts during a fork."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -49,13 +50,13 @@ class GrpcCalls:
                 self._changed.notify_all()
 
     def hold(self) -> None:
-        """Let no call begin, and wait for those that have begun."""
+        """Block new calls, and wait for the current ones to end."""
         with self._changed:
             self._forks += 1
             self._changed.wait_for(lambda: not self._calls, FORK_WAIT_S)
 
     def release(self) -> None:
-        """Let calls begin again."""
+        """Allow calls again."""
         with self._changed:
             self._forks -= 1
             self._changed.notify_all()
@@ -80,13 +81,13 @@ def grpc_call() -> GrpcCalls:
 
 
 def _forked() -> None:
-    global _this, _calls  # noqa: PLW0603 (facts of the whole process)
+    global _this, _calls  # noqa: PLW0603 (state of the process)
     _this = Process(has_grpc=_this.has_grpc and not _calls.are_under_way())
     _calls = GrpcCalls()
 
 
 os.register_at_fork(
-    before=lambda: _calls.hold(),  # noqa: PLW0108 (a fork's forks have others)
+    before=lambda: _calls.hold(),  # noqa: PLW0108 (_calls is replaced in a child)
     after_in_parent=lambda: _calls.release(),  # noqa: PLW0108
     after_in_child=_forked,
 )

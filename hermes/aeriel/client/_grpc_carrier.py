@@ -24,18 +24,18 @@ _INFER = "/inference.GRPCInferenceService/ModelInfer"
 class GrpcCarrier:
     """Requests over a gRPC channel.
 
-    A thread waits for each call until it is answered: with Python's gRPC that is the fastest way.
+    A thread waits for the answer to each call, which is the fastest way with gRPC for Python.
 
     Abandoned calls are not cancelled; their answers are discarded. Triton, up to 25.02 at least,
-    crashes when a call is cancelled while it ends
-    (https://github.com/triton-inference-server/server/issues/8034), and others may share it.
+    can crash when a call is cancelled while it ends
+    (https://github.com/triton-inference-server/server/issues/8034).
 
     Parameters
     ----------
     channel
         The channel, which belongs to the caller.
     error
-        Makes an error of a gRPC status and a reason.
+        Returns an error for a gRPC status and a reason.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class GrpcCarrier:
     def _work(self) -> None:
         while (work := self._handed_over.get()) is not None:
             work()
-            del work  # which refers to the request
+            del work  # free the request
             self._idle.release()
             # Unless a sender has reserved this thread.
             if self.closing.is_set() and self._idle.acquire(blocking=False):
@@ -106,10 +106,10 @@ class GrpcCall:
         """Send the request, and store its answer or its error."""
         try:
             with grpc_call():
-                # No deadline: gRPC would cancel the call then.
+                # No gRPC deadline: gRPC would cancel the call.
                 self._result = infer(encoded)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel is closed
-            self._result = error.with_traceback(None)  # which refers to this frame: a cycle
+            self._result = error.with_traceback(None)  # a traceback would make a cycle
         self._carrier.ended(self)
         self._ended.release()
 

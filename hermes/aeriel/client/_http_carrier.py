@@ -1,7 +1,6 @@
-"""Requests over kept connections to Triton's HTTP service.
+"""Requests over persistent connections to Triton's HTTP service.
 
-It is the cheaper way where it can be had: a small request costs a quarter of the processor time
-that Python's gRPC takes for it.
+A small request takes a quarter of the processor time that it takes with gRPC for Python.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ _STATUS = {
 
 
 class HttpCarrier:
-    """Requests over kept connections to Triton's HTTP service.
+    """Requests over persistent connections to Triton's HTTP service.
 
     Parameters
     ----------
     address
         ``host:port``, or ``unix:PATH``.
     error
-        Makes an error of a gRPC status and a reason.
+        Returns an error for a gRPC status and a reason.
     """
 
     def __init__(self, address: str, error: Errors) -> None:
@@ -49,8 +48,8 @@ class HttpCarrier:
         self.connections = HttpConnections(address)
         self.closing = self.connections.closing
 
-    def leads_to(self, name: str) -> bool:
-        """Return whether a server of this name answers."""
+    def is_server(self, name: str) -> bool:
+        """Return whether the server at the address has this name."""
         facts = self._get("/v2")
         return isinstance(facts, dict) and facts.get("name") == name
 
@@ -74,7 +73,7 @@ class HttpCarrier:
         self.connections.close()
 
     def _get(self, path: str) -> Any:
-        """Return a JSON answer; None where there is none."""
+        """Return a JSON answer; None if the server gives none."""
         connection = http_connection(self.address, CONNECT_S)
         try:
             connection.request("GET", path)
@@ -98,7 +97,7 @@ class HttpCall:
         self._failure: InferenceError | None = None
         self._using = threading.Lock()  # held by the thread that uses the connection
         self._is_waited_for = False
-        self._has_begun = False  # the answer
+        self._has_begun = False  # whether some of the answer has arrived
         self._unread_since: float | None = None
         self._data = bytearray()  # what has been read of the answer
         self._is_cut = False
@@ -111,7 +110,7 @@ class HttpCall:
                 self._failure = error
             except OSError as error:
                 self._failure = self._broken(error)
-            except BaseException:  # Ctrl-C, whose traceback would keep the connection
+            except BaseException:  # Ctrl-C: its traceback would keep the connection open
                 self.end()
                 raise
 
@@ -131,10 +130,10 @@ class HttpCall:
         return decode_http(body, None if length is None else int(length))
 
     def is_under_way(self, unread_since: float) -> bool:
-        """Return whether an answer is expected on a connection of this call.
+        """Return whether this call still holds a connection.
 
-        An answer that came before a time and that nothing has read is read into memory as far as it
-        is there. The connection is ended when that is all of it.
+        If its answer has been waiting to be read since before `unread_since`, the part that has
+        arrived is read into memory; when the answer is complete, the connection is closed.
         """
         if self._is_waited_for or not self._using.acquire(blocking=False):
             return True
@@ -152,7 +151,7 @@ class HttpCall:
             self._using.release()
 
     def is_done(self) -> bool:
-        """Return whether the server has answered, or ended the connection."""
+        """Return whether the server has answered, or closed the connection."""
         connection = self._connection
         if connection is None:
             return not self._is_cut
@@ -164,22 +163,22 @@ class HttpCall:
         return True
 
     def cancel(self) -> None:
-        """Abandon the request; the carrier ends the connection when the server has answered."""
+        """Abandon the request; the connection is closed when the server has answered."""
         if not self.is_done():
             self._connections.give_up(self)
 
     def cut(self) -> None:
-        """End the connection; it is not known when the server finishes the request."""
+        """Close the connection, although the server may not have finished the request."""
         self._is_cut = True
         self.end()
 
     def release(self) -> socket.socket | None:
-        """Return the connection, which is no longer this call's."""
+        """Return the connection, which this call no longer uses."""
         connection, self._connection = self._connection, None
         return connection
 
     def end(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         connection = self.release()
         if connection is not None:
             end(connection)
@@ -199,25 +198,25 @@ class HttpCall:
             try:
                 raise self._failure or self._carrier.error("CANCELLED", "the request was cancelled")
             finally:
-                self._failure = None  # or its traceback, which has this frame, would keep itself
+                self._failure = None  # its traceback refers to this frame: a cycle
         try:
             while (head := _head(self._data)) is None:
                 self._data += self._some()
             while (missing := head.size - len(self._data)) > 0:
                 self._data += self._some(missing)
-        except InferenceError:  # of which one is an OSError too
+        except InferenceError:  # RequestTimeoutError is an OSError too
             raise
         except OSError as error:
             raise self._broken(error) from error
         except (ValueError, KeyError) as error:
-            raise self._broken(f"no HTTP answer of Triton's: {error}") from error
+            raise self._broken(f"not an HTTP answer of Triton: {error}") from error
         return head.status, head.fields, memoryview(self._data).toreadonly()[head.start : head.size]
 
     def _some(self, expected: int = _RECEIVE_BYTES) -> bytes:
         connection = self._connection
         if connection is None:
-            raise ConnectionResetError("the connection was ended")
-        # Known before anything is read: Ctrl-C may come as soon as it has been.
+            raise ConnectionResetError("the connection was closed")
+        # Set before the first byte is read: Ctrl-C may follow at once.
         while not self._has_begun:
             if is_readable(connection, STEP_S):
                 self._has_begun = True
@@ -256,7 +255,7 @@ class HttpCall:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """The head of an HTTP answer: its body is from `start` to `size`, its end."""
+    """The head of an HTTP answer, whose body extends from byte `start` to byte `size`."""
 
     status: int
     fields: dict[bytes, bytes]
@@ -265,7 +264,7 @@ class _Head:
 
 
 def _head(data: bytearray) -> _Head | None:
-    """Return the head of an HTTP answer, None if not all of it is there."""
+    """Return the head of an HTTP answer; None if it is incomplete."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None

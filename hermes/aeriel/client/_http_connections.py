@@ -1,4 +1,4 @@
-"""Persistent connections to an HTTP service, which end soon after their last use."""
+"""Persistent connections to an HTTP service, which are closed soon after their last use."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Protocol
 from hermes.aeriel._addresses import connect
 from hermes.aeriel.client._carriers import STEP_S
 
-# As long as the server is looked for there at first: a link may be slow, or lose a packet.
+# A link may be slow, or lose a packet.
 CONNECT_S = 5.0
-# A Triton that stops waits up to half a minute for the end of every connection.
+# Triton waits for open connections when it stops, up to half a minute.
 IDLE_S = 0.5
 
 
@@ -32,14 +32,14 @@ class ConnectionUser(Protocol):
     def is_under_way(self, unread_since: float) -> bool:
         """Return whether the call holds a connection.
 
-        It lets go of a connection with an answer that came before this time, and that is unread.
+        It releases one whose answer has been waiting to be read since before `unread_since`.
         """
 
     def cut(self) -> None:
-        """End the connection, even before the answer."""
+        """Close the connection, even before the answer."""
 
     def end(self) -> None:
-        """End the connection."""
+        """Close the connection."""
 
     def release(self) -> socket.socket | None:
         """Return the connection, which the call no longer holds."""
@@ -48,10 +48,10 @@ class ConnectionUser(Protocol):
 class HttpConnections:
     """Connections to one HTTP service.
 
-    A connection that has not been used for `IDLE_S` seconds is ended. An answer that nothing reads
-    for so long, such as one of a suspended stream, is read into memory, and its connection is ended
-    too. The connection of a call that was given up is ended as soon as the server has answered. All
-    connections are ended when the process is about to exit.
+    A connection that has not been used for `IDLE_S` seconds is closed. An answer that nothing reads
+    for so long, such as that of a suspended stream, is read into memory, and its connection is
+    closed. The connection of an abandoned call is closed as soon as the server has answered. All
+    connections are closed when the process is about to exit.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class HttpConnections:
     def __init__(self, address: str) -> None:
         self.address = address
         self.closing = threading.Event()
-        # Connections that no call uses, and since when: those used last are at the right.
+        # Connections that no call uses, with the time of their last use, in that order.
         self._idle: deque[tuple[float, socket.socket]] = deque()
         self._given_up: list[ConnectionUser] = []
         self._calls: weakref.WeakSet[ConnectionUser] = weakref.WeakSet()
@@ -70,7 +70,7 @@ class HttpConnections:
         self._lock = threading.Lock()
 
     def take(self, call: ConnectionUser, timeout_s: float) -> socket.socket:
-        """Return a connection for a call; a new one may take so many seconds.
+        """Return a connection for a call; opening a new one may take `timeout_s`.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class HttpConnections:
                 self._ensure_watch()
 
     def give_up(self, call: ConnectionUser) -> None:
-        """End the connection of a call when the server has answered it."""
+        """Close the connection of an abandoned call when the server has answered."""
         with self._lock:
             if _is_exiting():
                 call.cut()
@@ -108,20 +108,20 @@ class HttpConnections:
             self._ensure_watch()
 
     def forget_idle(self) -> None:
-        """End the connections that no call uses: their server may be gone."""
+        """Close the connections that no call uses: their server may have stopped."""
         with self._lock:
             while self._idle:
                 end(self._idle.pop()[1])
 
     def close(self) -> None:
-        """End the connections that no call uses, and keep no more."""
+        """Close the connections that no call uses, and keep no further ones."""
         self.closing.set()
         self.forget_idle()
 
     def _ensure_watch(self) -> None:
         if self._watch is None:
-            # Not a daemon: it ends the connections before the process exits. A server that the
-            # process stops as it exits would wait for them.
+            # Not a daemon thread: it closes the connections before the process exits. Otherwise a
+            # server that the process stops at its exit would wait for them.
             watch = threading.Thread(target=self._end_unused, name="hermes-http")
             watch.start()
             self._watch = watch
@@ -154,18 +154,18 @@ class HttpConnections:
 
 
 def is_readable(connection: socket.socket, timeout_s: float = 0.0) -> bool:
-    """Return whether the connection has data within a time, or was ended."""
+    """Return whether data arrives within `timeout_s`, or the connection is closed."""
     poll = select.poll()
     try:
         poll.register(connection, select.POLLIN)
-    except ValueError:  # another thread has just ended it
+    except ValueError:  # another thread has just closed it
         return True
     return bool(poll.poll(1000 * timeout_s))
 
 
 def end(connection: socket.socket) -> None:
-    """End a connection, although a forked process has a copy of the socket."""
-    with contextlib.suppress(OSError):  # the server has ended it
+    """Close a connection, even if a forked process has a copy of the socket."""
+    with contextlib.suppress(OSError):  # the server has closed it
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
 

@@ -1,4 +1,4 @@
-"""The transport with tensors in the requests and answers themselves."""
+"""The inline transport: requests and answers contain their tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel.client._answers import NOWHERE, arrays_of, misfit_of
+from hermes.aeriel.client._answers import NO_SPANS, arrays_of, misfit_of
 from hermes.aeriel.client._carriers import CLOSE_WAIT_S, Call, Carrier, wait_until
 from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._grpc_carrier import GrpcCarrier
@@ -31,19 +31,19 @@ from hermes.errors import InferenceError
 
 # How long a background thread waits, after close(), for abandoned requests.
 LINGER_S = 600.0
-# Triton's HTTP service takes long over large requests: at 16 MiB it is half as fast as GRPC. It
-# refuses those of more than 64 MiB by default.
+# Triton's HTTP service is slow for large requests: at 16 MiB it is half as fast as gRPC. By default
+# it rejects those of more than 64 MiB.
 HTTP_BYTES = 4 << 20
 
 
 @dataclass(eq=False, kw_only=True)
 class InlineRequest(PreparedRequest):
-    """A request that carries its tensors.
+    """A request that contains its tensors.
 
     Parameters
     ----------
     carrier, encoded
-        How it travels, and the request as that takes it.
+        The carrier, and the request as encoded for it.
     """
 
     carrier: Carrier
@@ -51,14 +51,14 @@ class InlineRequest(PreparedRequest):
 
 
 class InlineTransport:
-    """Tensors in the requests and answers themselves.
+    """Requests and answers that contain their tensors.
 
     Parameters
     ----------
     connection
         The server, and the gRPC channel to it.
     specification, model_version, outputs
-        What is asked of it; no outputs are all.
+        The model, and the outputs to request; none for all.
     grpc
         Carries the requests over that channel.
     http
@@ -86,7 +86,7 @@ class InlineTransport:
     def pack(
         self, arrays: Arrays, rows: int, parameters: Parameters = NO_PARAMETERS
     ) -> PreparedRequest:
-        """Return a request that carries its tensors."""
+        """Return a request that contains its tensors."""
         message = self.message(
             [self.tensor(name, array) for name, array in arrays.items()],
             dict.fromkeys(self.outputs),
@@ -120,9 +120,16 @@ class InlineTransport:
         answer: Answer,
         rows: int,
         memory: Any = None,
-        placed: Mapping[str, tuple[int, int]] = NOWHERE,
+        spans: Mapping[str, tuple[int, int]] = NO_SPANS,
     ) -> Outputs:
-        """Return the outputs of an answer to a request of so many rows, some of them in memory.
+        """Return the outputs of an answer to a request of `rows` rows.
+
+        Parameters
+        ----------
+        answer, rows
+            The answer, and the rows of its request.
+        memory, spans
+            The shared memory with outputs, and the offset and size of each of them in it.
 
         Raises
         ------
@@ -133,7 +140,7 @@ class InlineTransport:
         if problem := misfit_of(answer, self.specification, outputs, rows):
             raise self.connection.error("INTERNAL", problem)
         try:
-            return arrays_of(answer, memory, placed)
+            return arrays_of(answer, memory, spans)
         except ValueError as error:
             raise self.connection.error("INTERNAL", str(error)) from error
 
@@ -149,7 +156,7 @@ class InlineTransport:
             self._http.close()
 
     def close(self) -> None:
-        """End the connection as soon as nothing is in flight over gRPC, which that would cancel."""
+        """Close the connection as soon as no gRPC call is in flight; closing would cancel it."""
         self.stop()
         end_when(self._grpc.is_quiet, self.connection.close)
 
@@ -209,7 +216,7 @@ class _InlineBuffers:
 
 
 def end_when(is_quiet: Callable[[], bool], end: Callable[[], None]) -> None:
-    """Call `end` when nothing is in flight: at once or soon, else in the background."""
+    """Call `end` when `is_quiet` is true: now, else in a background thread."""
 
     def end_later() -> None:
         if wait_until(is_quiet, LINGER_S):

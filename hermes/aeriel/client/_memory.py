@@ -26,8 +26,8 @@ class Registry(Protocol):
 class Region:
     """A shared-memory region that is registered with a server.
 
-    Its file has a name only until the server has mapped it: then nothing can be left of it in
-    ``/dev/shm``, however the two processes end. (Triton maps a region when it is registered.)
+    Triton maps a region when it is registered. Its file in ``/dev/shm`` is removed right after
+    that, so nothing remains of it however the two processes end.
 
     Parameters
     ----------
@@ -39,16 +39,16 @@ class Region:
     Attributes
     ----------
     name
-        What the server calls it; another one after `renew`.
+        Its name on the server; `renew` changes it.
     buffer
         The memory, uint8 of shape ``(size,)``.
 
     Raises
     ------
     OSError
-        There is not so much shared memory.
+        There is not enough shared memory.
     InferenceError
-        The server refuses it.
+        The server rejects the region.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Region:
         self._open()
 
     def renew(self) -> None:
-        """Move to a new region with the same content: a restarted server does not know the old."""
+        """Replace the region by a new one with the same content, for a restarted server."""
         before = self.buffer
         self._open()
         self.buffer[:] = before
@@ -68,7 +68,7 @@ class Region:
     def close(self) -> bool:
         """Unregister the region; return False if that has to be tried again.
 
-        Nothing may be in flight in it.
+        No request in flight may use it.
         """
         return self._registry.unregister(self.name)
 
@@ -77,7 +77,7 @@ class Region:
         path = SHARED_MEMORY / name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            # Taken now: memory that turns out not to be there kills the process that touches it.
+            # Reserve the memory: otherwise, where it runs out, access to it kills the process.
             os.posix_fallocate(descriptor, 0, self.size)
             memory = mmap.mmap(descriptor, self.size)
             self._registry.register(name, self.size)

@@ -26,7 +26,7 @@ _RAW_INPUT_CONTENTS = bytes([7 << 3 | 2])
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a shared-memory region, which the server knows by name."""
+    """A part of a shared-memory region: the region's name, and an offset and size in bytes."""
 
     region: str
     offset: int
@@ -54,8 +54,8 @@ class Message:
     inputs
         Its inputs.
     outputs
-        The span for each output; None for the answer itself. Without any name all outputs come in
-        the answer.
+        The span for each output; None for an output in the answer. Empty: all outputs, in the
+        answer.
     parameters
         Further parameters of the request, such as ``sequence_id``.
     """
@@ -80,9 +80,9 @@ Answer = dict[str, OutputTensor]
 
 
 def content_of(array: NDArray[Any]) -> bytes | memoryview:
-    """Return the elements in row-major order, as Triton's binary representation has them."""
+    """Return the elements in Triton's binary representation, in row-major order."""
     if array.dtype.kind in "OSU":
-        # It takes bytes and objects, but no numpy strings.
+        # serialize_byte_tensor does not accept numpy strings.
         serialized = serialize_byte_tensor(array.astype(object))
         return bytes(serialized.item()) if serialized.size else b""
     # Viewed as bytes: not every dtype (bfloat16) can be cast by a memoryview.
@@ -90,9 +90,9 @@ def content_of(array: NDArray[Any]) -> bytes | memoryview:
 
 
 def as_array(datatype: str, shape: Sequence[int], content: Any, offset: int = 0) -> NDArray[Any]:
-    """Return elements in Triton's binary representation as an array: a view where one can be had.
+    """Return elements in Triton's binary representation as an array, a view if possible.
 
-    BF16, which numpy lacks, becomes float32, which has all of its values.
+    BF16, which numpy lacks, is widened to float32 without loss.
     """
     if datatype == "BYTES":
         return np.asarray(deserialize_bytes_tensor(content)).reshape(shape)
@@ -105,7 +105,7 @@ def as_array(datatype: str, shape: Sequence[int], content: Any, offset: int = 0)
 
 
 def size_of(datatype: str, shape: Sequence[int]) -> int:
-    """Return the bytes that elements of a fixed size take in Triton's binary representation."""
+    """Return the size of a tensor of fixed-size elements in bytes."""
     item = 2 if datatype == "BF16" else np.dtype(triton_to_np_dtype(datatype)).itemsize
     return int(item * math.prod(shape))
 
@@ -119,13 +119,13 @@ def encode_grpc(message: Message) -> bytes:
     for tensor in message.inputs:
         added = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if isinstance(tensor.content, Span):
-            _place(added, tensor.content)
+            _set_span(added, tensor.content)
         else:
             contents.append(tensor.content)
     for name, span in message.outputs.items():
         added = request.outputs.add(name=name)
         if span is not None:
-            _place(added, span)
+            _set_span(added, span)
     for name, value in message.parameters.items():
         if isinstance(value, bool):
             request.parameters[name].bool_param = value
@@ -141,7 +141,7 @@ def decode_grpc(response: Any) -> Answer:
     """Return the outputs of a ``ModelInferResponse`` by name."""
     contents = iter(response.raw_output_contents)
     answer = {}
-    # Triton has an empty content for an output in shared memory, or none at all behind the last.
+    # For an output in shared memory Triton sends an empty content; at the end of the list, none.
     for tensor in response.outputs:
         content = next(contents, None)
         answer[tensor.name] = OutputTensor(tensor.datatype, tensor.shape, content)
@@ -154,7 +154,7 @@ def encode_http(message: Message, host: str) -> bytes:
     inputs = []
     for tensor in message.inputs:
         if isinstance(tensor.content, Span):
-            parameters: dict[str, Any] = _placed(tensor.content)
+            parameters: dict[str, Any] = _span_parameters(tensor.content)
         else:
             contents.append(tensor.content)
             parameters = {"binary_data_size": len(tensor.content)}
@@ -172,7 +172,10 @@ def encode_http(message: Message, host: str) -> bytes:
     }
     if message.outputs:
         described["outputs"] = [
-            {"name": name, "parameters": {"binary_data": True} if span is None else _placed(span)}
+            {
+                "name": name,
+                "parameters": {"binary_data": True} if span is None else _span_parameters(span),
+            }
             for name, span in message.outputs.items()
         ]
     text = json.dumps(described).encode()
@@ -192,9 +195,9 @@ def decode_http(body: memoryview, header_length: int | None) -> Answer:
     Parameters
     ----------
     body
-        A JSON object, and the binary contents behind it.
+        A JSON object, followed by the binary contents.
     header_length
-        The length of the JSON object; None where there is nothing else.
+        The length of the JSON object; None if the body is the object alone.
     """
     offset = len(body) if header_length is None else header_length
     answer = {}
@@ -206,13 +209,13 @@ def decode_http(body: memoryview, header_length: int | None) -> Answer:
     return answer
 
 
-def _place(tensor: Any, span: Span) -> None:
+def _set_span(tensor: Any, span: Span) -> None:
     tensor.parameters["shared_memory_region"].string_param = span.region
     tensor.parameters["shared_memory_offset"].int64_param = span.offset
     tensor.parameters["shared_memory_byte_size"].int64_param = span.size
 
 
-def _placed(span: Span) -> dict[str, Any]:
+def _span_parameters(span: Span) -> dict[str, Any]:
     return {
         "shared_memory_region": span.region,
         "shared_memory_offset": span.offset,

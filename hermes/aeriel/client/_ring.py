@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._slots import (
-    PlacedRequest,
     RegionPool,
+    RegionRequest,
     Slot,
     aligned,
-    output_place,
-    places_of,
+    offsets_of,
+    output_key,
     view,
 )
 from hermes.aeriel.client._transports import PreparedRequest, RowLayout, requests_of_a_read
@@ -27,18 +27,18 @@ class RingBuffers:
     Parameters
     ----------
     regions
-        What gives the region.
+        The pool that the region is from.
     layout, dtypes
         How the rows become requests, and the dtype of each input.
     output_sizes
-        Gives the bytes of each output, that has a place in the region, of a request of so many
-        rows.
+        Returns, for a number of rows of a request, the size in bytes of each output that is put
+        into the region.
     max_in_flight
         The largest number of requests in flight.
     n_rows
-        How many rows the stream has: the ring is no larger than these need.
+        The rows of the stream, which limit the size of the ring.
     when_done
-        Called with the ring when its stream has ended; it may be used for another one.
+        Called with the ring when its stream has ended; another stream may use it then.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class RingBuffers:
         self._layout = layout
         self._dtypes = dtypes
         self._when_done = when_done
-        # A power of two, so that streams of many lengths soon have a ring that fits them all.
+        # A power of two, so that streams of similar lengths share a ring.
         needed = 1 << max(0, n_rows - 1).bit_length()
         self._per_request = per_request = min(layout.rows_per_request, needed)
         n_requests = -(-needed // per_request)
         per_read = min(requests_of_a_read(layout, self._dtypes), n_requests)
         self.block_rows = per_read * per_request
-        # One block is read into while the requests of the others are in flight.
+        # One block is filled while the requests of the others are in flight.
         most_blocks = 1 + -(-max_in_flight // per_read)
         self._blocks = min(most_blocks, -(-n_requests // per_read))
         self._most_rows = math.inf if self._blocks == most_blocks else needed
@@ -73,20 +73,20 @@ class RingBuffers:
             if dtype.kind != "O" and 0 not in layout.shapes[name]
         }
         outputs = output_sizes(per_request)
-        places, size = places_of(
+        offsets, size = offsets_of(
             {
                 **{name: slots * n for name, n in inputs.items()},
-                **{output_place(name): slots * aligned(n) for name, n in outputs.items()},
+                **{output_key(name): slots * aligned(n) for name, n in outputs.items()},
             }
         )
         self._region = regions.open(size)
-        self._places = places
+        self._offsets = offsets
         self._slots = [
             Slot(
                 region=self._region,
-                inputs={name: places[name] + index * n for name, n in inputs.items()},
+                inputs={name: offsets[name] + index * n for name, n in inputs.items()},
                 outputs={
-                    name: (places[output_place(name)] + index * aligned(n), n)
+                    name: (offsets[output_key(name)] + index * aligned(n), n)
                     for name, n in outputs.items()
                 },
             )
@@ -97,7 +97,7 @@ class RingBuffers:
         self._inline: dict[str, NDArray[Any]] = {}
 
     def fits(self, layout: RowLayout, n_rows: int) -> bool:
-        """Return whether a stream of so many rows can use this ring."""
+        """Return whether a stream of `n_rows` rows with this layout can use this ring."""
         return layout == self._layout and n_rows <= self._most_rows
 
     def is_free(self) -> bool:
@@ -109,10 +109,10 @@ class RingBuffers:
         lent = {}
         for name, dtype in self._dtypes.items():
             shape = self._layout.shapes[name]
-            if name not in self._places:
+            if name not in self._offsets:
                 lent[name] = self._inline[name] = np.empty((rows, *shape), dtype)
                 continue
-            offset = self._places[name] + first * dtype.itemsize * math.prod(shape)
+            offset = self._offsets[name] + first * dtype.itemsize * math.prod(shape)
             lent[name] = view(self._region.buffer, offset, (rows, *shape), dtype)
         return lent
 
@@ -130,7 +130,7 @@ class RingBuffers:
             if not layout.with_row_axis:
                 inline = {name: array[0] for name, array in inline.items()}
             slot = self._slots[slot_number + begin // per_request]
-            yield PlacedRequest(
+            yield RegionRequest(
                 rows=n_rows,
                 n_bytes=n_rows * row_bytes,
                 slot=slot,

@@ -27,29 +27,29 @@ logger = logging.getLogger(__name__)
 Update = Arrays | NDArray[Any]
 Updates = Iterable[Update] | Callable[[], Iterable[Update]]
 
-# What can be read only once is kept for a restart, up to this size.
+# Updates of an iterator are kept for a restart, up to this size.
 KEPT_BYTES = 64 << 20
-# How long the server is given to end a sequence that the caller left.
+# Deadline of the request that ends a sequence which the caller did not finish.
 END_S = 0.5
 
 
 class Sequence:
-    """A place for a sequence on the server; get it from `InferenceClient.sequence`.
+    """A sequence on the server; get it from `InferenceClient.sequence`.
 
-    The server keeps a limited number of sequences at once. A further one waits here for a place:
-    there it would only wait for the others to end.
+    The server keeps a limited number of sequences at once. A further one waits in the client until
+    another one ends.
 
     Parameters
     ----------
     dispatcher
         The client's.
-    places
-        The places on the server.
+    free_sequences
+        Counts the further sequences that the server can keep.
     """
 
-    def __init__(self, dispatcher: Dispatcher, places: threading.Semaphore) -> None:
+    def __init__(self, dispatcher: Dispatcher, free_sequences: threading.Semaphore) -> None:
         self._dispatcher = dispatcher
-        self._places = places
+        self._free_sequences = free_sequences
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -66,19 +66,19 @@ class Sequence:
     def stream(self, updates: Updates, *, deadline_s: float = math.inf) -> Iterator[Outputs]:
         """Send the updates of one sequence in order, and give each result once, in order.
 
-        An update is sent when the one before it was answered: the server takes the updates of a
-        sequence as they arrive. If the server was lost, or let the sequence end, the sequence
-        is sent again from its first update under a new id, and what the caller has seen is left
-        out: a model has to give the same results for the same updates.
+        An update is sent after the answer to the one before it: the server processes the updates of
+        a sequence as they arrive. If the server was lost, or ended the sequence, all updates are
+        sent again under a new id, and the results that the caller has seen are skipped: a model has
+        to give the same results for the same updates.
 
         Parameters
         ----------
         updates
-            What `InferenceClient.infer` takes, one request each; or a function that returns
-            that, called again for a restart. An iterator can be read once only: its updates are
-            kept for a restart, up to `KEPT_BYTES`. They are read ahead of the results by two.
+            The arguments of `InferenceClient.infer`, one for each request; or a function that
+            returns them, which is called again for a restart. The updates of an iterator are kept
+            for a restart, up to `KEPT_BYTES`. Updates are read two ahead of the results.
         deadline_s
-            Seconds that the whole may take.
+            Seconds that the whole sequence may take.
 
         Yields
         ------
@@ -91,7 +91,7 @@ class Sequence:
             An update failed, or the sequence was lost and cannot be restarted.
         """
         stream = self._stream(_source(updates, self._dispatcher.specification), deadline_s)
-        # A stream that was left in the middle ends with the block at the latest.
+        # Leaving the block ends a stream that was not read to its end.
         self._stack.callback(stream.close)
         return stream
 
@@ -116,7 +116,7 @@ class Sequence:
                 run = None
                 raise
 
-        with self._dispatcher.within(deadline_s) as deadline, self._place(deadline):
+        with self._dispatcher.within(deadline_s) as deadline, self._reserved(deadline):
             try:
                 while (outputs := self._advance_or_restart(advance, source, deadline)) is not None:
                     seen += 1
@@ -141,7 +141,9 @@ class Sequence:
         def before_sleep(state: tenacity.RetryCallState) -> None:
             self._dispatcher.recorder.retried()
             if state.outcome is not None:
-                logger.info("a sequence starts again: %s", state.outcome.exception())
+                logger.info(
+                    "a sequence is sent again from its first update: %s", state.outcome.exception()
+                )
 
         try:
             if isinstance(source, _Kept) and source.is_lost:
@@ -154,12 +156,12 @@ class Sequence:
     def _run(self, updates: Iterator[Arrays], deadline: float) -> Generator[Outputs, None, None]:
         """Send the sequence once."""
         dispatcher = self._dispatcher
-        sequence_id = secrets.randbelow(2**63 - 1) + 1  # random: other clients have theirs
+        sequence_id = secrets.randbelow(2**63 - 1) + 1  # random: unique among all clients
         pending: PendingRequest | None = None
         blank: dict[str, NDArray[Any]] = {}
         try:
             # The next request is prepared while the one before it is in flight.
-            for prepared in self._parcels(updates, sequence_id, blank):
+            for prepared in self._prepared_requests(updates, sequence_id, blank):
                 outputs = None
                 if pending is not None:
                     outputs = owned(self._finish(pending, deadline))
@@ -170,10 +172,10 @@ class Sequence:
                     yield outputs
                     dispatcher.check_usable()
             if pending is not None:
-                blank.clear()  # it has ended
+                blank.clear()  # the sequence has ended
                 yield owned(self._finish(pending, deadline))
         except BaseException as error:
-            # What failed there the server ends itself, as it hears no more of it.
+            # The server itself ends a sequence whose update failed, after its idle time.
             is_lost = isinstance(error, RequestError | RequestTimeoutError) and pending is not None
             is_over = dispatcher.connection.is_closing or dispatcher.is_inherited()
             if blank and not is_lost and not is_over:
@@ -183,14 +185,14 @@ class Sequence:
             if pending is not None:
                 dispatcher.drop(pending)
 
-    def _parcels(
+    def _prepared_requests(
         self, updates: Iterator[Arrays], sequence_id: int, blank: dict[str, NDArray[Any]]
     ) -> Iterator[PreparedRequest]:
         coming = next(updates, None)
         starts = True
         while coming is not None:
-            # Copied, for the next one may use the same arrays again; only it tells whether this
-            # is the last.
+            # A copy: the next update may be in the same arrays. It is read first, because this one
+            # has to say whether it is the last.
             update = {name: array.copy() for name, array in coming.items()}
             coming = next(updates, None)
             if starts:
@@ -211,10 +213,10 @@ class Sequence:
                 self._dispatcher.drop(pending)
 
     @contextlib.contextmanager
-    def _place(self, deadline: float) -> Iterator[None]:
+    def _reserved(self, deadline: float) -> Iterator[None]:
         dispatcher = self._dispatcher
         timeout_s = min(dispatcher.timeout_s, deadline - time.monotonic())
-        if not self._places.acquire(timeout=max(0.0, timeout_s)):
+        if not self._free_sequences.acquire(timeout=max(0.0, timeout_s)):
             raise RequestTimeoutError(
                 model=dispatcher.specification.name,
                 address=dispatcher.connection.address,
@@ -224,13 +226,13 @@ class Sequence:
             yield
         finally:
             if not dispatcher.is_inherited():
-                self._places.release()
+                self._free_sequences.release()
 
     def _finish(self, pending: PendingRequest, deadline: float) -> Outputs:
         try:
             return self._dispatcher.finish_once(pending)
         except RequestError as error:
-            # The model has not seen it: it may be sent again without harm to the state.
+            # The model has not received the update, so sending it again does not change the state.
             if not is_unknown_region(error):
                 raise
         self._dispatcher.resend(pending, deadline)
@@ -238,7 +240,7 @@ class Sequence:
 
 
 def _source(updates: Updates, specification: ModelSpecification) -> Callable[[], Iterable[Arrays]]:
-    """Return a function that gives the updates from the first one on, each time, by input name."""
+    """Return a function whose every call returns all updates, by input name."""
     if callable(updates):
         return lambda: map(specification.by_name, updates())
     if isinstance(updates, Iterator):
@@ -247,7 +249,7 @@ def _source(updates: Updates, specification: ModelSpecification) -> Callable[[],
 
 
 class _Kept:
-    """The items of an iterator, kept to be given again as long as they are small together."""
+    """The updates of an iterator, which can be read again while they are below `KEPT_BYTES`."""
 
     def __init__(self, updates: Iterator[Arrays]) -> None:
         self._updates = updates

@@ -1,4 +1,4 @@
-"""What a client has in one process: its connection, regions and threads."""
+"""The part of a client that belongs to one process: connection, regions and threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hermes.aeriel.endpoint import Endpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a client was asked for: the parameters of `InferenceClient`."""
+    """The parameters of `InferenceClient`."""
 
     endpoint: Endpoint
     model_name: str
@@ -31,12 +31,12 @@ class Settings:
 
 
 class Session:
-    """What a client has in one process.
+    """The part of a client that belongs to one process.
 
     Parameters
     ----------
     settings
-        What it was asked for.
+        The client's parameters.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings) -> None:
-        pace = RateLimiter(settings.rate_hz)
+        rate_limiter = RateLimiter(settings.rate_hz)
         self.connection = Connection(
             settings.endpoint,
             settings.model_name,
@@ -73,15 +73,15 @@ class Session:
             raise
         self.server_version = server.version
         self.max_in_flight = settings.max_in_flight or self.specification.n_instances + 2
-        self.places = threading.BoundedSemaphore(self.max_in_flight)
-        self.sequence_places = threading.Semaphore(self.specification.sequence_places)
+        self.free_requests = threading.BoundedSemaphore(self.max_in_flight)
+        self.free_sequences = threading.Semaphore(self.specification.max_sequences)
         self.recorder = Recorder()
         self.dispatcher = Dispatcher(
             specification=self.specification,
             connection=self.connection,
             transport=self.transport,
             recorder=self.recorder,
-            pace=pace,
+            rate_limiter=rate_limiter,
             timeout_s=settings.timeout_s,
         )
         self._server_before = self._server_last = self._server_times_now()
@@ -91,15 +91,15 @@ class Session:
         )
 
     def server_times(self) -> ServerTimes:
-        """Return where the server's time has gone since the statistics began."""
+        """Return the server's times since the statistics were started."""
         if not self._is_closed:
             self._server_last = self._server_times_now()
         return self._server_last.since(self._server_before)
 
     def restart_statistics(self) -> None:
-        """Let the statistics begin anew.
+        """Start the statistics again.
 
-        The server is not asked again: it has done nothing for this client since it was asked last.
+        The server's times are those of the last query: no request was sent since.
         """
         self.recorder.restart()
         self._server_before = self._server_last

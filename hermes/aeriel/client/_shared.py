@@ -1,4 +1,4 @@
-"""Tensors in shared memory, which requests only name."""
+"""The shared-memory transport: requests name regions, which contain the tensors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hermes.aeriel.client._inline import InlineTransport, end_when
 from hermes.aeriel.client._messages import InputTensor, Span
 from hermes.aeriel.client._ring import RingBuffers
 from hermes.aeriel.client._slots import (
-    PlacedRequest,
     RegionPool,
+    RegionRequest,
     Slot,
-    output_place,
-    places_of,
+    offsets_of,
+    output_key,
     view,
 )
 from hermes.aeriel.client._specification import Arrays, TensorSpecification
@@ -41,22 +41,22 @@ logger = logging.getLogger(__name__)
 
 
 class SharedMemoryTransport:
-    """Tensors in shared memory; requests name them, over HTTP if the server has that.
+    """Tensors in shared memory; requests name the regions, over HTTP if the server has that.
 
-    Strings, empty inputs, and outputs whose length is not known before travel in the requests and
-    answers.
+    Strings, empty inputs, and outputs whose size is not known in advance are in the requests and
+    answers themselves.
 
     Parameters
     ----------
     plain
-        What carries the requests without HTTP, and with the connection.
+        The transport for requests and outputs that cannot be in shared memory.
     http
         The HTTP service of the same server, if it has one that can be used.
 
     Raises
     ------
     OSError, InferenceError
-        There is no shared memory, or the server refuses it.
+        There is no shared memory, or the server rejects it.
     """
 
     name = "shm"
@@ -70,10 +70,10 @@ class SharedMemoryTransport:
             name: self._specification.outputs[name]
             for name in plain.outputs or self._specification.outputs
         }
-        self._free: deque[Slot] = deque()  # of requests with arrays
-        self._rings: deque[RingBuffers] = deque()  # that of the last stream of rows
+        self._free: deque[Slot] = deque()  # for `pack`
+        self._rings: deque[RingBuffers] = deque()  # for `buffers`: that of the last stream
         self._regions = RegionPool(self._connection)
-        self._misjudged: set[str] = set()
+        self._too_large: set[str] = set()
         sweep_regions()
         probe = self._regions.open(1)
         try:
@@ -100,7 +100,7 @@ class SharedMemoryTransport:
         for name in shapes:
             array = arrays[name]
             view(slot.region.buffer, slot.inputs[name], array.shape, array.dtype)[...] = array
-        return PlacedRequest(
+        return RegionRequest(
             rows=rows,
             n_bytes=sum(array.nbytes for array in arrays.values()),
             slot=slot,
@@ -110,9 +110,9 @@ class SharedMemoryTransport:
         )
 
     def buffers(self, layout: RowLayout, n_rows: int, max_in_flight: int) -> RowBuffers:
-        """Return a ring of slots in one region; plain memory where there is no such region.
+        """Return a ring of slots in one region, that of the last stream if it fits.
 
-        It is that of the last stream, where that fits.
+        Without shared memory, it is memory of this process.
         """
         with contextlib.suppress(IndexError):
             ring = self._rings.pop()
@@ -135,18 +135,18 @@ class SharedMemoryTransport:
 
     def send(self, prepared: PreparedRequest, timeout_s: float) -> Call:
         """Send a request."""
-        if not isinstance(prepared, PlacedRequest):
+        if not isinstance(prepared, RegionRequest):
             return self._plain.send(prepared, timeout_s)
         slot = prepared.slot
         prepared.memory = slot.region.buffer
-        prepared.placed = slot.outputs if slot.is_free() else {}
+        prepared.output_spans = slot.outputs if slot.is_free() else {}
         call = self._carrier.send(self._encoded(prepared, slot), timeout_s)
         slot.calls.append(call)
         return call
 
     def receive(self, prepared: PreparedRequest, call: Call) -> Outputs:
         """Return the outputs, those in shared memory as views of it."""
-        if not isinstance(prepared, PlacedRequest):
+        if not isinstance(prepared, RegionRequest):
             return self._plain.receive(prepared, call)
         slot = prepared.slot
         try:
@@ -156,11 +156,11 @@ class SharedMemoryTransport:
             self._repair(prepared, error)
             raise
         slot.discard_done()
-        return self._plain.arrays(answer, prepared.rows, prepared.memory, prepared.placed)
+        return self._plain.arrays(answer, prepared.rows, prepared.memory, prepared.output_spans)
 
     def drop(self, prepared: PreparedRequest, call: Call | None = None) -> None:
-        """Free the slot, which remembers a call that is not done."""
-        if not isinstance(prepared, PlacedRequest):
+        """Free the slot, which keeps a call that is not done."""
+        if not isinstance(prepared, RegionRequest):
             self._plain.drop(prepared, call)
             return
         if call is not None:
@@ -174,7 +174,7 @@ class SharedMemoryTransport:
         self._plain.stop()
 
     def close(self) -> None:
-        """Unregister the regions as soon as nothing is in flight in them, then disconnect."""
+        """Unregister the regions as soon as no request uses them, then disconnect."""
         self.stop()
         self._regions.retire_all()
         self._rings.clear()
@@ -182,29 +182,29 @@ class SharedMemoryTransport:
         end_when(self._regions.unregister, self._plain.close)
 
     def output_sizes(self, rows: int) -> dict[str, int]:
-        """Return the bytes of each output for so many rows, where that is known."""
+        """Return the size of each output in bytes for a number of rows, if it is known."""
         leading = rows if self._specification.max_batch_size else 1
         return {
             name: leading * tensor.dtype.itemsize * math.prod(tensor.shape)
             for name, tensor in self._outputs.items()
-            if name not in self._misjudged and _has_known_size(tensor)
+            if name not in self._too_large and _has_known_size(tensor)
         }
 
     def _keep(self, ring: RingBuffers) -> None:
-        """Keep a ring for the next stream: one at a time, and none of a client that was closed."""
+        """Keep one ring for the next stream, until the client is closed."""
         if self._rings or self._connection.is_closing or not ring.is_free():
             ring.retire()
         else:
             self._rings.append(ring)
-            self._regions.unregister()  # those that the server had not done with before
+            self._regions.unregister()  # those that were in use until now
 
     def _slot(self, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Slot:
         """Return a free slot with room for tensors of these sizes."""
-        places, size = places_of(
-            {**inputs, **{output_place(name): n for name, n in outputs.items()}}
+        offsets, size = offsets_of(
+            {**inputs, **{output_key(name): n for name, n in outputs.items()}}
         )
         try:
-            slot = self._free.pop()  # the one used last: its memory is in the cache
+            slot = self._free.pop()  # the slot used last: its memory is in the CPU cache
         except IndexError:
             slot = None
         if slot is None or slot.region.size < size:
@@ -213,17 +213,17 @@ class SharedMemoryTransport:
                 self._regions.retire(slot.region)
             slot = Slot(region=region, is_pooled=True)
             self._regions.keep([slot])
-        slot.inputs = {name: places[name] for name in inputs}
-        slot.outputs = {name: (places[output_place(name)], n) for name, n in outputs.items()}
+        slot.inputs = {name: offsets[name] for name in inputs}
+        slot.outputs = {name: (offsets[output_key(name)], n) for name, n in outputs.items()}
         return slot
 
-    def _encoded(self, prepared: PlacedRequest, slot: Slot) -> Any:
-        """Return the request; most requests of a slot are the same but for their content."""
+    def _encoded(self, prepared: RegionRequest, slot: Slot) -> Any:
+        """Return the encoded request, which most requests of a slot have in common."""
         key = (
             slot.region.name,
             tuple(prepared.shapes.items()),
             tuple(slot.inputs.values()),
-            tuple(prepared.placed.items()),
+            tuple(prepared.output_spans.items()),
             tuple(prepared.parameters.items()),
         )
         if not prepared.inline and key == slot.key:
@@ -239,8 +239,8 @@ class SharedMemoryTransport:
         ]
         inputs += [self._plain.tensor(name, array) for name, array in prepared.inline.items()]
         outputs = {
-            name: Span(slot.region.name, *prepared.placed[name])
-            if name in prepared.placed
+            name: Span(slot.region.name, *prepared.output_spans[name])
+            if name in prepared.output_spans
             else None
             for name in self._outputs
         }
@@ -253,19 +253,19 @@ class SharedMemoryTransport:
     def _size(self, name: str, shape: Sequence[int]) -> int:
         return self._specification.inputs[name].dtype.itemsize * math.prod(shape)
 
-    def _repair(self, prepared: PlacedRequest, error: InferenceError) -> None:
+    def _repair(self, prepared: RegionRequest, error: InferenceError) -> None:
         """Repair a slot after an error, so that the next attempt can succeed."""
         slot = prepared.slot
         if is_unknown_region(error):
             if prepared.memory is not slot.region.buffer:
-                return  # another request of this region has found it out already
+                return  # another request of this region has renewed it
             try:
                 slot.region.renew()
-            except (OSError, InferenceError) as refused:  # the next attempt fails in its own words
+            except (OSError, InferenceError) as refused:  # the next attempt raises an error
                 logger.debug("cannot register the region again: %s", refused)
         elif is_small_region(error):
-            # An output is larger than in the configuration: request all in the message.
-            self._misjudged.update(slot.outputs)
+            # An output is larger than the configuration says: request them inline.
+            self._too_large.update(slot.outputs)
             slot.outputs = {}
 
 

@@ -35,9 +35,9 @@ class Slot:
     is_pooled
         Whether it is for requests with arrays, rather than for a stream of rows.
     calls
-        What was sent from here and not answered. Until it is done the server may write outputs.
+        The requests that were sent and are not done: the server may still write outputs.
     key, encoded
-        The request sent last, and what it was made from.
+        The request sent last, encoded, and what it was made from.
     """
 
     region: Region
@@ -54,15 +54,15 @@ class Slot:
         return not self.calls
 
     def discard_done(self) -> None:
-        """Forget the calls that are done, and their answers with them."""
+        """Remove the calls that are done, and their answers."""
         for call in list(self.calls):
             if call.is_done():
-                with contextlib.suppress(ValueError):  # another thread has found it too
+                with contextlib.suppress(ValueError):  # another thread has removed it
                     self.calls.remove(call)
 
 
 @dataclass(eq=False, kw_only=True)
-class PlacedRequest(PreparedRequest):
+class RegionRequest(PreparedRequest):
     """A request whose tensors are in a slot.
 
     Parameters
@@ -75,9 +75,9 @@ class PlacedRequest(PreparedRequest):
         The inputs that cannot be in shared memory.
     parameters
         Further parameters of the request.
-    memory, placed
-        The memory of the slot's region when the request was sent, and the offsets of the outputs
-        that are to be put there.
+    memory, output_spans
+        The memory of the slot's region when the request was sent, and the offset and size of
+        each output that the server puts into it.
     """
 
     slot: Slot
@@ -85,7 +85,7 @@ class PlacedRequest(PreparedRequest):
     inline: Arrays = field(default_factory=dict)
     parameters: Parameters = field(default_factory=dict)
     memory: Any = None
-    placed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    output_spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class RegionPool:
@@ -100,33 +100,33 @@ class RegionPool:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._slots: dict[Region, Sequence[Slot]] = {}  # of every region in use
-        # RegionPool that are to be unregistered, and the slots that may still be written to.
+        # Regions that are to be unregistered, and the slots that may still be written to.
         self._retired: list[tuple[Region, Sequence[Slot]]] = []
         self._lock = threading.Lock()
 
     def open(self, size: int) -> Region:
-        """Return a new region of so many bytes at least.
+        """Return a new region of at least `size` bytes.
 
         Raises
         ------
         OSError
-            There is not so much shared memory.
+            There is not enough shared memory.
         InferenceError
-            The server refuses it.
+            The server rejects the region.
         """
         region = Region(-(-size // _PAGE) * _PAGE, self._registry)
         self._slots[region] = ()
         return region
 
     def keep(self, slots: Sequence[Slot]) -> None:
-        """Record the slots of a region, which is kept until all of them are free."""
+        """Record the slots of a region, which is not unregistered until all of them are free."""
         self._slots[slots[0].region] = slots
 
     def retire(self, region: Region) -> None:
         """Unregister a region, now or when no request uses it."""
         with self._lock:
             if (slots := self._slots.pop(region, None)) is None:
-                return  # it has been, with all of them
+                return  # `retire_all` has
             self._retired.append((region, slots))
         self.unregister()
 
@@ -141,7 +141,7 @@ class RegionPool:
         with self._lock:
             for retired in list(self._retired):
                 region, slots = retired
-                # A server whose regions vanish under its hands may crash.
+                # Triton can crash when a region in use is unregistered.
                 if not all(slot.is_free() for slot in slots):
                     continue
                 if not region.close():
@@ -157,20 +157,20 @@ def view(
     return np.ndarray(tuple(shape), dtype, memory, offset)
 
 
-def places_of(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Return an offset for each part of memory, and the total size."""
-    places = {}
+def offsets_of(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Return the offset of each part in a region, and the total size in bytes."""
+    offsets = {}
     end = 0
     for name, size in sizes.items():
-        places[name] = end
+        offsets[name] = end
         end += aligned(size)
-    return places, max(end, 1)
+    return offsets, max(end, 1)
 
 
 def aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def output_place(name: str) -> str:
-    """Return the key of an output among the places: an input may have the same name."""
+def output_key(name: str) -> str:
+    """Return the key of an output among the offsets: an input may have the same name."""
     return f"output {name}"

@@ -1,6 +1,6 @@
-"""What a model takes and gives, as the server describes it, and whether data fits it."""
+"""A model's inputs and outputs as the server describes them, and the check of a request."""
 
-# Over 300 lines: what a model takes and gives, with the check of a request against it.
+# Over 300 lines: the specification of a model, with the check of a request against it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,12 +86,12 @@ class ModelSpecification:
     inputs, outputs
         The tensors by name.
     max_batch_size
-        The most rows of one request; 0 for a model without a batch dimension.
+        The largest number of rows of a request; 0 for a model without a batch dimension.
     stateful
         Whether the model, or a step of the ensemble, has a sequence batcher.
     n_instances
         How many executions the server can run at once.
-    sequence_places
+    max_sequences
         How many sequences the server keeps at once; 0 for a model without a state.
     """
 
@@ -103,7 +103,7 @@ class ModelSpecification:
     max_batch_size: int
     stateful: bool = False
     n_instances: int = 1
-    sequence_places: int = 0
+    max_sequences: int = 0
 
     def check_outputs(self, names: Iterable[str]) -> None:
         """Raise ParameterError where the model has no output of one of these names."""
@@ -128,9 +128,9 @@ class ModelSpecification:
         Raises
         ------
         ValueError
-            A tensor has a shape, or an element type, that no tensor can have.
+            A tensor has an invalid shape or element type.
         """
-        places = [_sequence_places(one) for one in (config, *steps) if _keeps_state(one)]
+        limits = [_max_sequences(one) for one in (config, *steps) if _keeps_state(one)]
         return cls(
             name=config.name,
             version="",
@@ -138,9 +138,9 @@ class ModelSpecification:
             inputs={tensor.name: _configured(tensor) for tensor in config.input},
             outputs={tensor.name: _configured(tensor) for tensor in config.output},
             max_batch_size=config.max_batch_size,
-            stateful=bool(places),
+            stateful=bool(limits),
             n_instances=max(1, sum(_instances(group) for group in config.instance_group)),
-            sequence_places=min(places, default=0),
+            max_sequences=min(limits, default=0),
         )
 
     @classmethod
@@ -185,12 +185,12 @@ class ModelSpecification:
         return frozenset(name for name, tensor in self.inputs.items() if tensor.optional)
 
     def by_name(self, inputs: Arrays | NDArray[Any]) -> Arrays:
-        """Return the inputs of a request by name, also where there is an array for the only one.
+        """Return the inputs of a request by name; an array alone is the only input.
 
         Raises
         ------
         InputError
-            An array stands alone, and the model has several inputs.
+            An array alone was given, and the model has several inputs.
         """
         if not isinstance(inputs, np.ndarray):
             return inputs
@@ -271,7 +271,7 @@ def _shape(shape: Sequence[int | str]) -> str:
 
 def _configured(tensor: Any) -> TensorSpecification:
     """Return an input or output as a configuration describes it."""
-    # Raises ValueError of a number that is no element type.
+    # Raises ValueError for a number that is not an element type.
     datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
     if any(length < -1 for length in tensor.dims):
         problem = f"{tensor.name!r} has the dims {list(tensor.dims)}"
@@ -288,7 +288,7 @@ def _keeps_state(config: Any) -> bool:
     return bool(config.HasField("sequence_batching"))
 
 
-def _sequence_places(config: Any) -> int:
+def _max_sequences(config: Any) -> int:
     """Return the slots of all instances; the direct strategy has one for each row of a batch."""
     batching = config.sequence_batching
     slots = (

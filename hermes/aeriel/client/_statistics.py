@@ -1,4 +1,4 @@
-"""What a client has done so far, as one value."""
+"""The statistics of a client, as one value."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-# Latencies are counted in bins of 2 %: exact enough for a percentile, and a few kB for any number.
+# Latencies are counted in bins of 2 %: a few kB for any number of requests.
 _BIN = math.log(1.02)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerTimes:
-    """Where the server's time went, summed over the requests of a model.
+    """The server's times, summed over the requests of a model.
 
     Parameters
     ----------
     requests, executions
-        Requests that it answered; runs of the model, which may answer several at once.
+        Requests that it answered; runs of the model, each of which may answer several requests.
     queue_s, input_s, infer_s, output_s
-        Seconds that requests waited for an instance; that their inputs were gathered; that the
-        model ran; that their outputs were sent out.
+        Seconds in which requests waited for an instance, inputs were gathered, the model ran, and
+        outputs were sent.
     """
 
     requests: int = 0
@@ -48,7 +48,7 @@ class ServerTimes:
         )
 
     def since(self, before: ServerTimes) -> ServerTimes:
-        """Return what came after `before`; all of it if the server was started again since."""
+        """Return the difference from `before`; all of it if the server was restarted since."""
         if self.requests < before.requests:
             return self
         return ServerTimes(
@@ -57,19 +57,20 @@ class ServerTimes:
 
     @classmethod
     def sum(cls, times: Iterable[ServerTimes]) -> ServerTimes:
-        """Return the times of several together."""
+        """Return the sum of several."""
         parts = [asdict(part) for part in times]
         return cls(**{part.name: sum(one[part.name] for one in parts) for part in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientStatistics:
-    """What a client has done between its first request and its last answer.
+    """The statistics of a client, from its first request to its last answer.
 
     Parameters
     ----------
     rows, failures, retries
-        Rows that were answered; requests that failed for good; that were sent again.
+        Rows that were answered; requests that failed after all retries; requests that were sent
+        again.
     seconds
         From the first request to the last answer.
     megabytes
@@ -90,14 +91,14 @@ class ClientStatistics:
     server: ServerTimes = field(default_factory=ServerTimes)
 
     def __post_init__(self) -> None:
-        # As they come out of JSON, which knows no such keys and values.
+        # JSON has texts as keys, and dicts for dataclasses.
         object.__setattr__(self, "latencies", {int(k): n for k, n in self.latencies.items()})
         if isinstance(self.server, dict):
             object.__setattr__(self, "server", ServerTimes(**self.server))
 
     @classmethod
     def sum(cls, statistics: Iterable[ClientStatistics]) -> ClientStatistics:
-        """Return the statistics of several clients together; their seconds are added up."""
+        """Return the sum of the statistics of several clients, their seconds included."""
         parts = list(statistics)
         latencies: Counter[int] = Counter()
         for part in parts:
@@ -128,7 +129,7 @@ class ClientStatistics:
         return self.megabytes / self.seconds if self.seconds else math.nan
 
     def latency_ms(self, share: float) -> float:
-        """Return the time within which this share of the answers came, within 2 %.
+        """Return a percentile of the latencies, accurate to 2 %.
 
         Parameters
         ----------
@@ -149,14 +150,14 @@ class ClientStatistics:
 
 
 class Recorder:
-    """Collects a client's numbers; its methods may be called from any thread."""
+    """Collects a client's statistics; its methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.restart()
 
     def restart(self) -> None:
-        """Forget the numbers so far."""
+        """Reset the statistics."""
         with self._lock:
             self._started: float | None = None
             self._ended = 0.0
@@ -180,7 +181,7 @@ class Recorder:
             self._latencies[math.ceil(math.log(max(now - started, 1e-9)) / _BIN)] += 1
 
     def failed(self) -> None:
-        """Count a request that failed for good."""
+        """Count a request that failed after all retries."""
         with self._lock:
             self._failures += 1
 
@@ -190,7 +191,7 @@ class Recorder:
             self._retries += 1
 
     def snapshot(self, server: ServerTimes | None = None) -> ClientStatistics:
-        """Return the numbers so far."""
+        """Return the statistics so far."""
         with self._lock:
             return ClientStatistics(
                 rows=self._rows,

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from hermes.aeriel.client._carriers import Call
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
 
-# HDF5 reads of 1 MiB and more run near the memory's speed, small ones do not.
+# HDF5 reads of 1 MiB and more are nearly as fast as memory; smaller ones are not.
 READ_BYTES = 1 << 20
-# Fewer requests in a read of small rows that cannot be batched: each needs a slot.
+# The largest number of requests in a read: each needs a slot.
 READ_REQUESTS = 1024
 Outputs = dict[str, "NDArray[Any]"]
 Parameters = Mapping[str, "int | bool"]
@@ -34,7 +34,8 @@ class RowLayout:
     rows_per_request
         The rows of one request; the last one may have fewer.
     with_row_axis
-        Whether a request has a leading axis of rows; else it is one row, and has none.
+        Whether the tensors of a request have a leading axis of rows; without it, a request is
+        one row.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -44,12 +45,12 @@ class RowLayout:
 
 @dataclass(eq=False)
 class PreparedRequest:
-    """One request, ready to be sent any number of times.
+    """One request, which can be sent any number of times.
 
     Parameters
     ----------
     rows, n_bytes
-        How large its inputs are.
+        The rows of its inputs, and their size in bytes.
     """
 
     rows: int
@@ -62,10 +63,10 @@ class RowBuffers(Protocol):
     block_rows: int
 
     def lend(self, rows: int) -> dict[str, NDArray[Any]]:
-        """Return an array for each input with so many rows, at most `block_rows`."""
+        """Return an array of `rows` rows, at most `block_rows`, for each input."""
 
     def prepared_requests(self, rows: int) -> Iterator[PreparedRequest]:
-        """Yield the requests that the rows make, which were read into what `lend` returned."""
+        """Yield the requests for the rows that were read into the arrays of `lend`."""
 
     def close(self) -> None:
         """Free the memory."""
@@ -82,7 +83,7 @@ class Transport(Protocol):
         """Return a request; the arrays may be changed afterwards."""
 
     def buffers(self, layout: RowLayout, n_rows: int, max_in_flight: int) -> RowBuffers:
-        """Return memory to read so many rows into, while `max_in_flight` requests are away."""
+        """Return memory for a stream of `n_rows` rows, with `max_in_flight` requests in flight."""
 
     def send(self, prepared: PreparedRequest, timeout_s: float) -> Call:
         """Send a request."""
@@ -112,7 +113,7 @@ def dtypes_of(specification: ModelSpecification, layout: RowLayout) -> dict[str,
 
 
 def requests_of_a_read(layout: RowLayout, dtypes: Mapping[str, np.dtype[Any]]) -> int:
-    """Return how many requests are read at once, so that a read is large enough."""
+    """Return the number of requests whose rows are read at once, about `READ_BYTES`."""
     row_bytes = sum(
         dtypes[name].itemsize * math.prod(shape) for name, shape in layout.shapes.items()
     )

@@ -1,4 +1,4 @@
-"""The arithmetic of cutting a time series into windows."""
+"""The windows of a time series: how many, and which samples each has."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from hermes.errors import ParameterError
 
-# What a product of two floats may be off a whole number: far more than its rounding for any
-# series that a disk can hold, far less than a sample.
+# The largest distance of a product of two floats from a whole number: far above the rounding error
+# for any series that fits on a disk, far below a sample.
 _TOLERANCE_SAMPLES = 1e-6
 
-Place = Literal["begin", "centre", "end"]
+Position = Literal["begin", "centre", "end"]
 _SHARES = {"begin": 0.0, "centre": 0.5, "end": 1.0}
 
 
@@ -25,10 +25,10 @@ _SHARES = {"begin": 0.0, "centre": 0.5, "end": 1.0}
 class Windows:
     """The windows of a time series of shape ``(channels, time)`` or ``(time,)``.
 
-    Window `i` takes, of channel `c`, the `window` samples from
-    ``origin + i * stride + shifts[c]`` on. There are as many as have data in every channel: the
-    first begins at sample 0 of the channel with the lowest shift, and the last ends before the
-    series does in the channel with the highest.
+    In channel `c`, window `i` has the `window` samples from ``origin + i * stride + shifts[c]`` on.
+    All windows that have data in every channel are counted: the first begins at sample 0 of the
+    channel with the lowest shift, and the last ends within the series in the channel with the
+    highest.
 
     Parameters
     ----------
@@ -66,9 +66,9 @@ class Windows:
     def __post_init__(self) -> None:
         for name, value in (("window", self.window), ("stride", self.stride)):
             if value < 1:
-                raise ParameterError(name, f"{value} samples; it takes 1 at least")
+                raise ParameterError(name, f"{value} samples; it has to be at least 1")
         if not self.shifts:
-            raise ParameterError("shifts", "is empty; give one for each channel, or none")
+            raise ParameterError("shifts", "is empty; give one for each channel, or omit it")
         _check_sample_rate(self.sample_rate)
 
     @classmethod
@@ -96,7 +96,7 @@ class Windows:
         Raises
         ------
         ParameterError
-            A length is no number of samples, or cannot be right.
+            A length is not a number of samples, or is out of range.
         """
         length = to_samples(window, sample_rate, "window")
         return cls(
@@ -136,7 +136,7 @@ class Windows:
             `windows` is empty, has gaps, or is not within ``range(len(self))``.
         """
         if not windows or windows.step != 1:
-            raise IndexError(f"{windows} is no run of windows")
+            raise IndexError(f"{windows} is not a range of consecutive windows")
         first = self.origin + self._checked(windows[0]) * self.stride
         end = self.origin + self._checked(windows[-1]) * self.stride + self.window
         return tuple(slice(first + shift, end + shift) for shift in self.shifts)
@@ -159,7 +159,7 @@ class Windows:
         """Windows per second: the sample rate of a series with one value for each window."""
         return None if self.sample_rate is None else self.sample_rate / self.stride
 
-    def time(self, index: int, at: Place = "begin") -> float:
+    def time(self, index: int, at: Position = "begin") -> float:
         """Return the time of a window in seconds.
 
         By convention it is that of the window's first sample, in a channel without a shift.
@@ -192,17 +192,16 @@ class Windows:
 
 
 def pad(batch: NDArray[Any], batch_size: int) -> NDArray[Any]:
-    """Return a batch of `batch_size` rows: its own, then its last again and again.
+    """Return a batch of `batch_size` rows, in which the last row is repeated.
 
-    The last row rather than zeros, which a model that normalises its input may answer with NaN
-    or an exception.
+    Zeros could make a model that normalises its input return NaN or fail.
 
     Parameters
     ----------
     batch
         An array of shape ``(rows, ...)`` with 1 to `batch_size` rows.
     batch_size
-        The rows of the result; rows beyond those of the batch are trimmed from the answer.
+        The rows of the result; the caller removes the additional ones from the answer.
     """
     missing = batch_size - len(batch)
     return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
@@ -214,11 +213,11 @@ def to_samples(length: int | str, sample_rate: float | None, parameter: str = "l
     Parameters
     ----------
     length
-        A number of samples, as 1024 or ``"1024"``, or of seconds, as ``"1.5s"``.
+        A number of samples, such as 1024 or ``"1024"``, or of seconds, such as ``"1.5s"``.
     sample_rate
         Samples per second; seconds need it.
     parameter
-        What an error calls the length.
+        The name of the length in an error.
 
     Raises
     ------
@@ -232,7 +231,9 @@ def to_samples(length: int | str, sample_rate: float | None, parameter: str = "l
         return int(length.strip())
     match = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*s\s*", length)
     if match is None:
-        problem = f"{length!r} is neither samples, as 1024, nor seconds, as 1.5s"
+        problem = (
+            f"{length!r} is neither a number of samples, such as 1024, nor seconds, such as 1.5s"
+        )
         raise ParameterError(parameter, problem)
     _check_sample_rate(sample_rate)
     if sample_rate is None:
@@ -248,4 +249,4 @@ def to_samples(length: int | str, sample_rate: float | None, parameter: str = "l
 
 def _check_sample_rate(sample_rate: float | None) -> None:
     if sample_rate is not None and not 0 < sample_rate < math.inf:
-        raise ParameterError("sample_rate", f"{sample_rate:g} Hz; it is above 0")
+        raise ParameterError("sample_rate", f"{sample_rate:g} Hz; it has to be above 0")

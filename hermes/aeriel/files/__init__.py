@@ -2,6 +2,7 @@
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.files._agreement import check_against_model, check_agreement
+from hermes.aeriel.files._attributes import read_attributes
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._finding import find_files, output_names
 from hermes.aeriel.files._flat import create_rows, flat_paths
@@ -11,7 +12,6 @@ from hermes.aeriel.files._infer import (
     check_unchanged,
     fingerprint,
     infer_file,
-    named,
     versions,
 )
 from hermes.aeriel.files._inputs import inspect, open_input
@@ -43,6 +43,7 @@ from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
 from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
+from hermes.aeriel.files._writer import named
 
 __all__ = [
     "FINGERPRINT",
@@ -92,6 +93,7 @@ __all__ = [
     "pass_rows",
     "plan",
     "plan_files",
+    "read_attributes",
     "read_windows",
     "slide_file",
     "slides_of",

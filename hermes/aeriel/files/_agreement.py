@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hermes.aeriel.files._facts import InputFacts, describe_dtype
+from hermes.aeriel.files._facts import DatasetFacts, InputFacts, describe_dtype
 from hermes.aeriel.files._varying import describe_shape
 from hermes.errors import DataError, ParameterError
 
@@ -26,33 +26,35 @@ def check_agreement(files: Sequence[InputFacts], *, with_rates: bool = True) -> 
         Whether sample rates have to agree; not where another one was given.
     """
     first = files[0]
-    for other in files[1:]:
+    rates: dict[str, DatasetFacts] = {}  # the first dataset of each input that says one
+    units: dict[str, DatasetFacts] = {}
+    for other in files:
         both = first.datasets.keys() & other.datasets.keys()  # an optional input may be missing
-        pairs = [(first.datasets[name], other.datasets[name]) for name in sorted(both)]
+        pairs = {name: (first.datasets[name], other.datasets[name]) for name in sorted(both)}
         if first.target is not None and other.target is not None:
-            pairs.append((first.target, other.target))
-        for expected, given in pairs:
-            rate, wanted_rate = given.sample_rate or 0.0, expected.sample_rate or 0.0
-            if with_rates and rate and wanted_rate and not math.isclose(rate, wanted_rate):
-                problem = f"has a sample rate of {rate}, but {first.file} has {wanted_rate}"
-                advice = "resample the data, or give sample_rate where the files are wrong"
-                raise DataError(
-                    file=str(given.file), dataset=given.path, problem=f"{problem}; {advice}"
-                )
-            if given.units and expected.units and given.units != expected.units:
-                problem = f"has units {given.units!r}, but {first.file} has {expected.units!r}"
-                raise DataError(
-                    file=str(given.file),
-                    dataset=given.path,
-                    problem=f"{problem}; all inputs have to agree",
-                )
+            pairs[""] = first.target, other.target
+        for name, (expected, given) in pairs.items():
+            if with_rates and given.sample_rate:
+                known = rates.setdefault(name, given)
+                if not math.isclose(given.sample_rate, known.sample_rate or 0.0):
+                    problem = f"has a sample rate of {given.sample_rate}"
+                    problem = f"{problem}, but {known.file} has {known.sample_rate}"
+                    advice = "resample the data, or give sample_rate where the files are wrong"
+                    raise _disagrees(given, f"{problem}; {advice}")
+            if given.units and given.units != (known := units.setdefault(name, given)).units:
+                problem = f"has units {given.units!r}, but {known.file} has {known.units!r}"
+                raise _disagrees(given, f"{problem}; all inputs have to agree")
             if (given.shape[1:], given.dtype) != (expected.shape[1:], expected.dtype):
                 wanted = f"rows of {describe_dtype(expected.dtype)} {expected.shape[1:]}"
                 problem = (
                     f"has rows of {describe_dtype(given.dtype)} {given.shape[1:]}, "
-                    f"but {first.file} has {wanted}; all inputs have to agree"
+                    f"but {first.file} has {wanted}"
                 )
-                raise DataError(file=str(given.file), dataset=given.path, problem=problem)
+                raise _disagrees(given, f"{problem}; all inputs have to agree")
+
+
+def _disagrees(given: DatasetFacts, problem: str) -> DataError:
+    return DataError(file=str(given.file), dataset=given.path, problem=problem)
 
 
 def check_against_model(

@@ -271,7 +271,7 @@ def _chunks_of_sources(dataset: h5py.Dataset, axis: int) -> tuple[int, ...] | No
     for source in sources_of(dataset):
         if source.file is not None and source.path is not None:
             with h5py.File(source.file, "r") as opened:
-                chunks = _chunks(find(opened["/"], source.path), axis)
+                chunks = _chunks(find(opened, source.path), axis)
             if chunks is not None:
                 found.append(chunks[axis])
     if not found:

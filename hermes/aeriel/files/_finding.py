@@ -76,6 +76,11 @@ def output_names(inputs: Sequence[Sequence[Path]]) -> list[str]:
     ----------
     inputs
         The file, or files, of each. Those of several are joined with a plus sign.
+
+    Raises
+    ------
+    ParameterError
+        Files of two inputs have the same names, in different directories.
     """
     files = [
         first.with_stem("+".join([first.stem, *(other.stem for other in others)]))
@@ -84,7 +89,14 @@ def output_names(inputs: Sequence[Sequence[Path]]) -> list[str]:
     if len(files) == 1:
         return [files[0].with_suffix(".h5").name]
     common = Path(*_common([file.parent.parts for file in files]))
-    return [str(file.relative_to(common)) for file in files]
+    names = [str(file.relative_to(common)) for file in files]
+    first: dict[str, Sequence[Path]] = {}
+    for name, together in zip(names, inputs, strict=True):
+        if (other := first.setdefault(name, together)) is not together:
+            several = " and of ".join(" with ".join(map(str, each)) for each in (other, together))
+            problem = f"{name} would have the predictions of {several}"
+            raise ParameterError("inputs", f"{problem}; give the files different names")
+    return names
 
 
 def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:

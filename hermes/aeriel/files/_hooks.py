@@ -32,7 +32,8 @@ class Rows:
     files : tuple of pathlib.Path
         The input file; several where each has some of the channels.
     numbers : numpy.ndarray
-        The number of each row in the file, int64 of shape ``(rows,)``, from 0 and ascending.
+        The number of each row in the file, int64 of shape ``(rows,)``, from 0 and ascending;
+        read-only.
     windows : Windows or None
         How the series of the first input is cut, where the rows are windows: ``window``, ``stride``
         and ``shifts`` in samples, ``sample_rate`` in Hz, and the ``start_time`` of the series in
@@ -42,6 +43,11 @@ class Rows:
     files: tuple[Path, ...]
     numbers: NDArray[np.int64]
     windows: Windows | None = None
+
+    def __post_init__(self) -> None:
+        numbers = self.numbers.view()
+        numbers.flags.writeable = False  # they are what is stored
+        object.__setattr__(self, "numbers", numbers)
 
     @classmethod
     def of(cls, files: tuple[Path, ...], rows: range, windows: Windows | None) -> Self:
@@ -76,9 +82,9 @@ class Rows:
 
     @property
     def start_time(self) -> float | None:
-        """The time of the first row in seconds; None if not known."""
+        """The time of the first row in seconds; None if not known, or if there are no rows."""
         times = self.times
-        return None if times is None else float(times[0])
+        return None if times is None or not len(self) else float(times[0])
 
     @property
     def sample_rate(self) -> float | None:
@@ -186,10 +192,10 @@ def variant_name(variant: str, output: str) -> str:
 
 def check_hooks(hooks: Hooks, options: InferenceOptions, model: ModelSpecification) -> None:
     """Raise ParameterError where an option, or the model, does not go with a hook."""
-    if model.stateful and model.sequence_places < hooks.n_variants:
+    if model.stateful and model.max_sequences < hooks.n_variants:
         problem = f"{hooks.n_variants} sequences side by side, but model {model.name!r} keeps"
         advice = "raise max_candidate_sequences, or max_batch_size, in its config.pbtxt"
-        raise ParameterError("variants", f"{problem} {model.sequence_places} at once; {advice}")
+        raise ParameterError("variants", f"{problem} {model.max_sequences} at once; {advice}")
     if hooks.preprocess is not None and options.cast:
         problem = "does not go with a preprocess, which gets the file's dtypes and rounds itself"
         raise ParameterError("cast", f"{problem}; leave it out")
@@ -220,6 +226,8 @@ def array_problem(array: Any, n_rows: int) -> str:
     """Return why something is no array with so many rows, or nothing."""
     if not isinstance(array, np.ndarray):
         return f"is {type(array).__name__}, not a numpy array"
+    if isinstance(array, np.ma.MaskedArray):
+        return "is a masked array, whose mask would be lost; fill what is masked"
     if array.ndim == 0 or len(array) != n_rows:
         return f"has shape {array.shape}, for {n_rows} rows"
     return ""

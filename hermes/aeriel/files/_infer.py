@@ -247,13 +247,6 @@ def fingerprint(**facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def named(files: Sequence[Path]) -> dict[str, Any]:
-    """Return attributes that name the files that were read: ``input_file``, or ``input_files``."""
-    if len(files) == 1:
-        return {"input_file": str(files[0])}
-    return {"input_files": list(map(str, files))}
-
-
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that a result may depend on."""

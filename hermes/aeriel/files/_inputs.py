@@ -15,7 +15,7 @@ from hermes.aeriel._options import InputMap
 from hermes.aeriel.files._agreement import unknown_input
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
-from hermes.aeriel.files._sources import check_readable
+from hermes.aeriel.files._sources import check_readable, find_reached, own_stamp
 from hermes.aeriel.files._stack import Stack
 from hermes.aeriel.files._times import sample_rate_of
 from hermes.aeriel.files._values import units_of
@@ -128,13 +128,14 @@ def inspect(
     """
     files = (files,) if isinstance(files, Path) else tuple(files)
     allowed = allow_external_data
+    stamps = {file: own_stamp(file) for file in files if file.exists()}
     with open_inputs(files) as opened, as_data_errors(files[0]):
         paths = _complete_map(
             opened[files[0]], files[0], input_map, model_inputs, optional=optional, target=target
         )
         target_facts = None
         if target is not None:
-            if find(opened[files[0]]["/"], target) is None:
+            if find(opened[files[0]], target) is None:
                 problem = "not found; targets have to be in each input file, beside the inputs"
                 there = _there(opened[files[0]])
                 raise DataError(file=str(files[0]), dataset=target, problem=f"{problem}. {there}")
@@ -151,6 +152,8 @@ def inspect(
             check_times(cut, stacks)
             for stack in stacks:
                 cut.check_slides(stack)
+        for file in files:  # so that it is not opened again for its stamp
+            find_reached(file, stamps[file], opened[file])
     first_facts = next(iter(datasets.values()))
     rows = first_facts.shape[0]
     for other in [*datasets.values(), *([target_facts] if target_facts else [])]:
@@ -183,9 +186,9 @@ def _complete_map(
     paths = {name: input_map[name] for name in wanted if name in input_map}
     paths.update({name: path for name, path in input_map.items() if name not in paths})
     for name in missing:
-        found = find(opened["/"], name) if name else None
+        found = find(opened, name) if name else None
         if found is not None:
-            if target is not None and is_same(found, find(opened["/"], target)):
+            if target is not None and is_same(found, find(opened, target)):
                 problem = (
                     f"is the target {target!r} by another name, and would be the model's input"
                 )
@@ -206,7 +209,7 @@ def _complete_map(
 
 
 def _only_dataset(opened: h5py.File, file: Path, target: str | None) -> str:
-    target_dataset = find(opened["/"], target) if target else None
+    target_dataset = find(opened, target) if target else None
     datasets: dict[str, h5py.Dataset] = {}
     for entry in entries(opened):
         is_target = target_dataset is not None and entry.dataset is not None
@@ -248,7 +251,7 @@ def _found(
     """Return a dataset that can be read."""
     file, path = str(location.file), location.path
     with as_data_errors(file, path):
-        entry = find(opened[location.file]["/"], path)
+        entry = find(opened[location.file], path)
         if entry is None:
             problem = f"not found. {_there(opened[location.file])}"
             raise DataError(file=file, dataset=path, problem=problem)

@@ -13,13 +13,14 @@ from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files._finding import output_names
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks
-from hermes.aeriel.files._infer import Request, fingerprint, named
+from hermes.aeriel.files._infer import Request, fingerprint
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._plan import examine
 from hermes.aeriel.files._reconnect import infer_with_reconnects
 from hermes.aeriel.files._servers import Server
 from hermes.aeriel.files._slides import slide_file, slides_of
 from hermes.aeriel.files._sources import file_stamp
+from hermes.aeriel.files._writer import named, stamp_in
 from hermes.errors import ParameterError
 
 T = TypeVar("T")
@@ -58,16 +59,24 @@ class FileJob:
 
         A file that changes later gets a result that another fingerprint will be compared with.
         """
-        stamp = file_stamp(*self.input_files)
+        return self._fingerprint_of(file_stamp(*self.input_files))
+
+    def _fingerprint_of(self, stamp: str) -> str:
         facts = {**self.options.facts(), **self.facts}
         return fingerprint(input=stamp, model=self.model_stamp(), **facts)
 
     def is_complete(self) -> bool:
-        """Tell whether the output is there, and is that of this input, model and options."""
+        """Tell whether the output is there, and is that of this input, model and options.
+
+        Of an input that is gone, what the output says that it was made of counts.
+        """
         found = fingerprint_of(self.output_file)
-        if found is None or not all(file.exists() for file in self.input_files):
-            return found is not None  # what has no input any more cannot be made again
-        return found == self.fingerprint
+        if found is None:
+            return False
+        if all(file.exists() for file in self.input_files):
+            return found == self.fingerprint
+        stamp = stamp_in(self.output_file, self.input_files)
+        return stamp is not None and found == self._fingerprint_of(stamp)
 
     def request(self, provenance: Mapping[str, Any]) -> Request:
         """Return what is to be done, with these attributes beside the names of the files."""

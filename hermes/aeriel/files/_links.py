@@ -76,8 +76,8 @@ def entries(opened: h5py.File) -> Iterator[Entry]:
     DataError
         It has too many groups within groups, or too many entries.
     """
-    pending: list[tuple[str, h5py.Group, int]] = [("", opened["/"], 0)]
-    seen = {_identity(opened["/"])}
+    pending: list[tuple[str, h5py.Group, int]] = [("", opened, 0)]
+    seen = {_identity(opened)}
     n_entries = 0
     while pending:
         prefix, group, depth = pending.pop()
@@ -110,7 +110,15 @@ def find(group: h5py.Group, path: str) -> Any:
     DataError
         A link leads to itself, or to something that is no file.
     """
-    return group[path] if _leads_somewhere(group, path, MOST_LINKS) else None
+    return _follow(group, path, MOST_LINKS)
+
+
+def file_name(entry: Any) -> str:
+    """Return the name of the file that has a group or dataset.
+
+    ``entry.file.filename`` makes an `h5py.File` for it, which takes ten times as long.
+    """
+    return os.fsdecode(h5py.h5f.get_name(entry.id))
 
 
 def is_same(some: Any, other: Any) -> bool:
@@ -159,30 +167,32 @@ def locate(name: str, file: str, variable: str) -> Path | None:
     return None
 
 
-def _leads_somewhere(group: h5py.Group, path: str, left: int) -> bool:
+def _follow(group: h5py.Group, path: str, left: int) -> Any:
     if left < 0:
         problem = f"has links that lead to links, more than {MOST_LINKS}: a loop?"
-        raise DataError(file=group.file.filename, dataset=path, problem=problem)
-    here: Any = group.file["/"] if path.startswith("/") else group
+        raise DataError(file=file_name(group), dataset=path, problem=problem)
+    here: Any = group.file if path.startswith("/") and not isinstance(group, h5py.File) else group
     pending = [part for part in reversed(path.split("/")) if part not in ("", ".")]
     while pending:
         name = os.fsencode(pending.pop())
         if not isinstance(here, h5py.Group) or not here.id.links.exists(name):
-            return False
+            return None
         kind = here.id.links.get_info(name).type
         rest = "/".join(reversed(pending))
         if kind == h5py.h5l.TYPE_SOFT:
             target = os.fsdecode(here.id.links.get_val(name))
-            return _leads_somewhere(here, f"{target}/{rest}", left - 1)
+            is_there = _follow(here, f"{target}/{rest}", left - 1) is not None
+            return group[path] if is_there else None
         if kind == h5py.h5l.TYPE_EXTERNAL:
             source, inside = map(os.fsdecode, here.id.links.get_val(name))
-            found = locate(source, here.file.filename, "HDF5_EXT_PREFIX")
+            found = locate(source, file_name(here), "HDF5_EXT_PREFIX")
             if found is None:
-                return False
+                return None
             with h5py.File(found, "r") as other:
-                return _leads_somewhere(other["/"], f"/{inside}/{rest}", left - 1)
+                is_there = _follow(other, f"/{inside}/{rest}", left - 1) is not None
+            return group[path] if is_there else None
         here = here[os.fsdecode(name)]
-    return True
+    return here
 
 
 def _end_of(group: h5py.Group, name: str) -> Any:

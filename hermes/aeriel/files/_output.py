@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import Partial, as_output_errors
+from hermes.aeriel.files._attributes import read_text, write_text
 from hermes.aeriel.files._publishing import Publisher
 from hermes.errors import OutputError
 
@@ -200,7 +202,7 @@ class OutputFile:
         self.reserve(2 * n_bytes, "what the file says of itself")
         for name, value in attributes.items():
             if isinstance(value, str) and not h5py.h5a.exists(holder.id, name.encode()):
-                _write_text(holder, name, value)
+                write_text(holder, name, value)
             else:
                 holder.attrs[name] = value
 
@@ -259,14 +261,6 @@ class OutputFile:
             opened.close()
 
 
-def _write_text(holder: Any, name: str, text: str) -> None:
-    # What h5py does too, which first writes an attribute of another name, and then renames it.
-    dtype = h5py.string_dtype()
-    kind = h5py.h5t.py_create(dtype, logical=True)
-    attribute = h5py.h5a.create(holder.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
-    attribute.write(np.array(text, dtype=dtype), mtype=h5py.h5t.py_create(dtype))
-
-
 def _is_bytes(dataset: h5py.Dataset) -> bool:
     return dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is None
 
@@ -302,11 +296,12 @@ def output_name(dataset: str) -> str:
 def fingerprint_of(file: Path) -> str | None:
     """Return the fingerprint of a file that was published, or None where there is no whole one."""
     try:
-        with h5py.File(file, "r") as opened:
-            fingerprint = opened.attrs.get(FINGERPRINT)
+        # Without an h5py.File, which takes as long again: every input and output is asked.
+        with closing(h5py.h5f.open(os.fsencode(file), h5py.h5f.ACC_RDONLY)) as opened:
+            name = FINGERPRINT.encode()
+            return read_text(opened, name) if h5py.h5a.exists(opened, name) else None
     except (OSError, RuntimeError, KeyError):
         return None
-    return None if fingerprint is None else str(fingerprint)
 
 
 def _empty_hdf5() -> bytes:

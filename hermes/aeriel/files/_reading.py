@@ -197,7 +197,7 @@ def open_data(
             stacks = {}
             plans: list[BlockPlan] = []
             for name, places in locations.items():
-                datasets = [find(opened[at.file]["/"], at.path) for at in places]
+                datasets = [find(opened[at.file], at.path) for at in places]
                 stacks[name] = cut.stack(datasets) if cut else Stack.of_rows(datasets[0])
                 # Of several datasets each is a channel, which is read by itself.
                 shifts = cut.windows(stacks[name]).shifts if cut and len(datasets) == 1 else (0,)

@@ -16,6 +16,7 @@ from hermes.aeriel.files._checkpoint import INDEX, Layout, check_layout
 from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._hooks import Hooks, Postprocess, Rows, array_problem, call, problem_of
 from hermes.aeriel.files._rows import Arrays
+from hermes.errors import ParameterError
 
 BLOCK_BYTES = 16 << 20
 MOST_BLOCK_ROWS = 1 << 16
@@ -126,10 +127,14 @@ def select(
     Raises
     ------
     ParameterError
-        The condition is on what the model does not give, and there is no hook that may.
+        An output has a name that the file uses itself.
     """
     if hooks.postprocess is None and keep is None:
         return None
+    if hooks.postprocess is None and not hooks.variants:
+        for name in filter(_is_taken, outputs or model.outputs):
+            problem = f"{name!r} has the name of the group with the numbers of the rows that keep"
+            raise ParameterError("outputs", f"{problem} leaves; name the other outputs")
     asked = {name: model.outputs[name] for name in outputs or model.outputs}
     n_bytes = hooks.n_variants * sum(
         tensor.dtype.itemsize * math.prod(max(1, length) for length in tensor.shape)
@@ -159,11 +164,25 @@ def _problem_with(returned: Any, kept: Any, rows: Rows) -> str:
         problem = array_problem(array, len(kept))
         if not problem and not _is_storable(array):
             problem = f"is {array.dtype}; return numbers, or bytes as objects"
-        if not problem and (not isinstance(name, str) or name.partition("/")[0] == INDEX):
-            problem = "has a name that is no text, or one that the file uses itself"
+        if not problem and not (isinstance(name, str) and _is_text(name)):
+            problem = "has a name that is no text"
+        if not problem and _is_taken(name):
+            problem = "has a name that the file uses itself"
         if problem:
             return f"what it returned as {name!r} {problem}"
     return ""
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return bool(name.encode()) and "\0" not in name
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_taken(name: str) -> bool:
+    """Tell whether a name is that of the group with the numbers of the rows, or in it."""
+    return name.partition("/")[0] == INDEX
 
 
 def _is_storable(array: NDArray[Any]) -> bool:

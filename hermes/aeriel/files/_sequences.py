@@ -61,7 +61,7 @@ class SequencePlan:
         """Return how many sequences are under way at once, at most."""
         if self.in_order:
             return 1
-        return min(client.specification.sequence_places, client.max_in_flight)
+        return min(client.specification.max_sequences, client.max_in_flight)
 
     def stream(self, client: InferenceClient, data: InputData, start: int) -> Iterator[Answer]:
         """Yield the rows of each update, and their outputs; in order within a sequence.

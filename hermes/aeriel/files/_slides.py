@@ -13,6 +13,7 @@ from hermes.aeriel.client import Windows
 from hermes.aeriel.files._facts import InputFacts
 from hermes.errors import ParameterError
 
+_SHIFT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)\s*(s?)\s*")
 _STEP = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(s?)\s*")
 
 
@@ -24,6 +25,8 @@ def n_slides(options: InferenceOptions) -> int:
     ParameterError
         Options do not go together.
     """
+    if options.n_slides < 0:
+        raise ParameterError("n_slides", f"{options.n_slides} is below 0")
     if not options.n_slides:
         if options.slide_step:
             raise ParameterError("slide_step", "applies with n_slides alone")
@@ -63,10 +66,11 @@ def slides_of(
         slides = tuple(shifts for shifts in options.shifts if not isinstance(shifts, str))
     else:
         return (options,)
-    known: dict[tuple[str, ...], int] = {}
+    known: dict[tuple[object, ...], int] = {}
     for number, shifts in enumerate(slides):
-        if (first := known.setdefault(shifts, number)) != number:
-            raise ParameterError("shifts", f"slide {number} is the same as slide {first}")
+        if (first := known.setdefault(_against_first(shifts), number)) != number:
+            problem = f"slide {number} has its channels against each other as slide {first} has"
+            raise ParameterError("shifts", f"{problem}; it would count the same time twice")
     return tuple(replace(plain, shifts=shifts) for shifts in slides)
 
 
@@ -98,11 +102,24 @@ def _stepped(number: int, step: str, n_channels: int) -> tuple[tuple[str, ...], 
     match = _STEP.fullmatch(step)
     length = Decimal(match[1]) if match else Decimal()
     if match is None or not length:
-        problem = f"{step!r} is neither samples, as 1024, nor seconds, as 1.5s"
+        problem = (
+            f"{step!r} is neither a number of samples, such as 1024, nor seconds, such as 1.5s"
+        )
         raise ParameterError("slide_step", f"{problem}, above 0")
     return tuple(
         tuple(f"{k * c * length:f}{match[2]}" for c in range(n_channels)) for k in range(number)
     )
+
+
+def _against_first(shifts: tuple[str, ...]) -> tuple[object, ...]:
+    """Return how much later each channel is than the first, as far as the texts say it."""
+    found = [_SHIFT.fullmatch(shift) for shift in shifts]
+    numbers = [Decimal(match[1]) for match in found if match]
+    units = {match[2] for match in found if match and Decimal(match[1])}
+    if len(numbers) < len(shifts) or len(units) > 1:
+        return shifts
+    later = tuple(number - numbers[0] for number in numbers)
+    return (*units, *later) if any(later) else later
 
 
 def _n_channels(facts: InputFacts) -> int:

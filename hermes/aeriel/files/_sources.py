@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hermes.aeriel.files._links import as_data_errors, entries, find, locate
+from hermes.aeriel.files._links import as_data_errors, entries, file_name, find, locate
 from hermes.aeriel.files._values import check_meanings, check_scales
 from hermes.errors import DataError
 
@@ -72,7 +72,7 @@ def sources_of(dataset: h5py.Dataset) -> Iterator[Source]:
     for name, offset, size in dataset.external or ():
         n_bytes = min(left, size)
         left -= n_bytes
-        file = _raw_file(os.fsdecode(name), dataset.file.filename)
+        file = _raw_file(os.fsdecode(name), file_name(dataset))
         is_there = file.exists()
         yield Source(
             name=os.fsdecode(name),
@@ -96,7 +96,7 @@ def check_readable(
     within
         The datasets that this is a source of.
     """
-    file, path = dataset.file.filename, dataset.name.lstrip("/")
+    file, path = file_name(dataset), dataset.name.lstrip("/")
 
     def fail(problem: str) -> DataError:
         return DataError(file=file, dataset=path, problem=problem)
@@ -144,30 +144,56 @@ def file_stamp(*files: Path) -> str:
 
 
 def _file_stamp(file: Path) -> str:
-    own = _stamp(file)
-    # The file itself says what it reaches: while that is the same, so is this.
+    own = own_stamp(file)
     if own in _reaching_none or not h5py.is_hdf5(file):
         return own
-    reached: dict[str, Path | None] = {}
     with as_data_errors(file), h5py.File(file, "r") as opened:
-        for entry in entries(opened):
-            if entry.dataset is None:
-                reached[entry.leads_to] = None
-                continue
-            _reach(entry.dataset, reached, set())
+        reached = find_reached(file, own, opened)
+    return "\n".join(
+        [own, *(own_stamp(at) if at else f"{name} -" for name, at in sorted(reached.items()))]
+    )
+
+
+def find_reached(file: Path, own: str, opened: h5py.File) -> Mapping[str, Path | None]:
+    """Return the files that the datasets of a file reach, by their names, and where they are.
+
+    Where it reaches none, `file_stamp` will know, without opening the file.
+
+    Parameters
+    ----------
+    file
+        The file.
+    own
+        What `own_stamp` returned before it was opened.
+    opened
+        The file, opened.
+    """
+    # The file itself says what it reaches: while that is the same, so is this.
+    if own in _reaching_none:
+        return {}
+    reached: dict[str, Path | None] = {}
+    for entry in entries(opened):
+        if entry.dataset is None:
+            reached[entry.leads_to] = None
+            continue
+        _reach(entry.dataset, reached, set())
     reached.pop(str(file), None)
     if not reached:
         if len(_reaching_none) >= MOST_KNOWN:
             _reaching_none.clear()
         _reaching_none.add(own)
-    return "\n".join(
-        [own, *(_stamp(at) if at else f"{name} -" for name, at in sorted(reached.items()))]
-    )
+    return reached
+
+
+def own_stamp(file: Path) -> str:
+    """Return a string that changes when a file itself does."""
+    status = file.stat()
+    return f"{file} {status.st_size} {status.st_mtime_ns}"
 
 
 def _reach(dataset: h5py.Dataset, reached: dict[str, Path | None], seen: set[Any]) -> None:
     """Add the files that a dataset reaches, its own included."""
-    own = dataset.file.filename
+    own = file_name(dataset)
     reached[own] = Path(own)
     key = (own, dataset.name)
     if key in seen:
@@ -178,16 +204,11 @@ def _reach(dataset: h5py.Dataset, reached: dict[str, Path | None], seen: set[Any
             reached[str(source.file or source.name)] = source.file
             continue
         with h5py.File(source.file, "r") as opened:
-            found = find(opened["/"], source.path)
+            found = find(opened, source.path)
             if isinstance(found, h5py.Dataset):
                 _reach(found, reached, seen)
             else:
                 reached[str(source.file)] = source.file
-
-
-def _stamp(file: Path) -> str:
-    status = file.stat()
-    return f"{file} {status.st_size} {status.st_mtime_ns}"
 
 
 def _check_source(
@@ -201,7 +222,7 @@ def _check_source(
     if source.file is None:
         raise fail(f"its source {source.name} is missing")
     if source.path is None:
-        directory = Path(dataset.file.filename).resolve().parent
+        directory = Path(file_name(dataset)).resolve().parent
         if not allow_external_data and not source.file.resolve().is_relative_to(directory):
             problem = f"its raw data are in {source.file}, outside of the directory of the file"
             raise fail(f"{problem}; give allow_external_data if that is right")
@@ -214,7 +235,7 @@ def _check_source(
         return
     where = f"{source.file}:{source.path}"
     with as_data_errors(source.file, source.path), h5py.File(source.file, "r") as opened:
-        found = find(opened["/"], source.path)
+        found = find(opened, source.path)
         if not isinstance(found, h5py.Dataset):
             raise fail(f"its source {where} is missing")
         is_short = found.size < source.n_values or any(
@@ -260,7 +281,7 @@ def _is_open(space: Any) -> bool:
 
 
 def _virtual_sources(dataset: h5py.Dataset) -> Iterator[Source]:
-    own = dataset.file.filename
+    own = file_name(dataset)
     n_sources = 0
     for mapping in dataset.virtual_sources():
         is_open = _is_open(mapping.vspace)

@@ -75,7 +75,7 @@ class Stack:
         rate = sample_rate or sample_rate_of(first)
         if len(datasets) == 1:
             n_samples = first.shape[-1] if first.shape else 0
-            start = start_time_of(first)
+            start = start_time_of(first, rate)
             return cls(
                 datasets=datasets,
                 firsts=(0,),
@@ -95,7 +95,7 @@ class Stack:
         else:
             _check_spans(datasets, rate)
             begins, begin, end = [0] * len(datasets), 0, first.shape[0]
-        start = start_time_of(first)
+        start = start_time_of(first, rate)
         if begin > begins[0] and rate:
             start += (begin - begins[0]) / rate
         return cls(
@@ -187,7 +187,7 @@ def _check_spans(datasets: Sequence[h5py.Dataset], rate: float | None) -> None:
     first = datasets[0]
     advice = "give overlap to take the time that they have in common"
     for other in datasets[1:]:
-        late = start_time_of(other) - start_time_of(first)
+        late = start_time_of(other, rate) - start_time_of(first, rate)
         is_off = abs(late) * (rate or math.inf) > ROUNDED_SAMPLES
         if is_off or says_start(first) != says_start(other):
             problem = f"begins at {_start(other)}, but {_name(first)} at {_start(first)}"
@@ -203,7 +203,8 @@ def _spans(datasets: Sequence[h5py.Dataset], rate: float | None) -> tuple[list[i
         if not (says_start(dataset) and rate):
             problem = "says no start time" if rate else "says no sample rate"
             raise _problem(dataset, f"{problem}, which the overlap of channels needs")
-    starts = [start_time_of(dataset) - start_time_of(datasets[0]) for dataset in datasets]
+    first = start_time_of(datasets[0], rate)
+    starts = [start_time_of(dataset, rate) - first for dataset in datasets]
     begins = [round(start * (rate or 0.0)) for start in starts]
     return begins, [begin + len(each) for begin, each in zip(begins, datasets, strict=True)]
 

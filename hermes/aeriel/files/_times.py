@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,26 +67,21 @@ def sample_rate_of(dataset: h5py.Dataset) -> float | None:
         An attribute makes no sense.
     """
     for holder in _holders(dataset):
-        unit = next((holder.attrs[name] for name in _names("unit") if name in holder.attrs), "s")
-        rates = _names("rate")
-        for name in (*rates, *_names("spacing")):
-            if name not in holder.attrs:
-                continue
-            value = _number(dataset, name, holder.attrs[name])
-            if not 0 < value < math.inf:
-                raise _problem(dataset, f"its attribute {name} is {value}; it is above 0")
-            if name in rates:
-                return value
-            if _text(unit) not in _SECONDS:
-                problem = f"its attribute {name} is in {_text(unit)!r}, not in seconds"
-                raise _problem(dataset, f"{problem}; give sample_rate")
-            # 1/(1/3) is no 3: what is a whole number but for that is one.
-            rate = 1 / value
-            return float(round(rate)) if math.isclose(rate, round(rate), rel_tol=1e-9) else rate
+        found = {name: _rate(dataset, holder, name) for name in _names("rate", "spacing")}
+        rates = {name: rate for name, rate in found.items() if rate is not None}
+        first = next(iter(rates), "")
+        for name, rate in rates.items():
+            if not math.isclose(rate, rates[first], rel_tol=1e-6):
+                problem = (
+                    f"its attribute {first} says {rates[first]:.10g} Hz, {name} {rate:.10g} Hz"
+                )
+                raise _problem(dataset, f"{problem}; leave the right one")
+        if rates:
+            return rates[first]
     return None
 
 
-def start_time_of(dataset: h5py.Dataset) -> float:
+def start_time_of(dataset: h5py.Dataset, sample_rate: float | None = None) -> float:
     """Return the time of a series' first sample in seconds; 0 where the file says nothing.
 
     A text is a number, or a time of ISO 8601 (of UTC, where it does not say), which becomes seconds
@@ -94,12 +90,27 @@ def start_time_of(dataset: h5py.Dataset) -> float:
     Raises
     ------
     DataError
-        An attribute makes no sense.
+        An attribute makes no sense, is not in seconds, or is a number of so few bits that it may be
+        off by half a sample, or half a second where no `sample_rate` is given.
     """
     for holder in _holders(dataset):
         for name in _names("start"):
-            if name in holder.attrs:
-                return _time(dataset, name, holder.attrs[name])
+            if name not in holder.attrs:
+                continue
+            _check_seconds(dataset, holder, name, "write it in seconds")
+            value = holder.attrs[name]
+            time = _time(dataset, name, value)
+            if not math.isfinite(time):
+                raise _problem(dataset, f"its attribute {name} is {time}, no time")
+            given = np.asarray(value).dtype
+            if given.kind == "f" and given.itemsize < np.dtype(float).itemsize:
+                rounded = float(np.spacing(given.type(abs(time))))
+                if rounded * (sample_rate or 1.0) > 1.0:
+                    problem = (
+                        f"its attribute {name} is a {given}, which is exact to {rounded:.3g} s"
+                    )
+                    raise _problem(dataset, f"{problem} at {time:.10g} s; write it as float64")
+            return time
     return 0.0
 
 
@@ -108,19 +119,46 @@ def says_start(dataset: h5py.Dataset) -> bool:
     return any(name in holder.attrs for holder in _holders(dataset) for name in _names("start"))
 
 
-def _names(field: str) -> list[str]:
-    return [name for layout in LAYOUTS.values() if (name := getattr(layout, field))]
+def _names(*fields: str) -> list[str]:
+    return [
+        name for field in fields for layout in LAYOUTS.values() if (name := getattr(layout, field))
+    ]
 
 
 def _holders(dataset: h5py.Dataset) -> Iterator[Any]:
     """Yield the dataset and the groups that it lies in, those that have attributes."""
-    holder: Any = dataset
-    while True:
-        if h5py.h5a.get_num_attrs(holder.id):
-            yield holder
-        if holder.name == "/":
-            return
-        holder = holder.parent
+    path = dataset.name
+    if h5py.h5a.get_num_attrs(dataset.id):
+        yield dataset
+    while path != "/":
+        path = posixpath.dirname(path)
+        # Few groups have any: h5py's own object for each takes longer than all else here.
+        if h5py.h5o.get_info(dataset.id, path.encode()).num_attrs:
+            yield dataset.file[path]
+
+
+def _rate(dataset: h5py.Dataset, holder: Any, name: str) -> float | None:
+    """Return the samples per second by an attribute of the dataset, or of a group that has it."""
+    if name not in holder.attrs:
+        return None
+    value = _number(dataset, name, holder.attrs[name])
+    if not 0 < value < math.inf:
+        raise _problem(dataset, f"its attribute {name} is {value}; it is above 0")
+    if name in _names("rate"):
+        return value
+    _check_seconds(dataset, holder, name, "give sample_rate")
+    # 1/(1/3) is no 3: what is a whole number but for that is one.
+    rate = 1 / value
+    return float(round(rate)) if math.isclose(rate, round(rate), rel_tol=1e-9) else rate
+
+
+def _check_seconds(dataset: h5py.Dataset, holder: Any, name: str, advice: str) -> None:
+    """Raise DataError where the attributes with `name` are in another unit than seconds."""
+    units = (_text(holder.attrs[unit]) for unit in _names("unit") if unit in holder.attrs)
+    unit = next(units, _SECONDS[0])
+    if unit not in _SECONDS:
+        problem = f"its attribute {name} is in {unit!r}, not in seconds"
+        raise _problem(dataset, f"{problem}; {advice}")
 
 
 def _number(dataset: h5py.Dataset, name: str, value: Any) -> float:

@@ -6,11 +6,13 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import h5py
 
 from hermes._files import as_output_errors
 from hermes.aeriel.files._checkpoint import Checkpoint, Layout
@@ -158,6 +160,25 @@ class OutputWriter(ABC):
     @abstractmethod
     def _complete(self, dataset_attributes: dict[str, Any]) -> dict[str, Any]:
         """Write what is left of the outputs, and return further attributes of the root."""
+
+
+def stamp_in(file: Path, inputs: Sequence[Path]) -> str | None:
+    """Return what stands for the inputs that a whole output was made of, by what it says itself.
+
+    None where it was made of others.
+    """
+    with h5py.File(file, "r") as opened:
+        is_of_these = all(
+            opened.attrs.get(name) == _as_attribute(value) for name, value in named(inputs).items()
+        )
+        return str(opened.attrs[INPUT_STAMP]) if is_of_these else None
+
+
+def named(files: Sequence[Path]) -> dict[str, Any]:
+    """Return attributes that name the files that were read: ``input_file``, or ``input_files``."""
+    if len(files) == 1:
+        return {"input_file": str(files[0])}
+    return {"input_files": list(map(str, files))}
 
 
 def _as_attribute(value: Any) -> Any:

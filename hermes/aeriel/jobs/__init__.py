@@ -1,8 +1,19 @@
 """Files through a model in the jobs of a batch system, which end when the driver does."""
 
 from hermes.aeriel.jobs._chunks import Progress
-from hermes.aeriel.jobs._options import JobOptions
+from hermes.aeriel.jobs._options import JobOptions, ServerPlace
+from hermes.aeriel.jobs._others import ServedRun, served_run, server_of_run
 from hermes.aeriel.jobs._run import check_jobs, infer_in_jobs
 from hermes.aeriel.jobs._server_request import ServerRequest
 
-__all__ = ["JobOptions", "Progress", "ServerRequest", "check_jobs", "infer_in_jobs"]
+__all__ = [
+    "JobOptions",
+    "Progress",
+    "ServedRun",
+    "ServerPlace",
+    "ServerRequest",
+    "check_jobs",
+    "infer_in_jobs",
+    "served_run",
+    "server_of_run",
+]

@@ -6,8 +6,8 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,18 +89,32 @@ def infer_in_jobs(
     """
     if any(request.hooks.given for request in requests):
         raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")
+    with started_run(options, directory) as (run, engine):
+        todo = chunks(_anywhere(requests), options.files_per_job, options.servers)
+        servers: RunServers = (
+            ServerJobs(run, engine, options, server, min(options.servers, len(todo)))
+            if isinstance(server, ServerRequest)
+            else ServerElsewhere(run, server, is_advertised=is_advertised)
+        )
+        _Driver(run, engine, options, servers, on_progress).drive(todo)
+
+
+@contextmanager
+def started_run(options: JobOptions, directory: Path) -> Iterator[tuple[RunDirectory, Engine]]:
+    """Yield a run, whose jobs end with the block, or with this process.
+
+    Parameters
+    ----------
+    options
+        The batch system.
+    directory
+        On a file system that the hosts of the jobs share; gets a directory for the run.
+    """
     engine = find_engine(options.engine)
     run = RunDirectory.create(directory)
-    with ExitStack() as stack:
-        stack.enter_context(Reaper(run, options.engine, engine))
+    with Reaper(run, options.engine, engine):
         with Beacon(run):
-            todo = chunks(_anywhere(requests), options.files_per_job, options.servers)
-            servers: RunServers = (
-                ServerJobs(run, engine, options, server, min(options.servers, len(todo)))
-                if isinstance(server, ServerRequest)
-                else ServerElsewhere(run, server, is_advertised=is_advertised)
-            )
-            _Driver(run, engine, options, servers, on_progress).drive(todo)
+            yield run, engine
         run.finish()
 
 

@@ -71,7 +71,9 @@ def parse_states(text: str) -> dict[JobId, JobState]:
         submission, number, name, *reason = line.split(maxsplit=3)
         why = "" if reason == ["None"] else "".join(reason)
         phase: Phase = "queued" if name in _QUEUED else "running"
-        states[JobId(submission, int(number))] = JobState(phase=phase, reason=why)
+        # A job that another program has submitted, without an array, has N/A for its number.
+        index = int(number) if number.isdigit() else 0
+        states[JobId(submission, index)] = JobState(phase=phase, reason=why)
     return states
 
 

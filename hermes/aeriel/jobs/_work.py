@@ -65,7 +65,7 @@ def infer(run: RunDirectory, submission: str, number: int) -> int:
     count = _RowCount(
         lambda rows: files.write_status(number, JobStatus(rows=rows, failures=failures))
     )
-    with _ends_with(run):
+    with ends_with(run):
         work = files.read_work(number)
         # The files of a call share a client.
         for _, group in groupby(work.requests, lambda each: each.options.client()):
@@ -224,7 +224,7 @@ def _is_over(run: RunDirectory) -> bool:
 
 
 @contextmanager
-def _ends_with(run: RunDirectory) -> Iterator[None]:
+def ends_with(run: RunDirectory) -> Iterator[None]:
     """End this process when the driver's beacon stands still, and at SIGTERM in an orderly way."""
 
     def leave(number: int, _: object) -> None:

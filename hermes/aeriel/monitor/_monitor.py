@@ -46,9 +46,9 @@ class ServerMonitor:
     the server: they count from its start. The columns, where they apply to a row:
 
     - ``time``: ISO 8601, UTC;
-    - ``state``: ``ok``; ``restarted`` for the first sample after the server's counters began
-      again (or the file was continued): a difference to the sample before is not meaningful;
-      ``unreachable`` for one row without numbers, where the server did not answer;
+    - ``state``: ``ok``; ``restarted`` for the first sample after a restart of the server (or of
+      the monitor): differences from the sample before are not meaningful;
+      ``unreachable`` for a row without numbers, because the server did not answer;
     - ``kind``: ``model``, ``gpu``, or ``server`` for a row without numbers;
     - ``name``, ``version``: of the model, or the GPU's UUID;
     - ``member_of``: the ensembles that the model is a step of, separated by a blank;
@@ -57,7 +57,7 @@ class ServerMonitor:
     - ``inferences``, ``executions``: rows of all requests, and runs of the model;
     - ``queue_s``, ``compute_input_s``, ``compute_infer_s``, ``compute_output_s``: the total time
       of all requests in the queue and in each step of the computation, in seconds;
-    - ``pending``: requests that wait now;
+    - ``pending``: requests in the queue;
     - ``utilisation`` (0 to 1), ``memory_used_bytes``, ``memory_total_bytes``, ``power_w``: of a
       GPU.
 
@@ -115,7 +115,7 @@ class ServerMonitor:
         self._ending = threading.Event()
         self._undo = ExitStack()
         self._before: Sample | None = None
-        self._begun_again = False
+        self._is_restarted = False
         self._failed = False
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class ServerMonitor:
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             try:
-                self._file, self._begun_again = _open(self.path)
+                self._file, self._is_restarted = _open(self.path)
             except OSError as error:
                 raise OutputError(str(self.path), error.strerror or str(error)) from error
             undo.callback(os.close, self._file)
@@ -156,7 +156,7 @@ class ServerMonitor:
             self._sample()
             if self._ending.is_set():
                 return
-            # Samples that are overdue, because the server did not answer, are skipped.
+            # Skip samples that are overdue because the server did not answer.
             now = time.monotonic()
             due = max(due + self._interval_s, now)
             self._ending.wait(due - now)
@@ -171,11 +171,11 @@ class ServerMonitor:
             self._write(when, "unreachable", ())
             return
         if self._before is not None and sample.is_of_another_server(self._before):
-            logger.info("%r: another server", self)
-            self._begun_again = True
+            logger.info("%r: the server was replaced or restarted", self)
+            self._is_restarted = True
         # If this sample is not written, the next one is marked as restarted.
-        if self._write(when, "restarted" if self._begun_again else "ok", sample.rows):
-            self._begun_again = False
+        if self._write(when, "restarted" if self._is_restarted else "ok", sample.rows):
+            self._is_restarted = False
         self._before = sample
 
     def _write(self, when: str, state: str, rows: Sequence[Row]) -> bool:
@@ -191,7 +191,7 @@ class ServerMonitor:
             if os.write(self._file, data) < len(data):
                 os.ftruncate(self._file, end)
                 problem = "no space left on device"
-                raise OSError(problem)  # noqa: TRY301 (as the next write would)
+                raise OSError(problem)  # noqa: TRY301 (the next write would raise it)
         except OSError as error:
             if not self._failed:
                 logger.warning("cannot write a sample to %s: %s", self.path, error)
@@ -228,7 +228,7 @@ def _open(path: Path) -> tuple[int, bool]:
 
 @contextmanager
 def monitored(server: AbstractContextManager[Server], path: Path | None) -> Iterator[Server]:
-    """Yield the server of a context, with a `ServerMonitor` beside it where there is a path.
+    """Yield the server of a context, with a `ServerMonitor` if `path` is given.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),  # as for the metrics
-    # A new channel after a failure must not wait for the backoff of the one before.
+    # A new channel after a failure must not wait for the backoff of the previous one.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
@@ -31,7 +31,7 @@ class Probe:
     Parameters
     ----------
     endpoint
-        The server. Without an address for metrics there are none.
+        The server. Without an address for metrics, samples have no metrics.
     timeout_s
         Timeout of one request, in seconds.
     """
@@ -42,11 +42,11 @@ class Probe:
         self._connect()
 
     def close(self) -> None:
-        """End the connection; requests under way are cancelled."""
+        """Close the connection; requests in flight are cancelled."""
         self._channel.close()
 
     def sample(self) -> Sample | None:
-        """Return a sample of the server; None where it does not answer."""
+        """Return a sample of the server; None if it does not answer."""
         timeout_s = self._timeout_s
         try:
             request = service_pb2.ModelStatisticsRequest()

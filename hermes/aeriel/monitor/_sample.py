@@ -96,7 +96,7 @@ def model_rows(
     statistics
         The ``model_stats`` of a ``ModelStatisticsResponse``.
     metrics
-        The result of `parse_metrics`; empty where the server has no metrics.
+        The result of `parse_metrics`; empty if the server has no metrics.
     member_of
         The ensembles that a model is a step of, by its name.
     """

@@ -82,7 +82,8 @@ def inputs_with_targets(found: Sequence[FilePredictions], target: str) -> list[I
 def _facts(predictions: FilePredictions) -> dict[str, object]:
     """Return what predictions have to agree in, as far as the file says it."""
     attributes = predictions.attributes
-    facts = {name: attributes[name] for name in _OF_THE_MODEL}
+    facts: dict[str, object] = {name: attributes[name] for name in _OF_THE_MODEL}
+    facts["files of an input"] = len(predictions.input_files)
     if "model_repository" in attributes:  # else the files of the model were not known
         facts["model_stamp"] = attributes["model_stamp"]
     options = json.loads(attributes.get("options", "{}"))

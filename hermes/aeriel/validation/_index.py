@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.files import OutputFile, parts_of
+from hermes.errors import DataError
 
 BLOCK_BYTES = 16 << 20
 INDEX = "index"
 START_TIME = "start_time"
+SAMPLE_RATE = "sample_rate"
 TIME = "time"
 ROW = "row"
 
@@ -82,19 +85,39 @@ class Index:
         self.is_selected = any(part.rows_kept is not None for part in parts)
         # The slides by their shifts.
         self._slides = {s: n for n, s in enumerate(dict.fromkeys(part.shifts for part in parts))}
-        # Rows in a second, where that is known.
-        self.rate: float | None = None
+        # Rows in a second, of each input; NaN where that is not known.
+        self.rates = np.full(len(parts), np.nan)
         merged.reserve(0, INDEX)
         merged.hdf5.create_group(INDEX)
         self._create(ROW, np.int64)
         self._create("file", np.int32)
+
+    def set_times(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Note what the attributes of a part's outputs say of the times of its rows.
+
+        Raises
+        ------
+        DataError
+            It has other rows in a second than those before.
+        """
+        self.start_times[number] = attributes.get(START_TIME, self.start_times[number])
+        rate = attributes.get(SAMPLE_RATE)
+        if rate is None:
+            return
+        self.rates[number] = rate
+        known = np.flatnonzero(~np.isnan(self.rates))
+        before = self.rates[known[0]]
+        if not math.isclose(rate, before, rel_tol=1e-9):
+            part, first = self.parts[number], self.parts[known[0]]
+            problem = f"has {rate:.10g} rows in a second, but {first.predictions} has {before:.10g}"
+            raise DataError(file=str(part.predictions), problem=problem)
 
     def add(self, number: int, source: h5py.Group) -> None:
         """Add the rows that a part has, where some were left out: their numbers, and times."""
         start = int(self.offsets[number])
         for begin, rows in parts_of(source[ROW], BLOCK_BYTES):
             self._merged.write(f"{INDEX}/{ROW}", start + begin, rows)
-        self.start_times[number] = source.attrs.get(START_TIME, np.nan)
+        self.set_times(number, source.attrs)
         if TIME in source and TIME not in self._merged.hdf5[INDEX]:
             self._create(TIME, np.float64)
             for block in self._blocks(0, start):
@@ -117,7 +140,8 @@ class Index:
         is_timed = not np.isnan(self.start_times).all()
         if is_timed:
             self._put(START_TIME, self.start_times)
-        if is_timed and not self.is_selected and self.rate:
+        has_times = is_timed and not self.is_selected
+        if has_times:
             self._create(TIME, np.float64)
         has_slides = len(self._slides) > 1
         if has_slides:
@@ -134,8 +158,8 @@ class Index:
             if not self.is_selected:
                 rows -= self.offsets[part]
                 self._write(ROW, block, rows)
-                if self.rate and is_timed:
-                    self._write(TIME, block, self.start_times[part] + rows / self.rate)
+                if has_times:
+                    self._write(TIME, block, self.start_times[part] + rows / self.rates[part])
         live_times = [part.live_time_s for part in self.parts if part.live_time_s is not None]
         if len(live_times) == len(self.parts):
             self._merged.write_attributes(

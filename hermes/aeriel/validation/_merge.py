@@ -25,7 +25,6 @@ from hermes.aeriel.validation._index import BLOCK_BYTES, INDEX, START_TIME, Inde
 from hermes.errors import DataError, ParameterError
 
 TARGET = "target"
-SAMPLE_RATE = "sample_rate"
 NOT_FINITE = ("not_finite_inputs", "not_finite_outputs")
 
 
@@ -148,11 +147,9 @@ def _copy_outputs(
         else:
             _copy(merged, name, dataset, part.stored, start=start, total=index.total)
         attributes = dict(dataset.attrs)
-        _check_rate(part, name, attributes, agreed.get(name, {}))
+        index.set_times(number, attributes)
         # Of the part alone: the rows of the next one begin at another time.
-        index.rate = attributes.get(SAMPLE_RATE, index.rate)
-        if START_TIME in attributes:
-            index.start_times[number] = attributes.pop(START_TIME)
+        attributes.pop(START_TIME, None)
         agreed[name] = _in_both(agreed.get(name, attributes), attributes)
 
 
@@ -236,15 +233,6 @@ def _copy(
         merged.keep_bytes(name)
     for begin, array in parts_of(source, BLOCK_BYTES):
         merged.write(name, start + begin, array)
-
-
-def _check_rate(
-    part: Part, name: str, attributes: Mapping[str, Any], others: Mapping[str, Any]
-) -> None:
-    rates = [each.get(SAMPLE_RATE) for each in (attributes, others)]
-    if None not in rates and rates[0] != rates[1]:
-        problem = f"has a sample rate of {rates[0]}, but the files before have {rates[1]}"
-        raise DataError(file=str(part.predictions), dataset=name, problem=problem)
 
 
 def _in_both(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

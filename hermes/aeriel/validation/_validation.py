@@ -71,7 +71,7 @@ class FilePredictions:
             It cannot be read, or holds no predictions for one file.
         """
         with files.open_input(file) as opened:
-            attributes = dict(opened.attrs)
+            attributes = files.read_attributes(opened)
         if "statistics" not in attributes or FINGERPRINT not in attributes:
             problem = "holds no predictions for one file, as hermes infer and the tasks write them"
             raise DataError(file=str(file), problem=problem)
