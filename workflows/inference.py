@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import luigi
 from luigi.task import flatten
 
 from hermes._reports import RowsProgress
@@ -25,6 +24,7 @@ from hermes.errors import ParameterError
 from workflows._builds import once_per_build
 from workflows._endpoints import EndpointTarget
 from workflows._progress import Progress
+from workflows._readable import ReadableTask, texts_of
 from workflows.parameters import options_of, with_options
 from workflows.server import ServerParameters
 
@@ -46,7 +46,7 @@ class InferenceParameters:
         return options_of(InferenceOptions, self)
 
 
-class InferenceTask(InferenceParameters, luigi.Task):
+class InferenceTask(InferenceParameters, ReadableTask):
     """Streams the rows of one HDF5 file through a model into another HDF5 file.
 
     A subclass says where things are: ``requires`` returns a `TritonServerTask`, or another task
@@ -263,4 +263,4 @@ class InferenceTask(InferenceParameters, luigi.Task):
 
     def result_parameters(self, *, only_significant: bool = False) -> dict[str, str]:
         """Return the parameters that an output names, and that a hook may go by."""
-        return dict(self.to_str_params(only_significant=only_significant))
+        return texts_of(self, only_significant=only_significant)

@@ -14,6 +14,7 @@ from hermes._reports import report
 from hermes.aeriel.jobs import JobOptions, Progress, ServerRequest, check_jobs, infer_in_jobs
 from hermes.errors import ParameterError
 from workflows._builds import once_per_build
+from workflows._readable import ReadableTask
 from workflows.inference import InferenceTask
 from workflows.parameters import options_of, with_options
 from workflows.server import TritonServerTask
@@ -35,7 +36,7 @@ class JobParameters:
         return options_of(JobOptions, self)
 
 
-class InferenceJobs(JobParameters, luigi.Task):
+class InferenceJobs(JobParameters, ReadableTask):
     """The outputs of several tasks (`InferenceTask`), made in the jobs of a batch system.
 
     A subclass says which tasks in `inferences`; they require the same server. What they require is

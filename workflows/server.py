@@ -26,6 +26,7 @@ from workflows._builds import once_per_build
 from workflows._driver import Service, driver
 from workflows._endpoints import EndpointTarget, ExternalEndpoint
 from workflows._lifetime import follow_luigi
+from workflows._readable import ReadableTask
 from workflows.parameters import (
     AbsolutePath,
     Flag,
@@ -167,7 +168,7 @@ class Wait(luigi.Task):
         self.is_over = True
 
 
-class TritonServerTask(ServerParameters, Service):
+class TritonServerTask(ServerParameters, ReadableTask, Service):
     """A Triton server with a context-managed lifetime, as a task.
 
     It is complete while its server is ready, and only then. The server starts, in a process of

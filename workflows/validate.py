@@ -48,6 +48,7 @@ from workflows._builds import found_by_driver, is_driven_here, once_per_build
 from workflows._division import SizedInput, divide
 from workflows._plain_errors import install_plain_errors
 from workflows._progress import Progress
+from workflows._readable import ReadableTask, texts_of
 from workflows._settings import apply_settings
 from workflows._terminal import begin_terminal, expect_files, warn
 from workflows.inference import InferenceParameters, InferenceTask
@@ -91,10 +92,18 @@ class Predict(ServerParameters, InferenceTask):
     files = TextLists(description="HDF5 files to read, as a JSON list of those of each input")
     predictions = TextList(description="HDF5 files to write, as a JSON list")
 
-    def __repr__(self) -> str:
+    @property
+    def task_label(self) -> str:
+        """What the name of the task says: the first of its inputs."""
+        return Path(self.files[0][0]).name if self.files else ""
+
+    def shown_parameters(self) -> dict[str, str]:
+        """Return what is shown of the parameters: the name of the first input for all files."""
         first = "+".join(Path(file).name for files in self.files[:1] for file in files)
         more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
-        return f"{self.task_family}({first}{more}, model_name={self.model_name})"
+        shown = super().shown_parameters()
+        names = shown.keys() - {"files", "predictions"}
+        return {"input": f"{first}{more}", **{name: shown[name] for name in sorted(names)}}
 
     @once_per_build
     def file_jobs(self) -> list[FileJob]:
@@ -156,6 +165,11 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
     )
 
     @property
+    def task_label(self) -> str:
+        """What the names of the tasks say."""
+        return f"{self.model_name} {Path(self.output_dir).name}"
+
+    @property
     def directory(self) -> ValidationDirectory:
         """The files that are written."""
         return ValidationDirectory(Path(self.output_dir))
@@ -193,7 +207,7 @@ class MetricParameters:
         return options_of(ValidationOptions, self)
 
 
-class Merge(ValidationParameters, luigi.Task):
+class Merge(ValidationParameters, ReadableTask):
     """The predictions for all files in one file, with an index back to file and row.
 
     The inputs are checked first, before a server is started. A subclass may name a subclass of
@@ -387,7 +401,7 @@ class PredictInJobs(ValidationParameters, InferenceJobs):
         return Path(self.output_dir) / "jobs"
 
 
-class Validate(ValidationParameters, MetricParameters, luigi.Task):
+class Validate(ValidationParameters, MetricParameters, ReadableTask):
     """Predictions for every file, measured against targets, held against requirements, reported.
 
     The output directory gets ``predictions/`` (a file per input), ``merged.h5``, ``report.json``
@@ -528,7 +542,7 @@ class Validate(ValidationParameters, MetricParameters, luigi.Task):
             target=facts.target,
             baseline=self.baseline_file if self.baseline else None,
             fingerprint=self.fingerprint,
-            parameters=self.to_str_params(),
+            parameters=texts_of(self),
             gpus=self.gpus,
             warnings=[
                 *gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),
