@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+TargetFile = Annotated[
+    str,
+    typer.Option(
+        help="File with the targets, if it is another: * stands for the name of each input file "
+        "without its suffix, as 'labels/*.h5'."
+    ),
+]
+
 
 @app.command(
     cls=Command,
@@ -40,6 +48,7 @@ def merge(
     target: Annotated[
         str, typer.Option(help="Dataset with the targets in each input file, to put beside them.")
     ] = "",
+    target_file: TargetFile = "",
 ) -> None:
     """Bring the predictions for many files into one file, with an index back to file and row.
 
@@ -50,14 +59,14 @@ def merge(
 
     with errors_as_text(ExitCode.REFUSED):
         found = validation.find_predictions(predictions)
-        validation.inputs_with_targets(found, target)
+        inputs = validation.inputs_with_targets(found, target, target_file)
         output = output_file.absolute()
         for each in found:
             if output.resolve() in {file.resolve() for file in (each.path, *each.input_files)}:
                 raise ParameterError("output_file", f"{output} is one of the files to read")
         validation.check_writable(output.parent)
     with errors_as_text(ExitCode.FAILED):
-        _merge(validation.merge_job(found, output, target))
+        _merge(validation.merge_job(found, output, inputs))
 
 
 @app.command(
@@ -76,6 +85,7 @@ def validate(
     target: Annotated[
         str, typer.Option(help="Dataset with the targets in each input file; none: no metrics.")
     ] = "",
+    target_file: TargetFile = "",
     **options: Any,
 ) -> None:
     """Merge predictions, measure them, hold them against requirements, and write the report.
@@ -88,7 +98,7 @@ def validate(
     with errors_as_text(ExitCode.REFUSED):
         asked = read_options(ValidationOptions, options)
         found = validation.find_predictions(predictions)
-        inputs = validation.inputs_with_targets(found, target)
+        inputs = validation.inputs_with_targets(found, target, target_file)
         targets = inputs[0].target if inputs else None
         chosen = validation.choose_metrics(
             asked.metrics,
@@ -101,7 +111,7 @@ def validate(
         baseline = directory.find_baseline(asked.baseline, inputs) if asked.baseline else None
         validation.check_writable(directory.path)
     with errors_as_text(ExitCode.FAILED):
-        job = validation.merge_job(found, directory.merged, target)
+        job = validation.merge_job(found, directory.merged, inputs)
         fingerprint = validation.report_fingerprint(job.fingerprint, asked, baseline)
         if not (directory.is_reported(lambda: fingerprint) and job.is_complete()):
             _merge(job)
@@ -113,7 +123,7 @@ def validate(
                 target=targets,
                 baseline=baseline,
                 fingerprint=fingerprint,
-                parameters={"target": target, **asdict(asked)},
+                parameters={"target": target, "target_file": target_file, **asdict(asked)},
             )
         typer.echo("\n".join(closing_lines(directory.path)))
 

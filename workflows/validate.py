@@ -7,6 +7,7 @@ The main job, from a shell: ``luigi --module workflows.validate Validate …``; 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from hermes.aeriel.files import (
     check_agreement,
     examine,
     find_inputs,
+    find_target_files,
     n_slides,
     output_names,
     plan,
@@ -38,6 +40,7 @@ from hermes.aeriel.validation import (
     ValidationDirectory,
     ValidationOptions,
     check_all_rows,
+    check_targets_named,
     check_writable,
     choose_metrics,
     report_fingerprint,
@@ -157,6 +160,11 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
         "of each channel, which are brought together by their times"
     )
     target = Text(default="", description="dataset with the targets in each input file")
+    target_file = AbsolutePath(
+        default="",
+        description="file with the targets, if it is another: * stands for the name of each input "
+        "file without its suffix, as labels/*.h5",
+    )
     output_dir = AbsolutePath(description="directory for everything that is written")
     files_per_task = WholeNumber(
         default=0,
@@ -322,6 +330,7 @@ class Merge(ValidationParameters, ReadableTask):
         """
         report("step", text="checking the inputs")
         self.job_options  # noqa: B018 (raises where they do not go together)
+        check_targets_named(self.target, self.target_file)
         hooks = self.hooks
         if hooks.given and self.engine != "local":
             raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")
@@ -335,8 +344,15 @@ class Merge(ValidationParameters, ReadableTask):
             warn(warning)
         options = replace(self.options, shifts=self.shifts_of_slides, n_slides=0, slide_step="")
         facts = [
-            examine(files, options, model, target=self.target or None, hooks=hooks)
-            for files in found.inputs
+            examine(
+                files,
+                options,
+                model,
+                target=self.target or None,
+                target_file=target_file,
+                hooks=hooks,
+            )
+            for files, target_file in zip(found.inputs, self._target_files(found), strict=True)
         ]
         check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
@@ -350,6 +366,12 @@ class Merge(ValidationParameters, ReadableTask):
                 {str(each.files[0]): (label, rows * each.rows) for label, each in expected}
             )
         return facts
+
+    def _target_files(self, found: FoundInputs) -> Sequence[Path | None]:
+        """Return the file with the targets of each input, where it is another than the input."""
+        if self.target_file:
+            return find_target_files(self.target_file, found.inputs)
+        return [None] * len(found.inputs)
 
     @once_per_build
     def warn_of_others(self) -> None:
@@ -373,6 +395,7 @@ class Merge(ValidationParameters, ReadableTask):
             fingerprints=[job.fingerprint for job in jobs],
             output_file=self.directory.merged,
             target=self.target,
+            target_files=[path for path in self._target_files(self.found_inputs) if path],
             model_name=self.model_name,
         )
 
@@ -419,6 +442,9 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
         A directory.
     target : str
         The dataset with the targets in each file; without one there are no metrics.
+    target_file : str
+        The file that it is in, where that is another than the input: ``*`` stands for the name of
+        each input file without its suffix, as ``labels/*.h5``. Row i is the target of row i.
     metrics : list of str
         What to compute; by default what suits the target's dtype, and the output: there is no
         log loss of labels.

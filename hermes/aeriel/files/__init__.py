@@ -14,7 +14,7 @@ from hermes.aeriel.files._infer import (
     infer_file,
     versions,
 )
-from hermes.aeriel.files._inputs import inspect, open_input
+from hermes.aeriel.files._inputs import inspect
 from hermes.aeriel.files._job import (
     FileJob,
     chunk_of,
@@ -23,6 +23,7 @@ from hermes.aeriel.files._job import (
     summary,
 )
 from hermes.aeriel.files._links import as_data_errors
+from hermes.aeriel.files._opening import open_input
 from hermes.aeriel.files._output import (
     FINGERPRINT,
     OutputFile,
@@ -40,6 +41,7 @@ from hermes.aeriel.files._series import read_windows
 from hermes.aeriel.files._servers import NamedServer, Server
 from hermes.aeriel.files._slides import n_slides, slide_file, slides_of
 from hermes.aeriel.files._sources import file_stamp
+from hermes.aeriel.files._targets import find_target_files
 from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
 from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
@@ -77,6 +79,7 @@ __all__ = [
     "file_stamp",
     "find_files",
     "find_inputs",
+    "find_target_files",
     "fingerprint",
     "fingerprint_of",
     "flat_paths",

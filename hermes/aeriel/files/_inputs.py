@@ -1,20 +1,18 @@
-"""The HDF5 files that go in: found, opened, and refused before anything starts."""
+"""The HDF5 files that go in: looked at, and refused before anything starts."""
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 
 from hermes.aeriel._options import InputMap
 from hermes.aeriel.files._agreement import unknown_input
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
-from hermes.aeriel.files._links import DAMAGE, as_data_errors, entries, find, is_same
+from hermes.aeriel.files._links import as_data_errors, entries, find, is_same
+from hermes.aeriel.files._opening import open_input, open_inputs
 from hermes.aeriel.files._sources import check_readable, find_reached, own_stamp
 from hermes.aeriel.files._stack import Stack
 from hermes.aeriel.files._times import sample_rate_of
@@ -23,32 +21,6 @@ from hermes.aeriel.files._window_options import WindowOptions, check_times
 from hermes.errors import DataError, ParameterError
 
 NO_ROWS = "has no rows; skip_empty (--skip-empty) leaves such files out"
-
-
-@contextmanager
-def open_input(file: Path, **options: Any) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read it, with further options of `h5py.File`.
-
-    Raises
-    ------
-    DataError
-        It is missing, unreadable, no HDF5 file, or truncated.
-    """
-    if file.exists() and not file.is_file():
-        raise DataError(file=str(file), problem="is not a file")
-    try:
-        opened = h5py.File(file, "r", **options)
-    except DAMAGE as error:
-        raise DataError(file=str(file), problem=_why_not_opened(file, error)) from error
-    with opened:
-        yield opened
-
-
-@contextmanager
-def open_inputs(files: Sequence[Path]) -> Iterator[dict[Path, h5py.File]]:
-    """Open HDF5 files to read them side by side; raises as `open_input` does."""
-    with ExitStack() as stack:
-        yield {file: stack.enter_context(open_input(file)) for file in files}
 
 
 @contextmanager
@@ -89,6 +61,7 @@ def inspect(
     model_inputs: Sequence[str] | None = None,
     optional: Collection[str] = (),
     target: str | None = None,
+    target_file: Path | None = None,
     cut: WindowOptions | None = None,
     allow_external_data: bool = False,
 ) -> InputFacts:
@@ -109,7 +82,9 @@ def inspect(
     optional
         Those of them that the model can do without: one whose dataset is not there is left out.
     target
-        The path of the dataset with the targets, if any, in the first file.
+        The path of the dataset with the targets, if any.
+    target_file
+        The file that it is in; by default the first file.
     cut
         How the inputs are cut into windows, which are rows then; None where they have rows.
     allow_external_data
@@ -128,19 +103,17 @@ def inspect(
     """
     files = (files,) if isinstance(files, Path) else tuple(files)
     allowed = allow_external_data
-    stamps = {file: own_stamp(file) for file in files if file.exists()}
-    with open_inputs(files) as opened, as_data_errors(files[0]):
-        paths = _complete_map(
-            opened[files[0]], files[0], input_map, model_inputs, optional=optional, target=target
-        )
-        target_facts = None
+    own = target if target_file in (None, *files) else None
+    target_facts = None
+    every = dict.fromkeys((*files, target_file or files[0]))
+    stamps = {file: own_stamp(file) for file in every if file.exists()}
+    with open_inputs(every) as opened, as_data_errors(files[0]):
         if target is not None:
-            if find(opened[files[0]], target) is None:
-                problem = "not found; targets have to be in each input file, beside the inputs"
-                there = _there(opened[files[0]])
-                raise DataError(file=str(files[0]), dataset=target, problem=f"{problem}. {there}")
-            at = Location(file=files[0], path=target)
-            target_facts = _facts([at], Stack.of_rows(_found(opened, at, allowed)))
+            at = Location(file=target_file or files[0], path=target)
+            target_facts = _target_facts(opened, at, allowed)
+        paths = _complete_map(
+            opened[files[0]], files[0], input_map, model_inputs, optional=optional, target=own
+        )
         stacks, datasets = [], {}
         for name, given in paths.items():
             locations = _locations(name, given, files, cut)
@@ -160,7 +133,8 @@ def inspect(
         if other.shape[0] == 0:
             raise DataError(file=str(other.file), dataset=other.path, problem=NO_ROWS)
         if other.shape[0] != rows:
-            problem = f"has {other.shape[0]} rows, but {first_facts.path!r} has {rows}"
+            of_file = "" if other.file in files else f" of {first_facts.file}"
+            problem = f"has {other.shape[0]} rows, but {first_facts.path!r}{of_file} has {rows}"
             raise DataError(file=str(other.file), dataset=other.path, problem=problem)
     return InputFacts(files=files, rows=rows, datasets=datasets, target=target_facts)
 
@@ -263,6 +237,17 @@ def _found(
         return entry
 
 
+def _target_facts(
+    opened: Mapping[Path, h5py.File], location: Location, allow_external_data: bool
+) -> DatasetFacts:
+    file = opened[location.file]
+    if find(file, location.path) is None:
+        problem = "not found; targets have to be in each input file, or in others, target_file"
+        problem += f" (--target-file). {_there(file)}"
+        raise DataError(file=str(location.file), dataset=location.path, problem=problem)
+    return _facts([location], Stack.of_rows(_found(opened, location, allow_external_data)))
+
+
 def _facts(
     locations: Sequence[Location], stack: Stack, cut: WindowOptions | None = None
 ) -> DatasetFacts:
@@ -288,16 +273,3 @@ def _there(opened: h5py.File) -> str:
     names = sorted(str(entry) for entry in entries(opened))
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return f"The file has [{', '.join(names[:10])}]{more}"
-
-
-def _why_not_opened(file: Path, error: Exception) -> str:
-    if not file.exists():
-        return "does not exist"
-    number = error.errno if isinstance(error, OSError) else None
-    if not os.access(file, os.R_OK) or number in (errno.EACCES, errno.EPERM):
-        return "cannot be read: permission denied"
-    if not h5py.is_hdf5(file):
-        return "is not an HDF5 file"
-    if "truncated" in str(error):
-        return f"is truncated: {error}"
-    return f"cannot be opened; it may be damaged: {error}"

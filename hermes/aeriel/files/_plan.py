@@ -56,6 +56,7 @@ def examine(
     model: ModelSpecification | None,
     *,
     target: str | None = None,
+    target_file: Path | None = None,
     hooks: Hooks = NO_HOOKS,
 ) -> InputFacts:
     """Return what is known of an input, after checking what can be checked of it alone.
@@ -70,6 +71,8 @@ def examine(
         The model, if it is known already.
     target
         The dataset with the targets, if any.
+    target_file
+        The file that it is in; by default the first file.
     hooks
         What is done to the rows. With a hook before the model, `input_map` names what that takes.
 
@@ -91,6 +94,7 @@ def examine(
         model_inputs=inputs,
         optional=() if model is None else model.optional_inputs,
         target=target,
+        target_file=target_file,
         cut=WindowOptions.of(options),
         allow_external_data=options.allow_external_data,
     )

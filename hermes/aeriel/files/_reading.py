@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.files._blocks import BLOCKS_BYTES, BlockPlan, Blocks, within_bounds
 from hermes.aeriel.files._facts import InputFacts, Location
-from hermes.aeriel.files._inputs import open_inputs
 from hermes.aeriel.files._links import as_data_errors, find
+from hermes.aeriel.files._opening import open_inputs
 from hermes.aeriel.files._stack import Selection, Stack
 from hermes.aeriel.files._values import InputValues
 from hermes.aeriel.files._window_options import WindowOptions

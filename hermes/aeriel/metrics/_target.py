@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -82,7 +81,7 @@ def check_target(
         return
     if target.dtype.kind not in "biuf":
         problem = f"is the target, and is {target}; {', '.join(metrics)} want numbers"
-        raise DataError(file=str(facts.file), dataset=target.path, problem=problem)
+        raise DataError(file=str(target.file), dataset=target.path, problem=problem)
     there = list(kept or (() if model is None else model.outputs))
     named = output_name or (there[0] if len(there) == 1 else "")
     if named in varying:
@@ -92,7 +91,7 @@ def check_target(
         output = choose_output(there, output_name)
         leading = model.max_batch_size == 0 and RowPlan.of(model, 0).with_row_axis
         rows = model.outputs[output].shape[1 if leading else 0 :]
-        _check_shape(facts.file, target, metrics, rows)
+        _check_shape(target, metrics, rows)
 
 
 def check_finite_targets(files: Iterable[InputFacts], metrics: Sequence[str]) -> None:
@@ -127,7 +126,7 @@ def check_finite_targets(files: Iterable[InputFacts], metrics: Sequence[str]) ->
                     raise DataError(file=str(facts.target.file), dataset=path, problem=problem)
 
 
-def _check_shape(file: Path, target: DatasetFacts, metrics: Sequence[str], output: Shape) -> None:
+def _check_shape(target: DatasetFacts, metrics: Sequence[str], output: Shape) -> None:
     given = target.shape[1:]
     for name in metrics:
         of_classes = name not in METRICS or METRICS[name].kind == "classification"
@@ -144,7 +143,7 @@ def _check_shape(file: Path, target: DatasetFacts, metrics: Sequence[str], outpu
             wanted = f"rows of shape {output}, as the model's output has them"
         if not fits:
             problem = f"is the target, and has rows of shape {given}; {name} wants {wanted}"
-            raise DataError(file=str(file), dataset=target.path, problem=problem)
+            raise DataError(file=str(target.file), dataset=target.path, problem=problem)
 
 
 def _equal(given: Shape, wanted: Shape) -> bool:

@@ -1,7 +1,12 @@
 """Predictions of many files as one file, measured, held against requirements, and reported."""
 
 from hermes.aeriel._options import ValidationOptions
-from hermes.aeriel.validation._find import find_predictions, inputs_with_targets, merge_job
+from hermes.aeriel.validation._find import (
+    check_targets_named,
+    find_predictions,
+    inputs_with_targets,
+    merge_job,
+)
 from hermes.aeriel.validation._index import Part
 from hermes.aeriel.validation._merge import check_all_rows, merge
 from hermes.aeriel.validation._outputs import describe_outputs
@@ -25,6 +30,7 @@ __all__ = [
     "ValidationDirectory",
     "ValidationOptions",
     "check_all_rows",
+    "check_targets_named",
     "check_writable",
     "choose_metrics",
     "describe_outputs",

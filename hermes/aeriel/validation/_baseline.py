@@ -148,7 +148,7 @@ def _check_targets(file: Path, targets: h5py.Dataset, facts: InputFacts, start: 
         problem = f"its targets have rows of shape {targets.shape[1:]}"
         given = None if facts.target is None else facts.target.shape[1:]
         raise _other_rows(file, f"{problem}, those of {facts.file} have {given}")
-    with open_input(facts.file) as opened:
+    with open_input(facts.target.file) as opened:
         for begin, block in parts_of(opened[facts.target.path], BLOCK_BYTES):
             first = start + begin
             differs = _differs(block, targets[first : first + len(block)])

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hermes.aeriel.files import InputFacts, check_unchanged, find_files, inspect
+from hermes.aeriel.files import (
+    InputFacts,
+    check_unchanged,
+    find_files,
+    find_target_files,
+    inspect,
+)
 from hermes.aeriel.validation._run import MergeJob
 from hermes.aeriel.validation._validation import FilePredictions
-from hermes.errors import DataError
+from hermes.errors import DataError, ParameterError
 
 # How a file was read may differ from file to file only in this: the shifts are those of a slide.
 _OWN_OPTIONS = ("input_map", "shifts")
@@ -45,7 +52,9 @@ def find_predictions(patterns: Sequence[str]) -> list[FilePredictions]:
     return found
 
 
-def merge_job(found: Sequence[FilePredictions], output_file: Path, target: str) -> MergeJob:
+def merge_job(
+    found: Sequence[FilePredictions], output_file: Path, inputs: Sequence[InputFacts]
+) -> MergeJob:
     """Return what it takes to have predictions in one file.
 
     Parameters
@@ -54,29 +63,63 @@ def merge_job(found: Sequence[FilePredictions], output_file: Path, target: str) 
         What `find_predictions` returned.
     output_file
         The file to write.
-    target
-        The dataset with the targets in each input file; none where it is empty.
+    inputs
+        What `inputs_with_targets` returned.
     """
+    targets = [each.target for each in inputs if each.target is not None]
+    in_inputs = all(each.target is not None and each.target.file in each.files for each in inputs)
     return MergeJob(
         predictions=[each.path for each in found],
         fingerprints=[each.fingerprint for each in found],
         output_file=output_file,
-        target=target,
+        target=targets[0].path if targets else "",
+        target_files=() if in_inputs else [target.file for target in targets],
         model_name=str(found[0].attributes["model_name"]),
     )
 
 
-def inputs_with_targets(found: Sequence[FilePredictions], target: str) -> list[InputFacts]:
+def inputs_with_targets(
+    found: Sequence[FilePredictions], target: str, target_file: str = ""
+) -> list[InputFacts]:
     """Return what is known of the inputs and their targets; nothing where no target is named.
+
+    Parameters
+    ----------
+    found
+        What `find_predictions` returned.
+    target
+        The dataset with the targets.
+    target_file
+        The file that it is in, as `find_target_files` has it; where it is empty, each input file.
 
     Raises
     ------
+    ParameterError
+        A file is named without a dataset, or is not one for each input.
     DataError
-        A file cannot be read, or has no such dataset.
+        A file cannot be read, has no such dataset, or has another number of rows.
     """
+    check_targets_named(target, target_file)
     if not target:
         return []
-    return [inspect(each.input_files, {"": target}, target=target) for each in found]
+    inputs = [each.input_files for each in found]
+    files = find_target_files(target_file, inputs) if target_file else [each[0] for each in inputs]
+    return [_with_target(each, target, file) for each, file in zip(found, files, strict=True)]
+
+
+def check_targets_named(target: str, target_file: str) -> None:
+    """Raise ParameterError where a file of targets is named, but not the dataset in it."""
+    if target_file and not target:
+        problem = f"is not given, but {target_file!r} is to have the targets"
+        raise ParameterError("target", f"{problem}; name the dataset in it")
+
+
+def _with_target(predictions: FilePredictions, target: str, file: Path) -> InputFacts:
+    facts = inspect(file, {"": target}, target=target)
+    if facts.rows != predictions.rows:
+        problem = f"has {facts.rows} rows, but {predictions.file} has {predictions.rows}"
+        raise DataError(file=str(file), dataset=target, problem=problem)
+    return replace(facts, files=predictions.input_files)
 
 
 def _facts(predictions: FilePredictions) -> dict[str, object]:

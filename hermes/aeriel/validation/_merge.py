@@ -33,6 +33,7 @@ def merge(
     output_file: Path,
     *,
     target: str | None,
+    target_files: Sequence[tuple[Path, str]] = (),
     fingerprint: str,
     attributes: Mapping[str, str],
     on_progress: Callable[[int, int], None],
@@ -61,7 +62,10 @@ def merge(
     output_file
         The file to write.
     target
-        The path of a dataset in each input file to put beside the predictions.
+        The path of a dataset to put beside the predictions.
+    target_files
+        The file that it is in, for each part, and what `file_stamp` said of it; where there are
+        none, it is in each input file.
     fingerprint
         Stands for everything that the result depends on.
     attributes
@@ -82,7 +86,7 @@ def merge(
     output = OutputFile(output_file)
     try:
         with as_output_errors(output_file):
-            _merge_into(output.create(), parts, target, on_progress)
+            _merge_into(output.create(), parts, target, target_files, on_progress)
             output.write_attributes(output.hdf5, dict(attributes))
             output.publish(fingerprint)
     finally:
@@ -93,6 +97,7 @@ def _merge_into(
     merged: OutputFile,
     parts: Sequence[Part],
     target: str | None,
+    target_files: Sequence[tuple[Path, str]],
     on_progress: Callable[[int, int], None],
 ) -> None:
     index = Index(merged, parts)
@@ -108,9 +113,11 @@ def _merge_into(
             _copy_outputs(merged, index, number, opened, agreed)
         start = int(index.offsets[number])
         if target is not None:
-            damaged = as_data_errors(part.input_files[0], target)
-            with open_input(part.input_files[0]) as opened, damaged:
+            file, given = target_files[number] if target_files else (part.input_files[0], None)
+            with open_input(file) as opened, as_data_errors(file, target):
                 _copy(merged, TARGET, opened[target], part.rows, start=start, total=index.total)
+            if given is not None:
+                check_unchanged([file], given)
         # Targets of another input than the predictions' would be compared with them.
         if stamp:
             check_unchanged(part.input_files, stamp)

@@ -3,6 +3,7 @@
 # Over 300 lines: the steps of a validation, in their order.
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,14 @@ from typing import Any
 import h5py
 
 from hermes.aeriel._options import ValidationOptions
-from hermes.aeriel.files import DatasetFacts, InputFacts, fingerprint, fingerprint_of, versions
+from hermes.aeriel.files import (
+    DatasetFacts,
+    InputFacts,
+    file_stamp,
+    fingerprint,
+    fingerprint_of,
+    versions,
+)
 from hermes.aeriel.metrics import (
     Comparison,
     MetricsResult,
@@ -117,7 +125,10 @@ class MergeJob:
     output_file
         The file to write.
     target
-        The dataset with the targets in each input file; none where it is empty.
+        The dataset with the targets; none where it is empty.
+    target_files
+        The file that it is in, for each of the predictions; where there are none, it is in each
+        input file.
     model_name
         The model that made the predictions.
     """
@@ -126,12 +137,20 @@ class MergeJob:
     fingerprints: Sequence[str]
     output_file: Path
     target: str
+    target_files: Sequence[Path] = ()
     model_name: str
 
     @property
     def fingerprint(self) -> str:
         """What stands for everything that the merged file depends on."""
-        return fingerprint(parts=list(self.fingerprints), target=self.target)
+        facts: dict[str, Any] = {"parts": list(self.fingerprints), "target": self.target}
+        if self.target_files:  # else the fingerprints of the parts stand for the targets too
+            facts["target_stamps"] = [stamp for _, stamp in self._target_stamps]
+        return fingerprint(**facts)
+
+    @functools.cached_property
+    def _target_stamps(self) -> tuple[tuple[Path, str], ...]:
+        return tuple((file, file_stamp(file)) for file in self.target_files)
 
     def is_complete(self) -> bool:
         """Tell whether the merged file is there, and is that of these predictions."""
@@ -154,6 +173,7 @@ class MergeJob:
             [FilePredictions.read(file).part for file in self.predictions],
             self.output_file,
             target=self.target or None,
+            target_files=self._target_stamps,
             fingerprint=self.fingerprint,
             attributes={"model_name": self.model_name, "hermes": version("hermes-aeriel")},
             on_progress=on_progress,

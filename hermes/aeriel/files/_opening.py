@@ -1,0 +1,54 @@
+"""HDF5 files, opened to be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from hermes.aeriel.files._links import DAMAGE
+from hermes.errors import DataError
+
+
+@contextmanager
+def open_input(file: Path, **options: Any) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read it, with further options of `h5py.File`.
+
+    Raises
+    ------
+    DataError
+        It is missing, unreadable, no HDF5 file, or truncated.
+    """
+    if file.exists() and not file.is_file():
+        raise DataError(file=str(file), problem="is not a file")
+    try:
+        opened = h5py.File(file, "r", **options)
+    except DAMAGE as error:
+        raise DataError(file=str(file), problem=_why_not_opened(file, error)) from error
+    with opened:
+        yield opened
+
+
+@contextmanager
+def open_inputs(files: Iterable[Path]) -> Iterator[dict[Path, h5py.File]]:
+    """Open HDF5 files to read them side by side; raises as `open_input` does."""
+    with ExitStack() as stack:
+        yield {file: stack.enter_context(open_input(file)) for file in files}
+
+
+def _why_not_opened(file: Path, error: Exception) -> str:
+    if not file.exists():
+        return "does not exist"
+    number = error.errno if isinstance(error, OSError) else None
+    if not os.access(file, os.R_OK) or number in (errno.EACCES, errno.EPERM):
+        return "cannot be read: permission denied"
+    if not h5py.is_hdf5(file):
+        return "is not an HDF5 file"
+    if "truncated" in str(error):
+        return f"is truncated: {error}"
+    return f"cannot be opened; it may be damaged: {error}"
