@@ -26,6 +26,8 @@ LOOK_S = 1.0
 RATE_S = 30
 MOST_LINES = 12
 MARGIN = 3
+INDENT = "  "
+LEAST_LABEL = 12
 PHASES = {
     "starting": "is starting",
     "waiting": "waits",
@@ -267,7 +269,7 @@ class Display:
         else:
             phase = self._status.phase
             words = PHASES.get(phase, phase)
-            style = {"ready": "green", "restarting": "red", "waiting": "yellow"}.get(phase, "")
+            style = {"ready": "green", "restarting": "red", "waiting": "magenta"}.get(phase, "")
             if self._status.detail:
                 words += f": {self._status.detail}"
         if self._status is not None and self._status.gpus:
@@ -279,17 +281,29 @@ class Display:
 
     def _files_table(self) -> Table:
         table = Table.grid(padding=(0, 1), expand=True)
-        table.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
-        table.add_column(ratio=2)
+        width = self._console.width - MARGIN
+        longest = max(len(file.label) for file in self._under_way.values())
+        label_width = max(LEAST_LABEL, min(longest, width // 2))
+        table.add_column(width=label_width + len(INDENT), no_wrap=True)
+        table.add_column(ratio=1)
         table.add_column(justify="right", no_wrap=True)
         room = max(1, min(MOST_LINES, self._console.height - 8))
         for file in sorted(self._under_way.values(), key=lambda file: file.began)[:room]:
             total = file.total or 0
             bar = ProgressBar(total=max(total, 1), completed=file.done)
-            table.add_row(f"  {file.label}", bar, f"{file.done:,} of {total:,}")
+            label = f"{INDENT}{_shortened(file.label, label_width)}"
+            table.add_row(label, bar, f"{file.done:,} of {total:,}")
         if len(self._under_way) > room:
-            table.add_row(f"  and {len(self._under_way) - room} more")
+            table.add_row(f"{INDENT}and {len(self._under_way) - room} more")
         return table
+
+
+def _shortened(label: str, width: int) -> str:
+    """Return a name without its middle: the names of files differ at their ends."""
+    if len(label) <= width:
+        return label
+    end = 2 * width // 3
+    return f"{label[: width - end - 1]}…{label[-end:]}"
 
 
 def _line(text: str, style: str = "") -> Text:

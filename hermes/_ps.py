@@ -51,16 +51,17 @@ class Server:
         return (
             self.id,
             self.phase,
-            self.endpoint or "-",
             ",".join(self.gpus) or "-",
-            ",".join(map(str, self.drivers)) or "-",
             f"{self.running}/{self.consumers}",
             f"{self.age_s:.0f} s",
             self.model_repository,
+            ",".join(map(str, self.drivers)) or "-",
+            self.endpoint or "-",
         )
 
 
-HEADER = ("ID", "STATE", "ENDPOINT", "GPUS", "DRIVERS", "RUNNING", "AGE", "MODELS")
+# The longest last: a narrow terminal cuts them.
+HEADER = ("ID", "STATE", "GPUS", "RUNNING", "AGE", "MODELS", "DRIVERS", "ENDPOINT")
 
 
 def short_id(state: ServerState) -> str:

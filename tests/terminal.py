@@ -38,14 +38,19 @@ class Terminal:
         self._written = b""
 
     @property
-    def text(self) -> str:
-        """All that was written so far, without what moves the cursor and sets colours."""
+    def written(self) -> str:
+        """All that was written so far, with what moves the cursor and sets colours."""
         try:
             while chunk := os.read(self._mine, 1 << 16):
                 self._written += chunk
         except (BlockingIOError, OSError):  # nothing more now; nobody writes any more
             pass
-        return _ESCAPES.sub("", self._written.decode())
+        return self._written.decode(errors="ignore")
+
+    @property
+    def text(self) -> str:
+        """All that was written so far, without what moves the cursor and sets colours."""
+        return _ESCAPES.sub("", self.written)
 
     def wait_for(self, text: str, within_s: float = 60.0) -> None:
         deadline = time.monotonic() + within_s

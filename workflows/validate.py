@@ -365,6 +365,7 @@ class Merge(ValidationParameters, ReadableTask):
             expect_files(
                 {str(each.files[0]): (label, rows * each.rows) for label, each in expected}
             )
+        report("step", text="")
         return facts
 
     def _target_files(self, found: FoundInputs) -> Sequence[Path | None]:

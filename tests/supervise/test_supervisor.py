@@ -549,8 +549,9 @@ class TestCommands:
         assert (server["running"], server["consumers"]) == (1, 2)
         assert 0 < server["age_s"] < 60
         header, row, *_ = self.hermes(state, "ps").stdout.splitlines()
-        assert header.split()[:3] == ["ID", "STATE", "ENDPOINT"]
-        assert row.split()[:3] == [short_id(state), "ready", endpoint.grpc]
+        assert header.split()[:4] == ["ID", "STATE", "GPUS", "RUNNING"]
+        assert row.split()[:4] == [short_id(state), "ready", "-", "1/2"]
+        assert row.split()[-1] == endpoint.grpc
 
     @pytest.mark.parametrize("which", ["its id", "--all"])
     def test_a_stopped_server_does_not_come_back_for_those_who_needed_it(

@@ -125,7 +125,7 @@ def inspect(
             check_times(cut, stacks)
             for stack in stacks:
                 cut.check_slides(stack)
-        for file in files:  # so that it is not opened again for its stamp
+        for file in every:  # so that it is not opened again for its stamp
             find_reached(file, stamps[file], opened[file])
     first_facts = next(iter(datasets.values()))
     rows = first_facts.shape[0]
