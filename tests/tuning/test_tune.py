@@ -18,6 +18,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from hermes.aeriel.files import InferenceOptions
+from hermes.aeriel.serve import serve
 from hermes.aeriel.tuning import (
     Limits,
     Measurement,
@@ -29,6 +31,7 @@ from hermes.aeriel.tuning import (
     free_name,
     table,
 )
+from hermes.aeriel.tuning._measure import measure_rows
 from hermes.aeriel.tuning._settings import (
     batch_candidates,
     batcher_candidates,
@@ -95,6 +98,17 @@ def run(directory: Path, arguments: list[str]) -> subprocess.CompletedProcess[st
 
 def parse(text: str) -> Any:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def test_answers_that_come_at_once_are_as_fast_as_they_are(directory: Path) -> None:
+    four = f"{CONFIG}instance_group [{{ kind: KIND_CPU, count: 4 }}]"
+    write_model(directory / "slow", "classifier", four, MODEL.replace("0.05", "0.5"))
+    settings = Settings(model=ModelSettings(instances=4), batch_size=1, in_flight=4)
+    given = InferenceOptions(model_name="classifier", input_map={"x": "x"})
+    files = [[directory / "data" / "a.h5"]]
+    with serve(directory / "slow", listen="unix", gpus=[], wait=True) as server:
+        rows_per_s = measure_rows(server.endpoint, files, given, settings, seconds=0.7)
+    assert 0 < rows_per_s < 4 / 0.5 * 2
 
 
 def test_more_instances_are_found_where_they_are_faster(directory: Path) -> None:
