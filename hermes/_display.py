@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -18,16 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hermes._directory import Status
+from hermes._display_lines import File, files_table, one_line
 from hermes._reports import Reports, duration, show_reports_of
 
 DRAW_S = 0.2
 LOOK_S = 1.0
 # Over how long the rate is taken.
 RATE_S = 30
-MOST_LINES = 12
 MARGIN = 3
-INDENT = "  "
-LEAST_LABEL = 12
 PHASES = {
     "starting": "is starting",
     "waiting": "waits",
@@ -35,15 +32,6 @@ PHASES = {
     "restarting": "has ended, and is started again",
     "stopping": "is stopping",
 }
-
-
-@dataclass
-class _File:
-    label: str
-    total: int | None = None
-    done: int = 0
-    is_done: bool = False
-    began: float = 0.0
 
 
 @contextmanager
@@ -119,8 +107,8 @@ class Display:
         self._server = server
         self._console = console or Console(stderr=True)
         self._lock = threading.Lock()
-        self._files: dict[str, _File] = {}
-        self._under_way: dict[str, _File] = {}
+        self._files: dict[str, File] = {}
+        self._under_way: dict[str, File] = {}
         self._failed: set[str] = set()
         self._files_done = self._rows_done = self._rows_total = self._n_known = 0
         self._are_rows_known = True
@@ -133,7 +121,7 @@ class Display:
     def expect(self, files: Mapping[str, tuple[str, int | None]]) -> None:
         """Set the files of the run: a label and the number of rows, if it is known, by name."""
         with self._lock:
-            self._files = {name: _File(label, total) for name, (label, total) in files.items()}
+            self._files = {name: File(label, total) for name, (label, total) in files.items()}
             totals = [file.total for file in self._files.values()]
             self._are_rows_known = None not in totals
             self._n_known = len(totals) - totals.count(None)
@@ -167,7 +155,7 @@ class Display:
                 self._step = report["text"]
                 return
             name = report["name"]
-            file = self._files.setdefault(name, _File(name))
+            file = self._files.setdefault(name, File(name))
             if report["kind"] == "done":
                 self._progress(name, file, file.total or 0, file.total or 0)
             elif report["kind"] == "failed" and file.is_done:
@@ -179,7 +167,7 @@ class Display:
                 self._failed.discard(name)
                 self._progress(name, file, report["done"], report["total"])
 
-    def _progress(self, name: str, file: _File, done: int, total: int) -> None:
+    def _progress(self, name: str, file: File, done: int, total: int) -> None:
         if file.total is None:
             file.total = total
             self._n_known += 1
@@ -218,17 +206,18 @@ class Display:
 
     def _render(self) -> RenderableType:
         with self._lock:
+            width = self._console.width - MARGIN
             lines: list[RenderableType] = [Text(self._title, style="bold")]
             if self._files:
                 lines += [*self._progress_lines(), self._bar()]
             if self._server is not None:
                 lines.append(self._server_line())
             if self._under_way:
-                lines.append(self._files_table())
+                lines.append(files_table(self._under_way.values(), width, self._console.height - 8))
             elif self._step:
-                lines.append(_line(self._step))
+                lines.append(one_line(self._step))
             # What a terminal echoes, as ^C, stands behind the last line, and must not wrap.
-            return Constrain(Group(*lines), self._console.width - MARGIN)
+            return Constrain(Group(*lines), width)
 
     def _progress_lines(self) -> list[Text]:
         rows = f"{self._rows_done:,}"
@@ -244,8 +233,8 @@ class Display:
             speed.append(f"{left} left" if self._are_rows_known else f"about {left} left")
         together = " · ".join([*words, *speed])
         if len(together) <= self._console.width - MARGIN:
-            return [_line(together)]
-        return [_line(" · ".join(words)), _line(" · ".join(speed))]
+            return [one_line(together)]
+        return [one_line(" · ".join(words)), one_line(" · ".join(speed))]
 
     def _rows_expected(self) -> float:
         """Return the rows of all files, taking those not opened yet to be like the others."""
@@ -277,34 +266,4 @@ class Display:
         if self._restarts and self._status is not None and self._status.phase == "ready":
             times = "once" if self._restarts == 1 else f"{self._restarts} times"
             words += f" (started again {times})"
-        return _line(f"server {words}", style)
-
-    def _files_table(self) -> Table:
-        table = Table.grid(padding=(0, 1), expand=True)
-        width = self._console.width - MARGIN
-        longest = max(len(file.label) for file in self._under_way.values())
-        label_width = max(LEAST_LABEL, min(longest, width // 2))
-        table.add_column(width=label_width + len(INDENT), no_wrap=True)
-        table.add_column(ratio=1)
-        table.add_column(justify="right", no_wrap=True)
-        room = max(1, min(MOST_LINES, self._console.height - 8))
-        for file in sorted(self._under_way.values(), key=lambda file: file.began)[:room]:
-            total = file.total or 0
-            bar = ProgressBar(total=max(total, 1), completed=file.done)
-            label = f"{INDENT}{_shortened(file.label, label_width)}"
-            table.add_row(label, bar, f"{file.done:,} of {total:,}")
-        if len(self._under_way) > room:
-            table.add_row(f"{INDENT}and {len(self._under_way) - room} more")
-        return table
-
-
-def _shortened(label: str, width: int) -> str:
-    """Return a name without its middle: the names of files differ at their ends."""
-    if len(label) <= width:
-        return label
-    end = 2 * width // 3
-    return f"{label[: width - end - 1]}…{label[-end:]}"
-
-
-def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+        return one_line(f"server {words}", style)
