@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -310,6 +312,65 @@ class TestFacts:
 
         facts = Negative(model_name="m").hooks.facts()  # type: ignore[call-arg]
         assert "-a for name" in facts["preprocess"]["source"][0]
+
+    def test_what_a_hook_uses_of_its_module_counts(self, tmp_path: Path) -> None:
+        base = """
+            from pathlib import Path
+
+            GAIN, BAND, CACHE, n_calls = 2.0, (20, 300), {}, 0
+
+            def helper(a):
+                return inner(a) * [GAIN for _ in range(2)][0]
+
+            def inner(a):
+                return a + 1
+
+            def unused(a):
+                return a
+
+            class Scale:
+                offset = 3
+
+                def __init__(self, factor):
+                    self.factor = factor
+
+                def preprocess(self, inputs, rows):
+                    global n_calls
+                    n_calls += 1
+                    CACHE[n_calls] = inputs
+                    return {"x": helper(inputs["x"]) * self.factor + self.offset - self.mean}
+
+                @property
+                def mean(self):
+                    return BAND[0]
+        """
+
+        def facts(old: str = "", new: str = "", factor: float = 1.0, n_calls: int = 0) -> Any:
+            assert old in base
+            file = tmp_path / f"made_{len(list(tmp_path.iterdir()))}.py"
+            file.write_text(textwrap.dedent(base.replace(old, new)))
+            specification = importlib.util.spec_from_file_location("made", file)
+            assert specification is not None
+            assert specification.loader is not None
+            module = importlib.util.module_from_spec(specification)
+            specification.loader.exec_module(module)
+            scale = module.Scale(factor)
+            for _ in range(n_calls):
+                scale.preprocess({"x": 0}, None)
+            return Hooks(preprocess=scale.preprocess).facts()
+
+        assert facts() == facts(n_calls=2) == facts("return a\n", "return -a\n")
+        for changed in ("= 2.0", "= 3.0"), ("a + 1", "a - 1"), ("(20,", "(30,"):
+            assert facts() != facts(*changed)
+        for changed in ("offset = 3", "offset = 4"), ("BAND[0]", "BAND[1]"):
+            assert facts() != facts(*changed)
+        assert facts() != facts(factor=2.0)
+
+    def test_what_a_closure_has_counts(self) -> None:
+        def times(gain: float) -> Hooks:
+            return Hooks(preprocess=lambda inputs, _: {"x": gain * inputs["x"]})
+
+        assert times(2.0).facts() == times(2.0).facts() != times(3.0).facts()
 
     def test_a_version_counts(self) -> None:
         class Hook:

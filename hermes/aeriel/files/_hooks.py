@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import textwrap
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ModelSpecification, Windows
+from hermes.aeriel.files._hook_source import source_of
 from hermes.errors import HookError, ParameterError
 
 Arrays = dict[str, "NDArray[Any]"]
@@ -153,9 +151,10 @@ class Hooks:
         """Return what a result depends on, for a fingerprint; nothing without a hook.
 
         That is the source of the hooks (of a method, that of each class that its class inherits it
-        from), the attribute ``version`` of what they belong to, and `block_rows`. Functions that
-        they call, and files that they read, are not looked at: raise ``version`` where those
-        change.
+        from) and of what they use of their own module and class; the constants that they read there
+        (numbers, texts and tuples); the attribute ``version`` of what they belong to; and
+        `block_rows`. Other modules, files, arrays, lists and dicts are not looked at: raise
+        ``version`` where those change.
 
         Raises
         ------
@@ -244,7 +243,7 @@ def _facts_of(name: str, hook: Callable[..., Any]) -> dict[str, Any]:
     owner = getattr(hook, "__self__", hook)
     version = getattr(owner, "version", None)
     try:
-        source = _source_of(hook)
+        source = source_of(hook)
     except (OSError, TypeError) as error:
         if version is None:
             problem = "its source, which the result depends on, cannot be read"
@@ -252,22 +251,3 @@ def _facts_of(name: str, hook: Callable[..., Any]) -> dict[str, Any]:
             raise ParameterError(name, f"{problem} ({error}); {advice}") from error
         source = []
     return {"source": source, "version": version}
-
-
-def _source_of(hook: Any) -> list[str]:
-    if inspect.isfunction(hook):
-        return [_text_of(hook)]
-    if not inspect.ismethod(hook):
-        hook = hook.__call__  # of an object that is called
-    owner, name = getattr(hook, "__self__", None), hook.__name__
-    classes = owner.__mro__ if isinstance(owner, type) else type(owner).__mro__
-    defined = [vars(each).get(name) for each in classes]
-    functions = [each for each in defined if each is not None]  # a task's own is None
-    # Of a method that is moved into another class nothing changes.
-    return [_text_of(inspect.unwrap(each)) for each in functions]
-
-
-@functools.cache
-def _text_of(function: Any) -> str:
-    """Return the source as it was first: a file that is edited while a pipeline runs is not it."""
-    return textwrap.dedent(inspect.getsource(function))
