@@ -6,7 +6,7 @@ import dis
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -148,6 +148,6 @@ def _is_of_library(each: type) -> bool:
 
 
 @functools.cache
-def _text_of(item: Hashable) -> str:
+def _text_of(item: Any) -> str:
     """Return the source as it was first: a file that is edited while a pipeline runs is not it."""
     return textwrap.dedent(inspect.getsource(item))
