@@ -205,7 +205,9 @@ class InferenceTask(InferenceParameters, ReadableTask):
 
     def complete(self) -> bool:
         """Tell whether the output is there, and is that of this input, model and parameters."""
-        return all(job.is_complete() for job in self.file_jobs)
+        # The input of a task that has not run may have to be made first.
+        is_there = all(file.exists() for file in self.output_files)
+        return is_there and all(job.is_complete() for job in self.file_jobs)
 
     def _facts_of_hooks(self) -> Mapping[str, Any]:
         """Return what the hooks depend on: themselves, and the parameters that a subclass adds."""

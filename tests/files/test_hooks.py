@@ -29,7 +29,8 @@ from hermes.aeriel.files import (
 from hermes.aeriel.jobs import JobOptions, infer_in_jobs
 from hermes.aeriel.jobs._files import SubmissionDirectory, Work
 from hermes.aeriel.serve import TritonInstance, serve
-from hermes.errors import HookError, OutputError, ParameterError
+from hermes.aeriel.validation import find_predictions
+from hermes.errors import DataError, HookError, OutputError, ParameterError
 from tests.files.runs import Arrays, datasets, infer, write_models
 from workflows.inference import InferenceTask
 
@@ -412,3 +413,23 @@ def test_an_output_stays_complete_without_its_input_but_not_with_other_options(
     rows_file.with_name("other.h5").symlink_to(rows_file)
     assert job("all").is_complete()
     assert not replace(job("all"), input_files=(rows_file.with_name("other.h5"),)).is_complete()
+
+
+def test_predictions_with_different_hooks_do_not_belong_together(
+    server: TritonInstance, rows_file: Path
+) -> None:
+    (rows_file.parent / "other.h5").write_bytes(rows_file.read_bytes())
+    inputs = [(rows_file,), (rows_file.parent / "other.h5",)]
+    options = InferenceOptions(model_name="rows", cast=True)
+    out = rows_file.parent / "out"
+    one, two = plan_files(options, inputs, out, model_stamp="m")
+
+    def negative(outputs: Arrays, _: Rows) -> Arrays:
+        return {"y": -outputs["y"]}
+
+    hooked = replace(two, hooks=Hooks(postprocess=negative))
+    infer_files(NamedServer(server.endpoint), [one, hooked])
+    with pytest.raises(DataError, match=r"rows\.h5: was made with hooks '', but .*other\.h5 with"):
+        find_predictions([str(out / "*.h5")])
+    infer_files(NamedServer(server.endpoint), [replace(one, hooks=hooked.hooks)])
+    assert len(find_predictions([str(out / "*.h5")])) == 2

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
+import luigi as luigi_package
 import numpy as np
 
 from tests.workflows.conftest import CONFIG, Luigi, write_input, write_model
+from workflows import InferenceTask, TritonServerTask
 
 PIPELINE = """
 from pathlib import Path
@@ -145,3 +148,24 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
         assert np.array_equal(file["double"], 2 * x)
     assert not partial.exists()
     assert not checkpoint.exists()
+
+
+class Sliding(InferenceTask):
+    """Time slides of a file that another task has to make first."""
+
+    directory = luigi_package.Parameter()
+
+    def requires(self) -> dict[str, luigi_package.Task]:
+        made = luigi_package.LocalTarget(f"{self.directory}/made.h5")
+        made_by = type("Made", (luigi_package.ExternalTask,), {"output": lambda _: made})
+        return {"server": TritonServerTask(model_repository=self.directory), "input": made_by()}
+
+    def output(self) -> list[luigi_package.LocalTarget]:
+        return [
+            luigi_package.LocalTarget(f"{self.directory}/slide-{number}.h5") for number in range(2)
+        ]
+
+
+def test_time_slides_of_an_input_that_is_not_there_yet_are_to_be_made(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"directory": str(tmp_path), "model_name": "double"}
+    assert not Sliding(**given, window="1s", n_slides=2, slide_step="1s").complete()

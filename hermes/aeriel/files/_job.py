@@ -79,13 +79,15 @@ class FileJob:
         return stamp is not None and found == self._fingerprint_of(stamp)
 
     def request(self, provenance: Mapping[str, Any]) -> Request:
-        """Return what is to be done, with these attributes beside the names of the files."""
+        """Return what is to be done, with these attributes beside those of this."""
+        hooks = self.hooks.facts()
+        made_by = {"hooks": fingerprint(**hooks)} if hooks else {}
         return Request(
             input_files=self.input_files,
             output_file=self.output_file,
             options=self.options,
             fingerprint=self.fingerprint,
-            provenance={**named(self.input_files), **provenance},
+            provenance={**named(self.input_files), **made_by, **provenance},
             hooks=self.hooks,
         )
 

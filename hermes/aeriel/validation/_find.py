@@ -127,6 +127,7 @@ def _facts(predictions: FilePredictions) -> dict[str, object]:
     attributes = predictions.attributes
     facts: dict[str, object] = {name: attributes[name] for name in _OF_THE_MODEL}
     facts["files of an input"] = len(predictions.input_files)
+    facts["hooks"] = str(attributes.get("hooks", ""))[:12]
     if "model_repository" in attributes:  # else the files of the model were not known
         facts["model_stamp"] = attributes["model_stamp"]
     options = json.loads(attributes.get("options", "{}"))
