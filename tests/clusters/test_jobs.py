@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,10 +12,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from tests.clusters.pipeline import FAULTS, REPOSITORY, ROWS, Cluster, Pipeline, seconds_until_clean
-from tests.helpers import wait_until
+from tests.helpers import DOUBLE, wait_until, write_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
@@ -91,6 +94,48 @@ def test_the_page(slurm_cluster: Cluster, directory: Path) -> None:
         "digits-0.h5",
         "digits-1.h5",
     ]
+
+
+def test_time_slides(slurm_cluster: Cluster, directory: Path) -> None:
+    """Jobs run each file for each slide, and the rows are those of numpy."""
+    write_model(directory / "models", "double", DOUBLE, inputs={"x": ("FP32", [2, 8])})
+    series = np.random.default_rng(0).standard_normal((2, 2, 100)).astype(np.float32)
+    for number, channels in enumerate(series):
+        with h5py.File(directory / f"{number}.h5", "w") as file:
+            file["strain"] = channels
+    slides = [(0, 0), (0, 3), (-2, 0)]
+    command = [
+        *(sys.executable, "-m", "luigi", "--module", "workflows.validate", "Validate"),
+        *("--model-repository", str(directory / "models"), "--model-name", "double"),
+        *("--inputs", str(directory / "*.h5"), "--window", "8", "--stride", "4"),
+        *("--shifts", json.dumps([list(map(str, slide)) for slide in slides])),
+        *("--output-dir", str(directory / "results"), "--engine", "slurm", "--local-scheduler"),
+    ]
+    environment = {**slurm_cluster.environment(), "HERMES_STATE_HOME": str(directory / "state")}
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    wanted, files, numbers = [], [], []
+    for number, (first, second) in enumerate(slides):
+        begin, n_rows = -min(first, second), (100 - 8 - abs(second - first)) // 4 + 1
+        for file, channels in enumerate(series):
+            views = np.lib.stride_tricks.sliding_window_view(channels, 8, axis=1)
+            rows = begin + 4 * np.arange(n_rows)
+            wanted.append(2 * np.stack([views[0, rows + first], views[1, rows + second]], axis=1))
+            files += [file] * n_rows
+            numbers += [number] * n_rows
+    with h5py.File(directory / "results" / "merged.h5") as merged:
+        np.testing.assert_array_equal(merged["y"], np.concatenate(wanted))
+        np.testing.assert_array_equal(merged["index/file"], files)
+        np.testing.assert_array_equal(merged["index/slide"], numbers)
 
 
 @pytest.mark.parametrize(
