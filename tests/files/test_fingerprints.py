@@ -1,0 +1,151 @@
+"""Fingerprints: what they depend on, and which outputs are complete."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from hermes.aeriel.files import (
+    FINGERPRINT,
+    FileJob,
+    InferenceOptions,
+    chunk_of,
+    fingerprint_of,
+    plan_files,
+)
+from hermes.aeriel.files._predictions import PredictionWriter
+from hermes.aeriel.files._sources import file_stamp
+from hermes.errors import ParameterError
+
+OPTIONS = InferenceOptions(model_name="m")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / f"{name}.h5" for name in "ab"]
+    for file in files:
+        with h5py.File(file, "w") as opened:
+            opened["x"] = np.zeros((2, 3))
+    return files
+
+
+def job(*files: Path, **changes: Any) -> FileJob:
+    return FileJob(
+        **{
+            "input_files": files,
+            "output_file": files[0].with_name("out.h5"),
+            "options": OPTIONS,
+            "model_stamp": lambda: "model",
+            **changes,
+        }
+    )
+
+
+def write_output(of: FileJob) -> None:
+    """Write an output as the job's inference does."""
+    request = of.request({})
+    with PredictionWriter(
+        of.output_file,
+        rows=1,
+        fingerprint=of.fingerprint,
+        input_stamp=file_stamp(*of.input_files),
+    ) as writer:
+        writer.write({"y": np.zeros((1, 2))}, 0)
+        writer.finish(request.provenance)
+
+
+def test_a_fingerprint_changes_with_all_that_the_output_depends_on(inputs: list[Path]) -> None:
+    first = job(inputs[0]).fingerprint
+    assert job(inputs[0], output_file=inputs[0].with_name("other.h5")).fingerprint == first
+    os.utime(inputs[1], ns=(0, 0))
+    others = [
+        job(inputs[1]),
+        job(*inputs),
+        job(*reversed(inputs)),
+        job(inputs[0], model_stamp=lambda: "another model"),
+        job(inputs[0], options=InferenceOptions(model_name="n")),
+        job(inputs[0], facts={"preprocess": "its source"}),
+    ]
+    assert len({first, *(each.fingerprint for each in others)}) == 1 + len(others)
+    os.utime(inputs[0], ns=(0, 0))
+    assert job(inputs[0]).fingerprint != first
+
+
+def test_a_job_keeps_the_fingerprint_that_it_had_first(inputs: list[Path]) -> None:
+    begun = job(inputs[0])
+    first = begun.fingerprint
+    os.utime(inputs[0], ns=(0, 0))
+    assert begun.request({}).fingerprint == first
+
+
+def test_an_output_is_complete_while_it_is_that_of_its_input(inputs: list[Path]) -> None:
+    done = job(inputs[0])
+    assert not done.is_complete()
+    done.output_file.write_bytes(b"not HDF5")
+    assert not done.is_complete()
+    write_output(done)
+    assert job(inputs[0]).is_complete()
+    assert not job(inputs[0], model_stamp=lambda: "another model").is_complete()
+    assert not job(*inputs).is_complete()
+    os.utime(inputs[0], ns=(0, 0))
+    assert not job(inputs[0]).is_complete()
+
+
+@pytest.mark.parametrize("n_inputs", [1, 2])
+def test_an_output_whose_inputs_are_gone_stays_complete(inputs: list[Path], n_inputs: int) -> None:
+    write_output(job(*inputs[:n_inputs]))
+    inputs[0].unlink()
+    assert job(*inputs[:n_inputs]).is_complete()
+    assert not job(*inputs[:n_inputs], options=InferenceOptions(model_name="n")).is_complete()
+    assert not job(inputs[0].with_name("c.h5")).is_complete()
+
+
+def test_a_file_that_was_not_published_has_no_fingerprint(tmp_path: Path) -> None:
+    file = tmp_path / "out.h5"
+    assert fingerprint_of(file) is None
+    with h5py.File(file, "w"):
+        pass
+    assert fingerprint_of(file) is None
+    with h5py.File(file, "w") as opened:
+        opened.attrs[FINGERPRINT] = "one"
+    assert fingerprint_of(file) == "one"
+
+
+def test_a_request_names_the_files_that_were_read(inputs: list[Path]) -> None:
+    assert job(inputs[0]).request({"a": 1}).provenance == {"input_file": str(inputs[0]), "a": 1}
+    request = job(*inputs).request({})
+    assert request.provenance == {"input_files": [str(file) for file in inputs]}
+    assert request.input_files == tuple(inputs)
+    assert request.output_file == inputs[0].with_name("out.h5")
+
+
+def test_each_input_gets_a_file_in_the_output_directory(inputs: list[Path]) -> None:
+    output_dir = inputs[0].parent / "out"
+    jobs = plan_files(OPTIONS, [[file] for file in inputs], output_dir, model_stamp="model")
+    assert [each.output_file for each in jobs] == [output_dir / "a.h5", output_dir / "b.h5"]
+    assert [each.input_files for each in jobs] == [(file,) for file in inputs]
+    assert [each.model_stamp() for each in jobs] == ["model", "model"]
+    slides = InferenceOptions(model_name="m", window="1", shifts=(("0", "0"), ("0", "1")))
+    jobs = plan_files(slides, [[file] for file in inputs], output_dir, model_stamp="model")
+    assert [each.options.shifts for each in jobs] == [("0", "0")] * 2 + [("0", "1")] * 2
+    assert len({each.output_file for each in jobs}) == 4
+
+
+def test_an_input_is_never_replaced(inputs: list[Path]) -> None:
+    link = inputs[0].with_name("link")
+    link.symlink_to(inputs[0].parent)
+    with pytest.raises(ParameterError, match=r"^output_dir: .*b\.h5 is an input too; give another"):
+        plan_files(OPTIONS, [[inputs[1]]], link, model_stamp="model")
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 9])
+def test_chunks_are_all_items_in_parts_of_nearly_one_length(total: int) -> None:
+    items = range(7)
+    chunks = [chunk_of(items, number, total) for number in range(1, total + 1)]
+    assert [item for chunk in chunks for item in chunk] == list(items)
+    assert max(map(len, chunks)) - min(map(len, chunks)) <= 1
