@@ -9,7 +9,7 @@ export VENV ?= .venv
 export DEMO ?= demo
 export SEARCH ?= search
 
-.PHONY: validate search test test-root gpu image check chaos soak fuzz conformance benchmark docs format clean
+.PHONY: validate search test test-root coverage gpu image check chaos soak fuzz conformance benchmark docs format clean
 .PHONY: triton install-demo install-dev
 
 # Train a small classifier, then validate it on digits that it has not seen.
@@ -47,6 +47,14 @@ test-root: install-dev triton
 # for CUDA in a Triton of their own, in HERMES_GPU_TRITON_HOME where that is set.
 gpu: install-dev
 	"$$VENV/bin/python" -m pytest -m gpu tests/gpu $(ARGS)
+
+# Which lines and branches of hermes and workflows the tests run, in every process that they start.
+# It fails below the figure in pyproject.toml. As root, ARGS="-m 'root or not root'" adds root's tests.
+coverage: install-dev triton
+	rm -f .coverage .coverage.*
+	"$$VENV/bin/python" -m coverage run -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	"$$VENV/bin/python" -m coverage combine --quiet
+	"$$VENV/bin/python" -m coverage report
 
 # What the container tests need, for everybody who runs them in this clone: as root, on Debian.
 image:
