@@ -195,7 +195,7 @@ class InferenceTask(InferenceParameters, ReadableTask):
                 options=options,
                 model_stamp=self._model_stamp,
                 hooks=self.hooks,
-                facts=self._facts_of_hooks(),
+                facts=self.facts_of_hooks(),
             )
             for options, output_file in zip(slides, output_files, strict=True)
         ]
@@ -209,7 +209,7 @@ class InferenceTask(InferenceParameters, ReadableTask):
         is_there = all(file.exists() for file in self.output_files)
         return is_there and all(job.is_complete() for job in self.file_jobs)
 
-    def _facts_of_hooks(self) -> Mapping[str, Any]:
+    def facts_of_hooks(self) -> Mapping[str, Any]:
         """Return what the hooks depend on: themselves, and the parameters that a subclass adds."""
         hooks = self.hooks.facts()
         if not hooks:

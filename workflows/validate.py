@@ -7,7 +7,7 @@ The main job, from a shell: ``luigi --module workflows.validate Validate …``; 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,12 @@ from hermes.aeriel.files import (
     examine,
     find_inputs,
     find_target_files,
+    fingerprint_of,
     n_slides,
     output_names,
+    own_stamp,
     plan,
+    reaches_none,
     slide_file,
     slides_of,
 )
@@ -43,7 +46,9 @@ from hermes.aeriel.validation import (
     check_targets_named,
     check_writable,
     choose_metrics,
+    find_baseline,
     report_fingerprint,
+    request_fingerprint,
     write_reports,
 )
 from hermes.errors import ParameterError
@@ -293,6 +298,32 @@ class Merge(ValidationParameters, ReadableTask):
         repository = read_model(self.model_repository, self.model_name, self.model_version)
         return find_inputs(self.inputs, self.options, repository.specification)
 
+    @found_by_driver
+    def stamps(self) -> list[list[str]]:
+        """What stands for the files of each input, and of its targets, before they are opened."""
+        found = self.found_inputs
+        return [
+            [own_stamp(file) for file in (*files, *([target] if target else []))]
+            for files, target in zip(found.inputs, self._target_files(found), strict=True)
+        ]
+
+    @property
+    def are_self_contained(self) -> bool:
+        """Whether the inputs reach no other files."""
+        return all(reaches_none(stamp) for stamps in self.stamps for stamp in stamps)
+
+    @once_per_build
+    def request(self) -> Mapping[str, Any]:
+        """What was asked for that the predictions depend on, as it was given."""
+        task: Predict = self.clone(self.predict_task, files=(), predictions=())
+        return {
+            **self.options.facts(),
+            "target": self.target,
+            "target_file": bool(self.target_file),
+            "model": task.model_stamp,
+            "hooks": task.facts_of_hooks(),
+        }
+
     @once_per_build
     def slides(self) -> tuple[InferenceOptions, ...]:
         """The options for each time slide.
@@ -340,6 +371,7 @@ class Merge(ValidationParameters, ReadableTask):
         repository = read_model(self.model_repository, self.model_name, self.model_version)
         model = repository.specification
         found = self.found_inputs
+        self.stamps  # noqa: B018 (a property: what is found in the files is of these, or older)
         for warning in found.warnings:
             warn(warning)
         options = replace(self.options, shifts=self.shifts_of_slides, n_slides=0, slide_step="")
@@ -492,7 +524,15 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
     def complete(self) -> bool:
         """Tell whether there is a report of just this, whose requirements were met."""
         self.begin_terminal()
-        return self.directory.is_reported(lambda: self.fingerprint)
+        return self.directory.is_reported(lambda: self.fingerprint, lambda: self.request)
+
+    @once_per_build
+    def request(self) -> str:
+        """What stands for what was asked for, and for the inputs, which need not be opened."""
+        merge_task: Merge = self.clone(self.merge_task)
+        baseline = fingerprint_of(find_baseline(self.baseline)) if self.baseline else None
+        facts = {**merge_task.request, "baseline": baseline}
+        return request_fingerprint(merge_task.stamps, self.validation, **facts)
 
     @once_per_build
     def fingerprint(self) -> str:
@@ -570,6 +610,7 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
             baseline=self.baseline_file if self.baseline else None,
             fingerprint=self.fingerprint,
             parameters=texts_of(self),
+            request=self.request if merge_task.are_self_contained else None,
             gpus=self.gpus,
             warnings=[
                 *gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),

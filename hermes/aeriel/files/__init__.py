@@ -40,7 +40,7 @@ from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._series import read_windows
 from hermes.aeriel.files._servers import NamedServer, Server
 from hermes.aeriel.files._slides import n_slides, slide_file, slides_of
-from hermes.aeriel.files._sources import file_stamp
+from hermes.aeriel.files._sources import file_stamp, own_stamp, reaches_none
 from hermes.aeriel.files._targets import find_target_files
 from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
 from hermes.aeriel.files._varying import VaryingOutput
@@ -92,10 +92,12 @@ __all__ = [
     "open_input",
     "output_name",
     "output_names",
+    "own_stamp",
     "parts_of",
     "pass_rows",
     "plan",
     "plan_files",
+    "reaches_none",
     "read_attributes",
     "read_windows",
     "slide_file",

@@ -185,6 +185,11 @@ def find_reached(file: Path, own: str, opened: h5py.File) -> Mapping[str, Path |
     return reached
 
 
+def reaches_none(own: str) -> bool:
+    """Tell whether a file was found to reach no others, by what `own_stamp` returned of it."""
+    return own in _reaching_none
+
+
 def own_stamp(file: Path) -> str:
     """Return a string that changes when a file itself does."""
     status = file.stat()

@@ -1,6 +1,7 @@
 """Predictions of many files as one file, measured, held against requirements, and reported."""
 
 from hermes.aeriel._options import ValidationOptions
+from hermes.aeriel.validation._baseline import find_baseline
 from hermes.aeriel.validation._find import (
     check_targets_named,
     find_predictions,
@@ -14,6 +15,7 @@ from hermes.aeriel.validation._run import (
     MergeJob,
     ValidationDirectory,
     report_fingerprint,
+    request_fingerprint,
     write_reports,
 )
 from hermes.aeriel.validation._validation import (
@@ -34,11 +36,13 @@ __all__ = [
     "check_writable",
     "choose_metrics",
     "describe_outputs",
+    "find_baseline",
     "find_predictions",
     "inputs_with_targets",
     "measure",
     "merge",
     "merge_job",
     "report_fingerprint",
+    "request_fingerprint",
     "write_reports",
 ]

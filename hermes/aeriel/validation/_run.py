@@ -102,14 +102,28 @@ class ValidationDirectory:
         check_same_rows(file, inputs)
         return file
 
-    def is_reported(self, fingerprint: Callable[[], str]) -> bool:
-        """Tell whether there is a report with a fingerprint, whose requirements were met."""
+    def is_reported(
+        self, fingerprint: Callable[[], str], request: Callable[[], str] | None = None
+    ) -> bool:
+        """Tell whether there is a report with a fingerprint, whose requirements were met.
+
+        Parameters
+        ----------
+        fingerprint
+            Returns what `report_fingerprint` returns.
+        request
+            Returns what `request_fingerprint` returns. Where it is that of the report, it decides,
+            and no input is opened to find the other.
+        """
         try:
             report = json.loads(self.report_json.read_text())
         except (OSError, json.JSONDecodeError):
             return False
         is_whole = self.report_html.exists() and report["verdict"] != "failed"
-        return bool(is_whole and report.get("fingerprint") == fingerprint())
+        if not is_whole:
+            return False
+        is_of_request = request is not None and report.get("request") == request()
+        return is_of_request or bool(report.get("fingerprint") == fingerprint())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +212,28 @@ def report_fingerprint(
     return fingerprint(merged=merged, **options.facts(), **compared)
 
 
+def request_fingerprint(
+    stamps: Sequence[Sequence[str]], options: ValidationOptions, **facts: Any
+) -> str:
+    """Return what stands for a request and its inputs, without a look into them.
+
+    What is in the inputs, and what it makes of options that were left out, depends on nothing else
+    where the inputs reach no other files.
+
+    Parameters
+    ----------
+    stamps
+        What `own_stamp` returned for the files of each input.
+    options
+        What the predictions are measured by.
+    facts
+        Everything else that counts: how the inputs are read, the model, hooks, a baseline.
+    """
+    return fingerprint(
+        stamps=stamps, hermes=version("hermes-aeriel"), **options.facts(), request=facts
+    )
+
+
 def write_reports(
     directory: ValidationDirectory,
     predictions: Sequence[FilePredictions],
@@ -207,6 +243,7 @@ def write_reports(
     target: DatasetFacts | None,
     baseline: Path | None,
     fingerprint: str,
+    request: str | None = None,
     parameters: Mapping[str, Any],
     gpus: Sequence[int | str] | None = None,
     warnings: Sequence[str] = (),
@@ -231,6 +268,8 @@ def write_reports(
         The merged file to compare with, if any: what `find_baseline` returned.
     fingerprint
         What `report_fingerprint` returned.
+    request
+        What `request_fingerprint` returned, where the inputs reach no other files.
     parameters
         What was asked for, for the reader.
     gpus, warnings, monitor_table
@@ -311,7 +350,9 @@ def write_reports(
         directory=directory.path,
     )
     write_report_html(directory.report_html, report)
-    write_report_json(directory.report_json, {**report, "fingerprint": fingerprint})
+    write_report_json(
+        directory.report_json, {**report, "fingerprint": fingerprint, "request": request}
+    )
     misses = tuple(str(outcome) for outcome in outcomes if not outcome.passed)
     if misses:
         raise RequirementError(misses, str(directory.report_html))
