@@ -5,7 +5,6 @@ from hermes.aeriel.metrics._comparison import Comparison, compare_predictions
 from hermes.aeriel.metrics._metrics import (
     METRICS,
     MetricsResult,
-    check_extra,
     compute_metrics,
     parse_metrics,
     scalar_names,
@@ -31,7 +30,6 @@ __all__ = [
     "Pair",
     "Requirement",
     "RequirementResult",
-    "check_extra",
     "check_finite_targets",
     "check_requirements",
     "check_scores",

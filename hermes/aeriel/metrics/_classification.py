@@ -137,8 +137,6 @@ def gather_classes(pair: Pair, options: MetricOptions) -> ClassTotals:
         When there are fewer classes than a k, or too many for a confusion matrix.
     DataError
         When the arrays do not make sense.
-    MissingExtraError
-        When a metric needs scikit-learn and it is not installed.
     """
     classes = scan_classes(pair, options.scores)
     n_classes = classes.n_classes

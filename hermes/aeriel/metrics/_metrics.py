@@ -13,7 +13,6 @@ from hermes.aeriel.metrics._bootstrap import metric_intervals
 from hermes.aeriel.metrics._classification import TOP_K_NAME, top_k_accuracy
 from hermes.aeriel.metrics._groups import GroupSums, Interval
 from hermes.aeriel.metrics._pairs import Metric, MetricOptions, Pair, Rows
-from hermes.aeriel.metrics._ranking import sklearn_metrics
 from hermes.aeriel.metrics._scores import check_scores
 from hermes.errors import ParameterError
 
@@ -119,18 +118,6 @@ def scalar_names(names: Sequence[str], *, top_k: Sequence[int] = (5,)) -> tuple[
     return tuple(name for metric in find_metrics(names, top_k) for name in metric.scalars)
 
 
-def check_extra(names: Sequence[str]) -> None:
-    """Check, before anything runs, that what the metrics are computed with is installed.
-
-    Raises
-    ------
-    MissingExtraError
-        When one of them needs scikit-learn and it is not installed.
-    """
-    if any(name in METRICS and METRICS[name].needs == "all scores" for name in names):
-        sklearn_metrics()
-
-
 def compute_metrics(
     names: Sequence[str],
     predictions: Rows,
@@ -146,9 +133,9 @@ def compute_metrics(
     """Return the metrics of predictions against targets.
 
     Both are read in chunks of rows, more than once, so they may be h5py datasets larger than
-    memory. ``roc_auc`` and ``average_precision`` hold every row's score of at least one class,
-    and of as many classes as fit in 256 MiB, besides what sorting one class takes (about 100 bytes
-    a row).
+    memory. ``roc_auc`` and ``average_precision`` alone hold every row's score of at least one
+    class, and of as many classes as fit in 256 MiB, besides a sorted copy of those of one class:
+    18 bytes a row, and at most 256 MiB more.
 
     Every number is that of scikit-learn's function for the whole arrays as float64, whatever the
     size of the chunks, but for the order of summation.
@@ -197,11 +184,8 @@ def compute_metrics(
         unknown word for `scores`.
     DataError
         For predictions or targets that a metric cannot be computed from.
-    MissingExtraError
-        When a metric needs scikit-learn and it is not installed.
     """
     metrics = find_metrics(names, top_k)
-    check_extra(names)
     for parameter, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
             raise ParameterError(parameter, f"given {value}, wanted a number that is not negative")

@@ -34,7 +34,6 @@ from hermes.aeriel.metrics import (
     scalar_names,
     varies,
 )
-from hermes.aeriel.metrics import check_extra as check_metrics_extra
 from hermes.aeriel.report import check_extra as check_report_extra
 from hermes.aeriel.validation._index import INDEX, Part, rows_kept
 from hermes.aeriel.validation._merge import TARGET
@@ -196,7 +195,6 @@ def choose_metrics(
             problem = f"{str(requirement)!r} is on a difference from a baseline; give baseline"
             raise ParameterError("require", f"{problem}, the output directory of a Validate")
     check_requirements(requirements, [*computed, *(differences if baseline else ())])
-    check_metrics_extra(names)
     return names, requirements
 
 
