@@ -10,7 +10,14 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel.files import check_agreement, file_stamp, find_files, inspect
+from hermes.aeriel.files import (
+    check_agreement,
+    file_stamp,
+    find_files,
+    inspect,
+    own_stamp,
+    reaches_none,
+)
 from hermes.aeriel.files._links import entries
 from hermes.aeriel.files._reading import open_data
 from hermes.aeriel.files._values import InputValues
@@ -61,6 +68,7 @@ def test_a_source_that_changes_changes_the_stamp(tmp_path: Path, link: str) -> N
         file = write(tmp_path / "v.h5", x=h5py.ExternalLink("part.h5", "/raw"))
     before = file_stamp(file)
     assert file_stamp(file) == before
+    assert not reaches_none(own_stamp(file))
     os.utime(tmp_path / "part.h5", (1, 1))
     assert file_stamp(file) != before
     (tmp_path / "part.h5").unlink()
