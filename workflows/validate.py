@@ -340,8 +340,8 @@ class Merge(ValidationParameters, ReadableTask):
                 self.found_inputs.inputs[0], plain, repository.specification, hooks=self.hooks
             ),
         )
-        if self.target and len(slides) > 1:
-            raise ParameterError("target", "does not go with time slides, which have no targets")
+        if self.target:
+            check_all_rows(self.target, is_selected=bool(self.keep), n_slides=len(slides))
         return slides
 
     @property

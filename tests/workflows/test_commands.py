@@ -166,7 +166,12 @@ def test_predictions_that_do_not_belong_together_are_refused(
         del file.attrs["input_file"]
         file.attrs["input_files"] = json.dumps([str(data / "part-0.h5")] * 2)
         file.attrs["input_stamp"] = "\n".join([file.attrs["input_stamp"]] * 2)
+        statistics = file.attrs["statistics"]
     assert "part-0.h5: was made with files of an input 1, but" in refused("copy.h5")
+    for damaged in ("{", "[]", statistics.replace("latencies", "others")):
+        with h5py.File(tmp_path / "copy.h5", "a") as file:
+            file.attrs["statistics"] = damaged
+        assert "copy.h5: has attributes that hermes did not write (" in refused("copy.h5")
 
     name = "part-1.h5"
     infer = ("infer", "double", f"data/{name}", f"--output-dir={predictions}", "--input-map=x=x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -119,3 +120,14 @@ def test_files_of_all_rows_do_not_go_with_files_of_some(tmp_path: Path) -> None:
 def test_targets_do_not_go_with_some_rows(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="target: 'y' is compared with all rows"):
         merged([write_kept(tmp_path / "some.h5")], tmp_path / "merged.h5", target="y")
+
+
+def test_targets_do_not_go_with_time_slides(tmp_path: Path) -> None:
+    parts = []
+    for number, shifts in enumerate([(), (0, 3)]):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["y"] = np.zeros(4)
+        part = Part(input_files=(tmp_path / "0.h5",), predictions=tmp_path / f"{number}.h5", rows=4)
+        parts.append(replace(part, shifts=shifts))
+    with pytest.raises(ParameterError, match="target: does not go with time slides"):
+        merged(parts, tmp_path / "merged.h5", target="y")

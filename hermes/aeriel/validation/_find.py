@@ -15,6 +15,7 @@ from hermes.aeriel.files import (
     find_target_files,
     inspect,
 )
+from hermes.aeriel.validation._merge import check_all_rows
 from hermes.aeriel.validation._run import MergeJob
 from hermes.aeriel.validation._validation import FilePredictions
 from hermes.errors import DataError, ParameterError
@@ -95,13 +96,19 @@ def inputs_with_targets(
     Raises
     ------
     ParameterError
-        A file is named without a dataset, or is not one for each input.
+        A file is named without a dataset, or is not one for each input; or the predictions leave
+        rows out, or are of several time slides.
     DataError
         A file cannot be read, has no such dataset, or has another number of rows.
     """
     check_targets_named(target, target_file)
     if not target:
         return []
+    check_all_rows(
+        target,
+        is_selected=any(each.rows_kept is not None for each in found),
+        n_slides=len({each.shifts for each in found}),
+    )
     inputs = [each.input_files for each in found]
     files = find_target_files(target_file, inputs) if target_file else [each[0] for each in inputs]
     return [_with_target(each, target, file) for each, file in zip(found, files, strict=True)]

@@ -92,6 +92,11 @@ class Index:
         self._create(ROW, np.int64)
         self._create("file", np.int32)
 
+    @property
+    def n_slides(self) -> int:
+        """How many time slides there are."""
+        return len(self._slides)
+
     def set_times(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Note what the attributes of a part's outputs say of the times of its rows.
 
@@ -143,7 +148,7 @@ class Index:
         has_times = is_timed and not self.is_selected
         if has_times:
             self._create(TIME, np.float64)
-        has_slides = len(self._slides) > 1
+        has_slides = self.n_slides > 1
         if has_slides:
             self._create("slide", np.int32)
             self._finish_slides()

@@ -102,7 +102,7 @@ def _merge_into(
 ) -> None:
     index = Index(merged, parts)
     if target is not None:
-        check_all_rows(target, is_selected=index.is_selected)
+        check_all_rows(target, is_selected=index.is_selected, n_slides=index.n_slides)
     agreed: dict[str, dict[str, Any]] = {}
     not_finite: dict[str, Counter[str]] = {name: Counter() for name in NOT_FINITE}
     for number, part in enumerate(parts):
@@ -169,11 +169,14 @@ def _rows_of(part: Part, outputs: dict[str, Any]) -> h5py.Group:
     return index
 
 
-def check_all_rows(target: str, *, is_selected: bool) -> None:
-    """Raise ParameterError where there are targets, and rows are left out.
+def check_all_rows(target: str, *, is_selected: bool, n_slides: int = 1) -> None:
+    """Raise ParameterError where there are targets, and rows are left out, or of time slides.
 
-    What was measured on some of the rows alone would be read as if it were of all.
+    What was measured on some of the rows alone would be read as if it were of all; and the rows of
+    a slide are not those that the targets are of.
     """
+    if n_slides > 1:
+        raise ParameterError("target", "does not go with time slides, which have no targets")
     if is_selected:
         problem = f"{target!r} is compared with all rows, but rows are left out"
         raise ParameterError("target", f"{problem}; leave out keep, or target")

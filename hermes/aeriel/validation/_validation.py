@@ -74,6 +74,14 @@ class FilePredictions:
         if "statistics" not in attributes or FINGERPRINT not in attributes:
             problem = "holds no predictions for one file, as hermes infer and the tasks write them"
             raise DataError(file=str(file), problem=problem)
+        try:
+            return cls._of(file, attributes)
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"has attributes that hermes did not write ({error!r}); make it again"
+            raise DataError(file=str(file), problem=problem) from error
+
+    @classmethod
+    def _of(cls, file: Path, attributes: dict[str, Any]) -> FilePredictions:
         facts = json.loads(attributes["statistics"])
         latencies = {int(number): count for number, count in facts.pop("latencies").items()}
         return cls(
