@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scaling import constants, tables, year
 from benchmarks.scaling.model import Costs, Setting, fair_rates, steady_rate
 from benchmarks.scaling.simulation import Loss, Work, simulate
 from tests.test_docs import blocks, run_block
@@ -134,6 +135,12 @@ def test_clients_use_another_server_while_their_own_is_lost() -> None:
     lost = simulate(slow, WORK, [Loss(at_s=0, what="servers", host=1, back_s=1e6)])
     assert whole.bound_by == lost.bound_by == "in flight"
     assert lost.seconds == pytest.approx(whole.seconds, rel=1e-3)
+
+
+def test_the_tables_of_the_page_are_those_of_the_constants() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert tables.constants(constants.load()) in page
+    assert tables.table(year.TITLES, year.rows()) in page
 
 
 def test_the_commands_of_the_page(triton_home: Path) -> None:

@@ -12,13 +12,14 @@ from benchmarks.scaling.measure import (
     MANY_ROWS,
     ROW_BYTES,
     ROWS_PER_REQUEST,
-    SLEEP_S,
     Measured,
     Point,
 )
 from benchmarks.scaling.model import Costs, Setting
 
 CORES = len(os.sched_getaffinity(0))
+# Of a client and a server that take turns on a core: a request takes more of its time.
+CROWDED = "shm, one core"
 Bench = Callable[[Point], Measured]
 
 
@@ -29,7 +30,7 @@ class Constants:
     Parameters
     ----------
     costs
-        By transport.
+        By transport; `CROWDED` for more clients and servers than cores.
     service_s
         By model: how long it takes for a request.
     """
@@ -39,8 +40,9 @@ class Constants:
 
     def setting(self, point: Point, link: float = math.inf) -> Setting:
         """Return a point as a setting of the flow model."""
+        crowded = point.transport == "shm" and point.clients + point.servers > CORES
         return Setting(
-            costs=self.costs[point.transport],
+            costs=self.costs[CROWDED if crowded else point.transport],
             row_bytes=ROW_BYTES,
             rows_per_request=point.rows_per_request,
             in_flight=point.in_flight,
@@ -56,29 +58,28 @@ class Constants:
         )
 
 
-def measure_models(run: Bench) -> tuple[Costs, dict[str, float]]:
-    """Return what a request takes in shared memory, and the seconds of each model."""
-    shm, one_s = measure_requests(run, Point(model="nothing"))
-    busy_s = INSTANCES * _request_s(run(Point(model="sleeps")))
-    computes_s = SLEEP_S + _request_s(run(Point(model="computes", in_flight=1))) - one_s
-    costs = replace(shm, instance_s=max(0.0, busy_s - SLEEP_S))
-    return costs, {"nothing": 0.0, "sleeps": SLEEP_S, "computes": computes_s}
+def measure_models(run: Bench) -> dict[str, float]:
+    """Return how long a request occupies an instance of each model, with all instances busy."""
+    nothing = run(Point(model="nothing"))
+    computes = run(Point(model="computes"))
+    return {
+        "nothing": 0.0,
+        "sleeps": INSTANCES * _request_s(run(Point(model="sleeps"))),
+        # What it takes of a processor, and would take of one that nobody else has.
+        "computes": max(0.0, computes.server_s - nothing.server_s),
+    }
 
 
-def measure_requests(run: Bench, point: Point) -> tuple[Costs, float]:
-    """Return what a request takes between clients and servers as a point has them.
-
-    And the seconds of one that sleeps, with nothing else under way.
-    """
+def measure_requests(run: Bench, point: Point, sleeps_s: float) -> Costs:
+    """Return what a request takes between clients and servers as a point has them."""
     few = run(point)
     many = run(replace(point, rows_per_request=MANY_ROWS))
     one_s = _request_s(run(replace(point, model="sleeps", in_flight=1)))
-    costs = Costs(
+    return Costs(
         **_line("client", few.client_s, many.client_s),
         **_line("server", few.server_s, many.server_s),
-        wait_s=max(0.0, one_s - SLEEP_S - few.client_s - few.server_s),
+        wait_s=max(0.0, one_s - sleeps_s - few.client_s - few.server_s),
     )
-    return costs, one_s
 
 
 def _request_s(measured: Measured) -> float:

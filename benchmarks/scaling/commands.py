@@ -101,6 +101,5 @@ def measure_start(costs: Costs, directory: Path) -> Costs:
     )
     file_s = (many - few) / (MANY - FEW)
     n_bytes = ROWS_PER_REQUEST * ROW_BYTES
-    way_s = costs.client_s_per_request + n_bytes * costs.client_s_per_byte
-    way_s += costs.server_s_per_request + n_bytes * costs.server_s_per_byte + costs.wait_s
+    way_s = costs.client_s(n_bytes) + costs.server_s(n_bytes) + costs.wait_s
     return replace(costs, file_s=max(0.0, file_s - way_s), job_s=max(0.0, few - FEW * file_s))

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.scaling.calibrate import Bench, Constants, measure_models, measure_requests
+from benchmarks.scaling.calibrate import CROWDED, Bench, Constants, measure_models, measure_requests
 from benchmarks.scaling.commands import RUNS, Run, measure_start
 from benchmarks.scaling.link import throttled_link
 from benchmarks.scaling.measure import IN_FLIGHT, Point, measure, serve_models, write_inputs
@@ -67,9 +67,16 @@ def compare(
             server_start_s = time.monotonic() - began
         with serve_models(directory, MOST_SERVERS) as instances:
             bench = partial(measure, instances=instances, directory=directory, seconds=seconds)
-            costs, service_s = measure_models(bench)
-            costs = replace(measure_start(costs, directory), server_start_s=server_start_s)
-            constants = Constants(costs={"shm": costs}, service_s=service_s)
+            service_s = measure_models(bench)
+            shm, crowded = (
+                measure_requests(
+                    bench, Point(model="nothing", on_one_core=one_core), service_s["sleeps"]
+                )
+                for one_core in (False, True)
+            )
+            shm = replace(measure_start(shm, directory), server_start_s=server_start_s)
+            costs = {"shm": shm, CROWDED: _with_starts_of(shm, crowded)}
+            constants = Constants(costs=costs, service_s=service_s)
             for point in local_points():
                 if point.model in models:
                     on_comparison(_compare_point(constants, point, bench))
@@ -81,8 +88,9 @@ def compare(
             return constants
         for transport, insecure in (("http", True), ("grpc", False)):
             with _linked(directory, seconds, math.inf, insecure=insecure) as bench:
-                found, _ = measure_requests(bench, Point(model="nothing", transport=transport))
-            constants.costs[transport] = _with_those_of_shm(found, costs)
+                point = Point(model="nothing", transport=transport)
+                found = measure_requests(bench, point, service_s["sleeps"])
+            costs[transport] = _with_starts_of(shm, found)
         for bytes_per_s in LINKS:
             with _linked(directory, seconds, bytes_per_s, insecure=True) as bench:
                 for point in linked_points():
@@ -105,14 +113,9 @@ def _linked(
         )
 
 
-def _with_those_of_shm(found: Costs, shm: Costs) -> Costs:
+def _with_starts_of(other: Costs, costs: Costs) -> Costs:
     return replace(
-        shm,
-        client_s_per_request=found.client_s_per_request,
-        client_s_per_byte=found.client_s_per_byte,
-        server_s_per_request=found.server_s_per_request,
-        server_s_per_byte=found.server_s_per_byte,
-        wait_s=found.wait_s,
+        costs, file_s=other.file_s, job_s=other.job_s, server_start_s=other.server_start_s
     )
 
 

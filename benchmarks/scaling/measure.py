@@ -72,6 +72,7 @@ class Point:
     in_flight: int = IN_FLIGHT
     transport: str = "shm"
     namespace: str = ""  # of the clients
+    on_one_core: bool = False  # clients too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ def measure(
 ) -> Measured:
     """Return what a point comes to in some seconds in which all of its clients stream."""
     inside = ["ip", "netns", "exec", point.namespace] if point.namespace else []
+    if point.on_one_core:
+        inside += ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
     with ExitStack() as stack:
         clients = []
         for number in range(point.clients):

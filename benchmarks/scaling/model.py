@@ -31,10 +31,8 @@ class Costs:
         file is part of it.
     server_s_per_request, server_s_per_byte
         Processor time of the server, without that of the model.
-    instance_s
-        How much longer than the model takes a request occupies an instance of it.
     wait_s
-        What a request takes besides all of these: wake-ups, and the way there and back.
+        What a request takes besides these and the model: wake-ups, and the way there and back.
     file_s
         A file, on the clock, besides its rows.
     job_s, server_start_s
@@ -45,11 +43,18 @@ class Costs:
     client_s_per_byte: float = 0.0
     server_s_per_request: float = 0.0
     server_s_per_byte: float = 0.0
-    instance_s: float = 0.0
     wait_s: float = 0.0
     file_s: float = 0.0
     job_s: float = 0.0
     server_start_s: float = 0.0
+
+    def client_s(self, n_bytes: float) -> float:
+        """Return the processor time of a client for a request of so many bytes."""
+        return self.client_s_per_request + n_bytes * self.client_s_per_byte
+
+    def server_s(self, n_bytes: float) -> float:
+        """Return the processor time of the server for a request of so many bytes."""
+        return self.server_s_per_request + n_bytes * self.server_s_per_byte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,7 @@ class Setting:
     rows_per_request, in_flight
         Rows of a request, and requests that a client has under way at most.
     instances, service_s, compute_s
-        Instances of the model in a server; how long the model takes for a request, in seconds;
+        Instances of the model in a server; how long a request occupies one of them, in seconds;
         how much of that is time of the server's processors.
     servers, server_hosts, server_cores
         Servers, the hosts that they are spread over, and the cores of a host for its servers.
@@ -121,8 +126,7 @@ class Setting:
     def demands(self, client: int, server: int | None = None) -> dict[Resource, float]:
         """Return what a row of a client takes of each resource, with its own or another server."""
         costs, n_bytes = self.costs, self.rows_per_request * self.row_bytes
-        sending = costs.client_s_per_request + n_bytes * costs.client_s_per_byte
-        serving = costs.server_s_per_request + n_bytes * costs.server_s_per_byte
+        sending, serving = costs.client_s(n_bytes), costs.server_s(n_bytes)
         # A link carries as much in one direction as in the other.
         carried = max(n_bytes, self.rows_per_request * self.answer_bytes)
         slowest = min(self.server_link, self.client_link)
@@ -131,7 +135,7 @@ class Setting:
         request = {
             ("client", client): sending,
             ("in flight", client): way,
-            ("model", server): costs.instance_s + self.service_s,
+            ("model", server): self.service_s,
             ("server", server % self.server_hosts): serving + self.compute_s,
             ("network", server % self.server_hosts): carried,
             ("network", -1 - client % self.client_hosts): carried,

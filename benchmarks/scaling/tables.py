@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.scaling.calibrate import CROWDED
 from benchmarks.scaling.compare import Comparison
 from benchmarks.scaling.model import Costs
 
@@ -25,7 +26,12 @@ def line(cells: Sequence[str]) -> str:
 
 def constants(costs: Mapping[str, Costs]) -> str:
     """Return the table of what the code takes."""
-    names = {"shm": "shared memory", "http": "HTTP", "grpc": "GRPC with mutual TLS"}
+    names = {
+        "shm": "shared memory",
+        CROWDED: "shared memory, client and server on one core",
+        "http": "HTTP",
+        "grpc": "GRPC with mutual TLS",
+    }
     kept = [(names[name], each) for name, each in costs.items()]
     rows = [
         ("client, a request", [f"{1e3 * each.client_s_per_request:.2f} ms" for _, each in kept]),
@@ -33,7 +39,6 @@ def constants(costs: Mapping[str, Costs]) -> str:
         ("server, a request", [f"{1e3 * each.server_s_per_request:.2f} ms" for _, each in kept]),
         ("server, a MB", [f"{1e9 * each.server_s_per_byte:.2f} ms" for _, each in kept]),
         ("waiting, a request", [f"{1e3 * each.wait_s:.2f} ms" for _, each in kept]),
-        ("an instance, a request", [f"{1e3 * each.instance_s:.2f} ms" for _, each in kept]),
         ("a file", [f"{1e3 * each.file_s:.1f} ms" for _, each in kept]),
         ("a command or job", [f"{each.job_s:.1f} s" for _, each in kept]),
         ("a server", [f"{each.server_start_s:.1f} s" for _, each in kept]),
