@@ -68,7 +68,7 @@ class Run:
             for process in running:
                 if process.wait(timeout=LIMIT_S):
                     problem = (directory / "commands.log").read_text()[-2000:]
-                    raise RuntimeError(f"{process.args} failed: {problem}")
+                    raise RuntimeError(f"{process.args!r} failed: {problem}")
             return time.monotonic() - began
 
     def _command(self, directory: Path, data: Path, results: Path) -> list[str]:

@@ -9,15 +9,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.scaling.calibrate import CROWDED, Bench, Constants, measure_models, measure_requests
 from benchmarks.scaling.commands import RUNS, Run, measure_start
 from benchmarks.scaling.link import throttled_link
-from benchmarks.scaling.measure import IN_FLIGHT, Point, measure, serve_models, write_inputs
+from benchmarks.scaling.measure import (
+    IN_FLIGHT,
+    Measured,
+    Point,
+    measure,
+    serve_models,
+    write_inputs,
+)
 from benchmarks.scaling.model import Costs, steady_rate
+from hermes.aeriel.serve import TritonInstance
 
 MODELS = ("sleeps", "computes", "nothing")
 SERVERS_AND_CLIENTS = (
@@ -66,7 +73,7 @@ def compare(
         with serve_models(directory, 1):
             server_start_s = time.monotonic() - began
         with serve_models(directory, MOST_SERVERS) as instances:
-            bench = partial(measure, instances=instances, directory=directory, seconds=seconds)
+            bench = _bench(directory, instances, seconds)
             service_s = measure_models(bench)
             shm, crowded = (
                 measure_requests(
@@ -108,9 +115,16 @@ def _linked(
         throttled_link(bytes_per_s) as link,
         serve_models(directory, 2, link.address, insecure=insecure) as instances,
     ):
-        yield lambda point: measure(
-            replace(point, namespace=link.namespace), instances, directory, seconds
-        )
+        yield _bench(directory, instances, seconds, link.namespace)
+
+
+def _bench(
+    directory: Path, instances: Sequence[TritonInstance], seconds: float, namespace: str = ""
+) -> Bench:
+    def bench(point: Point) -> Measured:
+        return measure(replace(point, namespace=namespace), instances, directory, seconds)
+
+    return bench
 
 
 def _with_starts_of(other: Costs, costs: Costs) -> Costs:

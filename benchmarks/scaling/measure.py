@@ -167,7 +167,7 @@ def measure(
 def _line(client: subprocess.Popen[str], start: str) -> str:
     line = client.stdout.readline() if client.stdout else ""
     if not line.startswith(start):
-        raise RuntimeError(f"{client.args} failed: {line}")
+        raise RuntimeError(f"{client.args!r} failed: {line}")
     return line
 
 

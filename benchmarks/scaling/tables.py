@@ -65,8 +65,6 @@ def update_page(tables: Mapping[str, str]) -> None:
     text = PAGE.read_text()
     for name, content in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        place = re.compile(f"{begin}.*?{end}", re.DOTALL)
-        if not place.search(text):
-            raise ValueError(f"{PAGE} has no place for {name}: {begin} … {end}")
-        text = place.sub(lambda _, new=f"{begin}\n\n{content}\n\n{end}": new, text)
+        before, found, after = re.split(f"{begin}.*?({end})", text, flags=re.DOTALL)
+        text = f"{before}{begin}\n\n{content}\n\n{found}{after}"
     PAGE.write_text(text)
