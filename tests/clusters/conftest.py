@@ -138,6 +138,11 @@ class Hosts:
         (found,) = [address for address, each in map(str.split, lines) if each == name]
         return found
 
+    def has(self, name: str, pid: int) -> bool:
+        """Tell whether a process runs on a host."""
+        namespaces = [Path(f"/proc/{each}/ns/pid") for each in (self.first_process(name), pid)]
+        return namespaces[0].readlink() == namespaces[1].readlink()
+
     def regions(self, name: str) -> list[str]:
         """Return the shared memory of a host."""
         return [region.name for region in (self.root(name) / "dev" / "shm").iterdir()]
