@@ -95,8 +95,9 @@ class TestHTCondor:
     def test_what_is_submitted(self) -> None:
         asked = submission(walltime="60", n_gpus=1, arguments=("request_memory = 1GB",))
         lines = description(asked).splitlines()
-        assert lines[:4] == [
+        assert lines[:5] == [
             "getenv = true",
+            "job_lease_duration = 120",
             "allowed_job_duration = 60",
             "request_gpus = 1",
             "request_memory = 1GB",

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from hermes.aeriel.jobs._engine import JobId, JobState, Phase, Submission, run_command
 from hermes.errors import ParameterError
 
+LEASE_S = 120
+
 # JobStatus of a job's ad. A job that is being removed still runs; one that is completed does not.
 _PHASES: Mapping[int, Phase] = {
     1: "queued",
@@ -57,6 +59,8 @@ def description(submission: Submission) -> str:
     lines = [
         # Users may say otherwise: some pools do not let all of the environment pass.
         "getenv = true",
+        # The jobs of a node that is lost count as running for so long; by default for 40 minutes.
+        f"job_lease_duration = {LEASE_S}",
         *([f"allowed_job_duration = {submission.walltime}"] if submission.walltime else []),
         *([f"request_gpus = {submission.n_gpus}"] if submission.n_gpus else []),
         *submission.arguments,
