@@ -141,7 +141,8 @@ def reachable_name() -> str:
     """Return a name or address under which other hosts reach this one, as far as it can be known.
 
     A name that stands for a loopback address here, as Debian writes it to ``/etc/hosts``, gives way
-    to the address of an interface. Without a network it is a loopback address.
+    to the address of an interface: that of the default route, where there is one, because others
+    may be bridges to containers. Without a network it is a loopback address.
     """
     for name in (socket.getfqdn(), socket.gethostname()):
         if not is_only_here(f"{name}:0"):
@@ -149,7 +150,19 @@ def reachable_name() -> str:
     outer = [text for text in sorted(_addresses()) if not is_only_here(f"[{text}]:0")]
     # No link-local address: it takes the name of an interface to reach it.
     usable = [text for text in outer if not ipaddress.ip_address(text).is_link_local]
+    if (routed := _routed_address()) in usable:
+        return routed
     return next((text for text in usable if ":" not in text), next(iter(usable), "127.0.0.1"))
+
+
+def _routed_address() -> str:
+    """Return the address from which this host reaches others; empty where it has no such route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("203.0.113.1", 9))  # of no host, for documentation; nothing is sent
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
 
 
 def _host_names() -> set[str]:

@@ -155,3 +155,30 @@ def test_the_server_of_another_namespace_is_left_alone(triton_home: Path, tmp_pa
         assert len(directories()) == 2
     assert directories() == {theirs}
     shutil.rmtree(state)
+
+
+def test_the_address_of_the_default_route_is_the_hosts(tmp_path: Path) -> None:
+    """Not that of a bridge, such as one to containers, though it comes first in the alphabet."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost somewhere\n")
+    set_up = f"""
+        mount --bind '{hosts}' /etc/hosts
+        hostname somewhere
+        ip link add bridge type bridge
+        ip link add eth0 type veth peer name other
+        ip address add 10.1.1.1/24 dev bridge
+        ip address add 192.168.7.2/24 dev eth0
+        for name in bridge eth0 other; do ip link set $name up; done
+        ip route add default via 192.168.7.1"""
+    program = "from hermes.aeriel._credentials import reachable_name; print(reachable_name())"
+    done = subprocess.run(
+        [
+            *("unshare", "--net", "--uts", "--mount", "sh", "-ec", f'{set_up}; exec "$@"', "sh"),
+            *(sys.executable, "-c", program),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "192.168.7.2\n"
