@@ -94,10 +94,12 @@ conformance: install-dev triton
 	"$$VENV/bin/python" -m tests.conformance $(ARGS)
 
 # This client beside others and beside perf_analyzer, then whole pipelines beside a plain script; see
-# benchmarks/client.py --help (of which ARGS are options) and benchmarks/pipelines.py --help.
+# benchmarks/client.py --help (of which ARGS are options) and those of pipelines.py, growth.py and metrics.py.
 benchmark: install-dev triton
 	"$$VENV/bin/python" benchmarks/client.py --memory-gb 50 --output benchmark.json $(ARGS)
 	"$$VENV/bin/python" benchmarks/pipelines.py --output pipelines.json
+	"$$VENV/bin/python" benchmarks/growth.py --output growth.json --plot growth.png
+	"$$VENV/bin/python" benchmarks/metrics.py
 
 # The pages of docs/ and the reference, in build/docs; what refers to nothing is an error.
 docs: install-dev
