@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hermes.aeriel._model_files import ANY_BATCH_SIZE
 from hermes.aeriel._onnx import DATATYPES, read_graph
-from hermes.aeriel.repository import check_model
+from hermes.aeriel.repository import check_model, read_model
 from hermes.errors import HermesError, ModelLoadError
 
 CONFIG = """
@@ -195,3 +196,39 @@ def test_graphs_are_read_as_the_onnx_package_does() -> None:
                 if kind.HasField("shape"):
                     lengths = [each.dim_value for each in kind.shape.dim]
                     assert tensor.shape == tuple(length or -1 for length in lengths), file
+
+
+@pytest.mark.parametrize(
+    ("shape", "config", "rows", "max_batch_size"),
+    [
+        (["n", 64], None, (64,), ANY_BATCH_SIZE),
+        ([2, 64], None, (2, 64), 0),
+        (["n", "m", 64], 'backend: "onnxruntime"', (-1, 64), ANY_BATCH_SIZE),
+        (["n", 64], "max_batch_size: 8", (64,), 8),
+    ],
+)
+def test_an_onnx_file_says_what_a_configuration_leaves_out(
+    tmp_path: Path,
+    shape: list[int | str],
+    config: str | None,
+    rows: tuple[int, ...],
+    max_batch_size: int,
+) -> None:
+    write_onnx(tmp_path / "digits" / "1" / "model.onnx", shape)
+    if config is not None:
+        (tmp_path / "digits" / "config.pbtxt").write_text(config)
+    model = read_model(str(tmp_path), "digits").specification
+    assert model is not None
+    assert model.inputs["image"].shape == rows
+    assert model.inputs["image"].dtype == np.dtype(np.float32)
+    assert model.outputs["scores"].shape == (*rows[:-1], 10)
+    assert model.max_batch_size == max_batch_size
+
+
+@pytest.mark.parametrize(
+    "config", ['backend: "python"', "sequence_batching { direct {} }", 'platform: "ensemble"']
+)
+def test_what_an_onnx_file_does_not_say_is_left_to_the_server(tmp_path: Path, config: str) -> None:
+    write_onnx(tmp_path / "digits" / "1" / "model.onnx", ["n", 64])
+    (tmp_path / "digits" / "config.pbtxt").write_text(config)
+    assert read_model(str(tmp_path), "digits").specification is None

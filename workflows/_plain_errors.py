@@ -33,6 +33,8 @@ _RETRY = "Failed connecting to remote scheduler"
 _MEMORY = " (SIGKILL, as the kernel sends it when memory runs out)"
 # Stands for a requirement that was missed: the report has its words.
 REQUIREMENT_MISSED = "\x01"
+# At the end of the output.
+MOST_ERRORS = 5
 _SUMMARY = "===== Luigi Execution Summary ====="
 # Of an error while it schedules, Luigi logs the traceback as text.
 _TRACEBACK = re.compile(
@@ -90,12 +92,14 @@ class PlainErrors(logging.Filter):
         self._errors.write(f"{words}\0".encode())
 
     def take(self) -> list[str]:
-        """Return what the errors so far say, each once, and forget them."""
+        """Return what the errors so far say, each once but no more than a few, and forget them."""
         self._errors.seek(0)
-        errors = self._errors.read().decode().split("\0")[:-1]
+        errors = list(dict.fromkeys(self._errors.read().decode().split("\0")[:-1]))
         self._errors.seek(0)
         self._errors.truncate()
-        return list(dict.fromkeys(errors))
+        if len(errors) > MOST_ERRORS:
+            errors[MOST_ERRORS:] = [f"and {len(errors) - MOST_ERRORS} more errors, in the log"]
+        return errors
 
     @property
     def succeeded(self) -> bool:

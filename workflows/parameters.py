@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import luigi
 from luigi.freezing import FrozenOrderedDict
@@ -54,6 +55,29 @@ class _Append(argparse.Action):
             setattr(namespace, self.dest, _Given([*(getattr(namespace, self.dest) or ()), values]))
 
 
+class _AppendFiles(_Append):
+    """Likewise, of files; further words behind the option are reported as what they are."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, values, option_string)
+        vars(parser)["error"] = _refuse_words
+
+
+def _refuse_words(message: str) -> NoReturn:
+    """End the command as argparse does, without the hundred lines on how it is used."""
+    advice = ""
+    if message.startswith("unrecognized arguments: ") and " --" not in message:
+        advice = "; a pattern of files stands in quotes, as --inputs 'data/*.h5'"
+    print(f"hermes: {message}{advice}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2)
+
+
 class _Checked(luigi.Parameter[T]):
     """A parameter that is written as JSON, or as itself, and checks what it gets.
 
@@ -62,11 +86,12 @@ class _Checked(luigi.Parameter[T]):
     """
 
     takes = "a text"
+    _action: type[argparse.Action] = _Append
 
     @classmethod
     def _parser_kwargs(cls, param_name: str, task_name: str | None = None) -> dict[str, Any]:
         options = super()._parser_kwargs(param_name, task_name)  # type: ignore[no-untyped-call]  # Luigi's
-        return {**options, "action": _Append}
+        return {**options, "action": cls._action}
 
     def parse(self, x: Any) -> T:
         """Return the value of a text, or of a TOML file's value, or raise ParameterError."""
@@ -221,6 +246,8 @@ class ShiftList(_Checked[Shifts]):
 
 class FilePatterns(_Checked[tuple[str, ...] | InputMap]):
     """Paths and globs: one as it is, or a JSON list of them, or an object of those of channels."""
+
+    _action = _AppendFiles
 
     takes = (
         "a path or glob, a JSON list of them, or a JSON object of those of each channel, such as "

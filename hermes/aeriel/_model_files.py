@@ -29,6 +29,7 @@ PLATFORMS = {
 # What Triton recognises a model by where no configuration says it.
 RECOGNISED = (*FILES.values(), "model.savedmodel", "model.graphdef", "model.dali")
 SHOWN = 10
+ANY_BATCH_SIZE = 2**31 - 1
 
 
 def is_model(directory: Path) -> bool:
@@ -59,6 +60,52 @@ def problem_of(directory: Path, config: Any, version: str = "") -> str:
     if config is None:
         return _problem_without_configuration(directory, chosen)
     return next(_problems(directory, config, chosen), "")
+
+
+def configuration_of_onnx(directory: Path, config: Any, version: str = "") -> Any:
+    """Return the configuration that a server makes of an ONNX model's inputs and outputs.
+
+    As Triton's onnxruntime backend does, it takes a first dimension that is free everywhere for the
+    batch. How many rows a request may have is a setting of the server: here it is any number.
+
+    Parameters
+    ----------
+    directory, version
+        As for `problem_of`.
+    config
+        The configuration in the directory, without inputs and outputs; or None.
+
+    Returns
+    -------
+    ModelConfig or None
+        None where only a server can tell, or it is no ONNX model.
+    """
+    versions = sorted(_versions(directory), key=lambda path: int(path.name))
+    made: Any = model_config_pb2.ModelConfig()
+    if config is not None:
+        made.CopyFrom(config)
+    backend = made.backend or PLATFORMS.get(made.platform, "onnxruntime")
+    if backend != "onnxruntime" or not versions or made.HasField("sequence_batching"):
+        return None
+    chosen = directory / version if version else versions[-1]
+    model = chosen / (made.default_model_filename or FILES["onnxruntime"])
+    try:
+        graph = read_graph(model / model.name if model.is_dir() else model)
+    except (OSError, ValueError):
+        return None  # the check of the model says why
+    outputs = {name: tensor for name, tensor in graph.outputs.items() if tensor.datatype}
+    tensors = [*graph.inputs.values(), *outputs.values()]
+    if not graph.inputs or not all(each.datatype and each.shape for each in tensors):
+        return None
+    is_batched = all(each.shape and each.shape[0] == -1 for each in tensors)
+    if not made.max_batch_size:
+        made.max_batch_size = ANY_BATCH_SIZE if is_batched else 0
+    for named, to in ((graph.inputs, made.input), (outputs, made.output)):
+        for name, tensor in named.items():
+            dims = (tensor.shape or ())[1 if made.max_batch_size else 0 :]
+            # A row that is one number has the shape [1].
+            to.add(name=name, data_type=f"TYPE_{tensor.datatype}", dims=dims or (1,))
+    return made
 
 
 def _problems(directory: Path, config: Any, version: Path) -> Iterator[str]:

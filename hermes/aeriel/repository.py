@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from hermes.aeriel._model_files import is_model, problem_of
+from hermes.aeriel._model_files import configuration_of_onnx, is_model, problem_of
 from hermes.aeriel._options import LATEST
 from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.serve import check_model_repository
@@ -30,8 +30,8 @@ class RepositoryModel:
     Parameters
     ----------
     specification
-        What it takes and gives, or None where only a server can tell: there is no configuration,
-        or one that leaves something of the inputs to the server.
+        What it takes and gives, as its configuration says, or an ONNX file where that leaves it to
+        the server; None where only a server can tell.
     stamp
         Changes when a file of the model, or of a step of the ensemble, does (by size or
         modification time).
@@ -73,6 +73,9 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
         )
     configs = _read_configs(repository, model_name, where)
     stamp = repository_stamp(str(repository), configs)
+    config = configs[model_name]
+    if config is None or not (config.input or config.output):
+        configs[model_name] = configuration_of_onnx(directory, config, model_version)
     return RepositoryModel(specification=_specification(model_name, configs, where), stamp=stamp)
 
 

@@ -50,6 +50,26 @@ def class_data(n_rows: int, n_classes: int, seed: int = 0) -> tuple[Any, Any]:
 # ------------------------------------------------------------------------------ classes
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_probabilities_are_such_but_for_rounding(columns: int) -> None:
+    exact = np.array([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]], np.float32)
+    # As a forest of trees sums them in single precision.
+    rounded = exact + np.array([[4e-7, -4e-7]] * 3, np.float32)
+    labels = np.array([0, 1, 1])
+    for scores in ("auto", "probabilities"):
+        found, wanted = (
+            compute_metrics(
+                ["accuracy", "log_loss"],
+                values[:, -1] if columns == 1 else values,
+                labels,
+                scores=scores,
+            ).scalars
+            for values in (rounded, exact)
+        )
+        assert found["accuracy"] == 1
+        assert found["log_loss"] == pytest.approx(wanted["log_loss"], abs=1e-5)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     n_rows=st.integers(12, 60),

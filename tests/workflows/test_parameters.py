@@ -167,6 +167,16 @@ def test_options_that_take_one_value_are_not_repeated(arguments: tuple[str, ...]
         run(*arguments)
 
 
+def test_a_pattern_without_quotes_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("--patterns", "data/a.h5", "data/b.h5", "--texts", "t")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "hermes: unrecognized arguments: data/b.h5; "
+        "a pattern of files stands in quotes, as --inputs 'data/*.h5'\n"
+    )
+
+
 def test_a_value_of_another_type_is_refused_by_name() -> None:
     wrong: list[dict[str, Any]] = [
         {"whole": "1"},

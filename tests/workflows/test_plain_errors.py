@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflows.conftest import CONFIG, MODEL, Luigi, write_model
+from workflows._plain_errors import install_plain_errors
 
 PIPELINE = """
 from pathlib import Path
@@ -153,3 +154,12 @@ def test_an_error_that_was_overcome_is_not_told_at_the_end(luigi: Luigi, tmp_pat
     assert result.returncode == 0
     assert result.stdout.count("hermes: a.h5: is truncated") == 1
     assert after_the_summary(result.stdout) == ""
+
+
+def test_of_many_errors_the_first_are_shown() -> None:
+    errors = install_plain_errors()  # that of this process
+    errors.take()
+    for number in (0, *range(8)):
+        errors.add(f"error {number}")
+    assert errors.take() == [*(f"error {n}" for n in range(5)), "and 3 more errors, in the log"]
+    assert errors.take() == []

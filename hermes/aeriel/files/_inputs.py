@@ -243,7 +243,10 @@ def _target_facts(
     file = opened[location.file]
     if find(file, location.path) is None:
         problem = "not found; targets have to be in each input file, or in others, target_file"
-        problem += f" (--target-file). {_there(file)}"
+        problem += " (--target-file)"
+        if location.path.startswith("["):
+            problem += ", and are one dataset; validate each of several by itself"
+        problem += f". {_there(file)}"
         raise DataError(file=str(location.file), dataset=location.path, problem=problem)
     return _facts([location], Stack.of_rows(_found(opened, location, allow_external_data)))
 

@@ -164,7 +164,8 @@ def compute_metrics(
         Arrays with rows along their first axis.
     scores
         What the scores of classes are: ``"probabilities"``, ``"logits"``, or ``"auto"``. The
-        last takes them for probabilities where all lie in [0, 1] and, with a column per class,
+        last takes them for probabilities where all lie in [0, 1] (but for rounding: the square root
+        of the dtype's precision) and, with a column per class,
         every row sums to 1 within 1/32; for logits, with a note, where most rows have a value
         outside [0, 1]; and refuses anything between the two.
     top_k

@@ -45,7 +45,7 @@ class ScoreScan:
     one_column
         Whether a row has one score, that of class 1.
     outside
-        Rows with a value outside [0, 1].
+        Rows with a value outside [0, 1], by more than what rounding does.
     far
         Rows that sum to anything but roughly 1.
     off
@@ -98,7 +98,9 @@ def scan_scores(pair: Pair) -> ScoreScan:
         pair.check_finite(pair.predictions, predictions, start)
         scores = predictions.reshape(len(predictions), -1)
         low, high = scores.min(axis=1), scores.max(axis=1)
-        scan.outside.add(start, (low < 0) | (high > 1), np.where(low < 0, low, high))
+        # A sum over many trees in single precision, for one, ends at 1.0000004, or below 0.
+        is_outside = (low < -tolerance) | (high > 1 + tolerance)
+        scan.outside.add(start, is_outside, np.where(low < -tolerance, low, high))
         if not scan.one_column:
             sums = scores.sum(axis=1, dtype=np.float64)
             scan.far.add(start, np.abs(sums - 1) > NEAR_ONE, sums)
