@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import luigi
 from luigi.parameter import ParameterVisibility
+from luigi.task import TASK_ID_TRUNCATE_PARAMS
 
 # Of a value in a line of the log, at most.
 SHOWN = 100
@@ -54,10 +57,11 @@ class ReadableTask(luigi.Task):
         """
         texts = texts_of(self, only_significant=only_significant)
         if only_significant and only_public:
-            # Luigi makes a name of three values, and a hash of what they are called and are.
+            # Luigi makes a name of the beginnings of three values, and a hash of all.
             everything = json.dumps(texts, sort_keys=True)
-            pieces = [self.task_label[16 * n : 16 * (n + 1)] for n in range(3)]
-            return {f"{n} {everything}": text for n, text in enumerate(pieces) if text or not n}
+            pieces = textwrap.wrap(re.sub(r"\W+", " ", self.task_label), TASK_ID_TRUNCATE_PARAMS)
+            pieces = pieces if len(pieces) <= 3 else [pieces[0], *pieces[-2:]]  # the ends differ
+            return {f"{n} {everything}": text for n, text in enumerate(pieces or [""])}
         return texts if only_significant or only_public else {**self.shown_parameters(), **texts}
 
     def _get_param_visibilities(self) -> dict[str, int]:

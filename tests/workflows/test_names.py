@@ -81,6 +81,9 @@ def test_what_is_shown_is_short() -> None:
         "options=gpus=[0, 3], batch_size=4, target=label)"
     )
     assert re.fullmatch(r"Validate_m_out_[0-9a-f]{10}", task.task_id)
+    long = "a-rather-long-name-of-a-night-with-a-telescope-12.h5"
+    task = made(Predict, model_repository="/m", model_name="m", files=[[long]], predictions=["p"])
+    assert re.fullmatch(r"Predict_a_rather_long_with_a_telescope_12_h5_[0-9a-f]{10}", task.task_id)
     many = made(
         Predict,
         model_repository="/models",
