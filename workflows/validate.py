@@ -43,6 +43,7 @@ from hermes.aeriel.validation import (
     ValidationDirectory,
     ValidationOptions,
     check_all_rows,
+    check_output_names,
     check_targets_named,
     check_writable,
     choose_metrics,
@@ -389,6 +390,8 @@ class Merge(ValidationParameters, ReadableTask):
         check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
             plan(facts[0], self.slides[0], model, hooks)
+            if hooks.postprocess is None and not hooks.variants:
+                check_output_names(self.outputs or model.outputs)
         check_writable(Path(self.output_dir))
         if self.engine == "local":  # jobs report all of them together
             labels = output_names([each.files for each in facts])

@@ -267,3 +267,13 @@ def test_empty_files_are_left_out_where_that_is_asked_for(
     # The directory is used again for other inputs.
     said = luigi(*again, "--inputs=data/part-0.h5").stdout
     assert "results/predictions keeps 2 files of other inputs, such as part-" in said
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("name", ["target", "index"])
+def test_an_output_with_a_name_of_the_merged_file(luigi: Luigi, tmp_path: Path, name: str) -> None:
+    config, source = (text.replace('"total"', f'"{name}"') for text in (CONFIG, MODEL))
+    write_model(tmp_path / "models", "double", config, source)
+    said = validate(luigi, tmp_path / "models")
+    assert f"outputs: '{name}' has a name that the merged file uses itself" in said
+    assert_no_server_was_started(tmp_path)

@@ -9,7 +9,7 @@ from hermes.aeriel.validation._find import (
     merge_job,
 )
 from hermes.aeriel.validation._index import Part
-from hermes.aeriel.validation._merge import check_all_rows, merge
+from hermes.aeriel.validation._merge import check_all_rows, check_output_names, merge
 from hermes.aeriel.validation._outputs import describe_outputs
 from hermes.aeriel.validation._run import (
     MergeJob,
@@ -32,6 +32,7 @@ __all__ = [
     "ValidationDirectory",
     "ValidationOptions",
     "check_all_rows",
+    "check_output_names",
     "check_targets_named",
     "check_writable",
     "choose_metrics",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,14 @@ def check_all_rows(target: str, *, is_selected: bool, n_slides: int = 1) -> None
     if is_selected:
         problem = f"{target!r} is compared with all rows, but rows are left out"
         raise ParameterError("target", f"{problem}; leave out keep, or target")
+
+
+def check_output_names(outputs: Iterable[str]) -> None:
+    """Raise ParameterError where an output has a name that the merged file uses itself."""
+    for name in outputs:
+        if name in (INDEX, TARGET):
+            problem = f"{name!r} has a name that the merged file uses itself"
+            raise ParameterError("outputs", f"{problem}; name the other outputs")
 
 
 def _copy_varying(
