@@ -87,7 +87,7 @@ class Run:
         """Start it, and return when some of a file is done."""
         self.slow.touch()
         process = self.start()
-        wait_until(lambda: any((self.directory / "results").glob("predictions/*.partial")), 120)
+        wait_until(lambda: any((self.directory / "results").glob("predictions/*.partial")), 240)
         return process
 
     def finish(self) -> None:
@@ -157,12 +157,12 @@ def test_whoever_ends_it_nothing_is_left_and_it_goes_on(run: Run, number: signal
     process = run.start_slowly()
     if number == signal.SIGINT:  # as a terminal sends it
         os.killpg(process.pid, number)
-        process.wait(60)
+        process.wait(120)
         run.slow.unlink()
     else:  # Snakemake does not end its jobs
         process.send_signal(number)
         run.slow.unlink()
-        process.wait(60)
+        process.wait(120)
     # The jobs that run, 10 s of the shared server, or 30 s of the beacon.
     wait_until(run.is_over, 90)
     if number == signal.SIGKILL:
