@@ -97,6 +97,10 @@ def infer(
     server_timeout_s: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for the server of --models.")
     ] = 600.0,
+    linger_s: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds that the server of --models stays after its last use."),
+    ] = LINGER_S,
     **options: Any,
 ) -> None:
     """Stream HDF5 files through a model into HDF5 files.
@@ -165,21 +169,23 @@ def infer(
             },
             None if spec is None else supervise.ServerState.of(spec).status,
         ),
-        _served(spec, served_by, pending[0], wait_s) as connected,
+        _served(spec, served_by, pending[0], wait_s, linger_s) as connected,
     ):
         done = files.infer_files(connected, pending)
     typer.echo(files.summary(done))
 
 
 @contextmanager
-def _served(spec: ServerSpec | None, name: str, first: FileJob, wait_s: float) -> Iterator[Server]:
+def _served(
+    spec: ServerSpec | None, name: str, first: FileJob, wait_s: float, linger_s: float
+) -> Iterator[Server]:
     """Yield the server of a spec, or else the one of a name."""
     from hermes.aeriel import files, supervise  # noqa: PLC0415 (as above)
 
     if spec is None:
         yield files.NamedServer(name, wait_s=wait_s, return_s=first.options.retry_for_s)
         return
-    wishes = supervise.Wishes(linger_s=LINGER_S)
+    wishes = supervise.Wishes(linger_s=linger_s)
     what = f"infer {first.options.model_name} {first.input_files[0]}"
     with supervise.shared_server(spec, what=what, wishes=wishes) as server:
         yield server

@@ -40,7 +40,7 @@ class Workflow:
         (directory / "data").mkdir()
         for index in range(N_FILES):
             with h5py.File(directory / "data" / f"{index}.h5", "w") as file:
-                file["x"] = np.random.default_rng(index).standard_normal((8, 1), np.float32)
+                file["x"] = np.random.default_rng(index).standard_normal((50, 1), np.float32)
         write_model(directory / "models", "double", double_slowly_while(self.slow))
         (directory / "bin").mkdir()
         sacct = directory / "bin" / "sacct"

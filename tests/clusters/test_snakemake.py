@@ -29,7 +29,7 @@ ON_SLURM = (
     *("--slurm-init-seconds-before-status-checks", "1"),
     *("--groups", "infer=infer", "--group-components", "infer=100"),
 )
-N_FILES = 2
+N_FILES, N_ROWS = 2, 200
 
 
 class Run:
@@ -42,17 +42,17 @@ class Run:
         self._place = place
         self._options = options
         self.directory = directory
-        (directory / "data").mkdir()
+        (directory / "data").mkdir(parents=True)
         for index in range(N_FILES):
             with h5py.File(directory / "data" / f"{index}.h5", "w") as file:
-                file["x"] = np.arange(8, dtype=np.float32).reshape(8, 1) + index
+                file["x"] = np.arange(N_ROWS, dtype=np.float32).reshape(-1, 1) + index
                 file["expected"] = 2 * file["x"][:]
         self.slow = directory / "slow"
         write_model(directory / "models", "double", double_slowly_while(self.slow))
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "snakemake.log"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> None:
         config = {
             "models": self.directory / "models",
             "model": "double",
@@ -60,7 +60,7 @@ class Run:
             "results": self.directory / "results",
             "target": "expected",
             "require": "max_absolute_error <= 0",
-            "infer": "--batch-size 1",
+            "infer": "--batch-size 1 --linger-s 1",
             "server": "service" if self._place == "service" else "shared",
         }
         with self.log.open("ab") as log:
@@ -81,21 +81,31 @@ class Run:
                 stderr=log,
                 start_new_session=True,
             )
-        return self.process
 
-    def start_slowly(self) -> subprocess.Popen[bytes]:
-        """Start it, and return when some of a file is done."""
-        self.slow.touch()
-        process = self.start()
-        wait_until(lambda: any((self.directory / "results").glob("predictions/*.partial")), 240)
-        return process
+    def has_begun(self) -> bool:
+        """Tell whether some of a file is done."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.logs()
+        return any((self.directory / "results").glob("predictions/*.partial"))
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to Snakemake; SIGINT as a terminal does, to its jobs too."""
+        assert self.process is not None
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the end of Snakemake, and return its exit code."""
+        assert self.process is not None
+        return self.process.wait(300)
 
     def finish(self) -> None:
         """Wait for its end, and check the results."""
-        assert self.process is not None
-        assert self.process.wait(300) == 0, self.logs()
+        assert self.wait() == 0, self.logs()
         with h5py.File(self.directory / "results" / "merged.h5") as merged:
-            assert len(merged["y"]) == 8 * N_FILES
+            assert len(merged["y"]) == N_ROWS * N_FILES
             assert np.array_equal(merged["y"], merged["target"])
 
     def logs(self) -> str:
@@ -123,22 +133,6 @@ class Run:
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture(params=["shared", "service", "slurm"])
-def run(
-    request: pytest.FixtureRequest, snakemake: Path, triton_home: Path, tmp_path: Path
-) -> Iterator[Run]:
-    options = request.getfixturevalue("on_slurm") if request.param == "slurm" else ()
-    run = Run(snakemake, tmp_path, request.param, options)
-    yield run
-    # A server that others may share lives 10 s longer.
-    for pid in run.processes():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    wait_until(run.is_over, 60)
-    if run.process is not None:
-        run.process.wait()
-
-
 @pytest.fixture
 def on_slurm(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     configuration = slurm / "slurm.conf"
@@ -152,27 +146,54 @@ def on_slurm(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tu
     return ON_SLURM
 
 
+@pytest.fixture
+def runs(
+    snakemake: Path, triton_home: Path, on_slurm: tuple[str, ...], tmp_path: Path
+) -> Iterator[list[Run]]:
+    """A run for each place of the server, all of them begun: most of their time they wait."""
+    runs = [
+        Run(snakemake, tmp_path / place, place, on_slurm if place == "slurm" else ())
+        for place in ("shared", "service", "slurm")
+    ]
+    try:
+        for run in runs:
+            run.slow.touch()
+            run.start()
+        for run in runs:
+            wait_until(run.has_begun, 240)
+        yield runs
+    finally:
+        for pid in {pid for run in runs for pid in run.processes()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        for run in runs:
+            wait_until(run.is_over, 60)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whoever_ends_it_nothing_is_left_and_it_goes_on(run: Run, number: signal.Signals) -> None:
-    process = run.start_slowly()
-    if number == signal.SIGINT:  # as a terminal sends it
-        os.killpg(process.pid, number)
-        process.wait(120)
-        run.slow.unlink()
-    else:  # Snakemake does not end its jobs
-        process.send_signal(number)
-        run.slow.unlink()
-        process.wait(120)
-    # The jobs that run, 10 s of the shared server, or 30 s of the beacon.
-    wait_until(run.is_over, 90)
-    if number == signal.SIGKILL:
-        run.unlock()
-    run.start()
-    run.finish()
+def test_whoever_ends_it_nothing_is_left_and_it_goes_on(
+    runs: list[Run], number: signal.Signals
+) -> None:
+    for run in runs:
+        run.send(number)
+        if number != signal.SIGINT:  # after which alone Snakemake ends its jobs
+            run.slow.unlink()
+    for run in runs:
+        run.wait()
+        run.slow.unlink(missing_ok=True)
+    for run in runs:
+        # The jobs that run, a second of the shared server, or 30 s of the beacon.
+        wait_until(run.is_over, 90)
+        if number == signal.SIGKILL:
+            run.unlock()
+        run.start()
+    for run in runs:
+        run.finish()
 
 
-def test_a_server_that_dies_is_started_again(run: Run) -> None:
-    run.start_slowly()
-    run.kill_server()
-    run.slow.unlink()
-    run.finish()
+def test_a_server_that_dies_is_started_again(runs: list[Run]) -> None:
+    for run in runs:
+        run.kill_server()
+        run.slow.unlink()
+    for run in runs:
+        run.finish()

@@ -177,7 +177,11 @@ def test_infer_serves_by_itself_unless_all_is_complete(
     def infer(*more: str) -> subprocess.CompletedProcess[str]:
         command = [*HERMES, "infer", f"--models={models}", "double", "a.h5", "--output-dir=out"]
         return subprocess.run(
-            [*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False
+            [*command, "--linger-s=0", *more],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     for problem in ("--batch-size=9", "--input-map=x=z"):
