@@ -11,6 +11,8 @@ import argparse
 import json
 import math
 import os
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -80,16 +82,26 @@ def main() -> None:
     predict.add_argument("--lose", choices=["clients", "servers"], help="a host of these")
     predict.set_defaults(run=run_predict)
     options = parser.parse_args()
-    options.run(options)
+    # Servers and namespaces are removed on the way out, for this signal too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def amount(default: float) -> Callable[[str], float]:
     """Return what reads an option: above 0, or from 0 on where that is the default."""
 
     def read(text: str) -> float:
-        number = type(default)(text)
-        if not (number > 0 or number == default) or number == math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        try:
+            number = type(default)(text)
+        except ValueError:
+            number = math.nan
+        if not (0 < number < math.inf or number == default):
+            least = "0 or more" if default == 0 else "above 0"
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise argparse.ArgumentTypeError(f"{text} is not {kind} {least}")
         return number
 
     return read

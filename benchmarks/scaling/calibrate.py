@@ -30,7 +30,7 @@ class Constants:
     Parameters
     ----------
     costs
-        By transport; `CROWDED` for more clients and servers than cores.
+        By transport; `CROWDED` where servers leave no core to clients.
     service_s
         By model: how long it takes for a request.
     """
@@ -40,7 +40,8 @@ class Constants:
 
     def setting(self, point: Point, link: float = math.inf) -> Setting:
         """Return a point as a setting of the flow model."""
-        crowded = point.transport == "shm" and point.clients + point.servers > CORES
+        # Clients use the cores that are left by servers, where any are.
+        crowded = point.transport == "shm" and point.servers >= CORES
         return Setting(
             costs=self.costs[CROWDED if crowded else point.transport],
             row_bytes=ROW_BYTES,
