@@ -13,6 +13,7 @@ import pytest
 from hermes.aeriel.supervise import ServerSpec, repository_stamp
 from hermes.aeriel.supervise._client import supervisor_environment
 from hermes.aeriel.supervise._spec import _DECIDING
+from hermes.errors import ParameterError, ServerError
 
 PLAIN = {"PATH": "/bin", "HERMES_STATE_HOME": "/state"}
 
@@ -49,6 +50,7 @@ def test_another_spelling_is_the_same_server(spec: ServerSpec, tmp_path: Path) -
         {"n_gpus": 1},
         {"listen": "127.0.0.1"},
         {"insecure": True},
+        {"advertise": "login1"},
         {"server_args": ("--log-verbose=1",)},
         {"model_repository": "s3://bucket/models"},
     ],
@@ -141,6 +143,44 @@ def test_a_stamp_follows_links_once(tmp_path: Path) -> None:
     before = repository_stamp(str(tmp_path / "models"))
     (tmp_path / "elsewhere" / "model.py").touch()
     assert repository_stamp(str(tmp_path / "models")) != before
+
+
+def test_a_stamp_has_the_files_beside_a_loop_of_links(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "up").symlink_to(tmp_path)
+    stamps = {repository_stamp(str(tmp_path))}
+    for name in ("one", "two"):
+        (tmp_path / name / "config.pbtxt").touch()
+        stamps.add(repository_stamp(str(tmp_path)))
+    assert len(stamps) == 3
+
+
+def test_a_stamp_has_files_whose_names_are_not_utf_8(tmp_path: Path) -> None:
+    before = repository_stamp(str(tmp_path))
+    (tmp_path / os.fsdecode(b"weights-\xff")).touch()
+    assert repository_stamp(str(tmp_path)) != before
+
+
+def test_a_server_keeps_the_models_that_it_has_loaded(tmp_path: Path) -> None:
+    (tmp_path / "model.py").touch()
+    spec = ServerSpec.of(str(tmp_path), image="triton.sif", n_gpus=1)
+    assert spec == ServerSpec(
+        model_repository=str(tmp_path),
+        repository_stamp=repository_stamp(str(tmp_path)),
+        image="triton.sif",
+        n_gpus=1,
+    )
+    assert spec.provenance() == {"model_repository": str(tmp_path), "image": "triton.sif"}
+    spec.check_unchanged()
+    os.utime(tmp_path / "model.py", (0, 0))
+    with pytest.raises(ServerError, match=f"{spec.server_id()}; run the pipeline again$"):
+        spec.check_unchanged()
+
+
+def test_a_repository_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"^model_repository: .*nowhere"):
+        ServerSpec.of(str(tmp_path / "nowhere"))
 
 
 def test_a_stamp_is_of_the_models_that_count(tmp_path: Path) -> None:
