@@ -149,3 +149,71 @@ def test_chunks_are_all_items_in_parts_of_nearly_one_length(total: int) -> None:
     chunks = [chunk_of(items, number, total) for number in range(1, total + 1)]
     assert [item for chunk in chunks for item in chunk] == list(items)
     assert max(map(len, chunks)) - min(map(len, chunks)) <= 1
+
+
+def virtual(file: Path, *sources: Path, dataset: str = "x") -> Path:
+    """Write a virtual dataset, whose parts are datasets of other files, of three numbers each."""
+    layout = h5py.VirtualLayout((3 * len(sources),), "f8")
+    for number, source in enumerate(sources):
+        part = h5py.VirtualSource(str(source), dataset, (3,))
+        layout[3 * number : 3 * number + 3] = part
+    with h5py.File(file, "w") as opened:
+        opened.create_virtual_dataset("x", layout)
+    return file
+
+
+def test_a_stamp_changes_with_the_sources_of_sources(tmp_path: Path) -> None:
+    sources = [tmp_path / "one.h5", tmp_path / "two.h5"]
+    for source in sources:
+        with h5py.File(source, "w") as opened:
+            opened["x"] = np.zeros(3)
+    inner = virtual(tmp_path / "inner.h5", sources[1])
+    outer = virtual(tmp_path / "outer.h5", sources[0], inner)
+    stamps = {file_stamp(outer)}
+    for file in (*sources, inner, outer):
+        os.utime(file, ns=(0, len(stamps)))
+        stamps.add(file_stamp(outer))
+    assert len(stamps) == 5
+
+
+def test_a_stamp_changes_when_what_was_missing_comes(tmp_path: Path) -> None:
+    source, linked = tmp_path / "source.h5", tmp_path / "linked.h5"
+    outer = virtual(tmp_path / "outer.h5", source)
+    with h5py.File(outer, "a") as opened:
+        opened["y"] = h5py.ExternalLink("linked.h5", "x")
+    stamps = {file_stamp(outer)}
+    for file in (source, linked):
+        with h5py.File(file, "w"):
+            pass
+        stamps.add(file_stamp(outer))
+        with h5py.File(file, "a") as opened:
+            opened["x"] = np.zeros(3)
+        os.utime(file, ns=(0, 0))
+        stamps.add(file_stamp(outer))
+    assert len(stamps) == 5
+
+
+def test_a_stamp_changes_with_raw_data_in_another_file(tmp_path: Path) -> None:
+    raw, file = tmp_path / "raw.bin", tmp_path / "x.h5"
+    raw.write_bytes(bytes(24))
+    with h5py.File(file, "w") as opened:
+        opened.create_dataset("x", (3,), "f8", external=[(str(raw), 0, 24)])
+    before = file_stamp(file)
+    os.utime(raw, ns=(0, 0))
+    assert file_stamp(file) != before
+
+
+def test_a_file_that_gets_a_source_later_is_looked_at_again(inputs: list[Path]) -> None:
+    assert file_stamp(inputs[0]) == file_stamp(inputs[0])
+    virtual(inputs[0], inputs[1])
+    before = file_stamp(inputs[0])
+    os.utime(inputs[1], ns=(0, 0))
+    assert file_stamp(inputs[0]) != before
+
+
+def test_a_stamp_is_of_all_files_in_their_order(inputs: list[Path], tmp_path: Path) -> None:
+    other = tmp_path / "not.hdf5"
+    other.write_text("text")
+    files = (*inputs, other)
+    assert file_stamp(*files).splitlines() == [file_stamp(file) for file in files]
+    assert file_stamp(other) == f"{other} 4 {other.stat().st_mtime_ns}"
