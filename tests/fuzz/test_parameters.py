@@ -13,8 +13,8 @@ from hermes.aeriel.metrics._metrics import parse_metrics
 from hermes.aeriel.metrics._requirements import parse_requirement
 from tests.fuzz import RUNS, mutated_bytes, outcome
 from workflows.inference import InferenceParameters
+from workflows.merge import ValidationParameters
 from workflows.server import ServerParameters
-from workflows.validate import ValidationParameters
 
 TEXTS = [
     *("", "3", "-1", "1.5", "1e999", "1" + "0" * 400, "NaN", "true", "null", "None", "auto"),
