@@ -134,8 +134,8 @@ def compute_metrics(
 
     Both are read in chunks of rows, more than once, so they may be h5py datasets larger than
     memory. ``roc_auc`` and ``average_precision`` alone hold every row's score of at least one
-    class, and of as many classes as fit in 256 MiB, besides a sorted copy of those of one class:
-    18 bytes a row, and at most 256 MiB more.
+    class, and of as many classes as fit in 256 MiB, besides a sorted copy of those of one class: of
+    one class 18 bytes a row.
 
     Every number is that of scikit-learn's function for the whole arrays as float64, whatever the
     size of the chunks, but for the order of summation.
