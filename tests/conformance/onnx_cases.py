@@ -37,7 +37,7 @@ Tensors = dict[str, NDArray[Any]]
 Verdict = Literal["right", "refused", "wrong", "not for onnxruntime"]
 
 # What may be refused: sequences, optional values, and elements of less than 8 bits, for example.
-NO_TYPE = "which Triton has no type for"
+NO_TYPE = "is not supported by Triton"
 
 # They answer the same request with other numbers.
 RANDOM = {"Bernoulli", "Dropout", "Multinomial"}

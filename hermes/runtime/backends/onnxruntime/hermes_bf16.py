@@ -1,7 +1,7 @@
 """BF16 tensors as numpy arrays of their 16 bits.
 
-numpy has no BF16, and Triton's Python backend hands such tensors over through DLPack alone. Here
-they are arrays of uint16 in between: what changes is the type that a DLPack capsule names.
+numpy has no BF16, and Triton's Python backend passes such tensors only through DLPack. These
+functions convert them from and to arrays of uint16 by changing the type code of a DLPack capsule.
 https://github.com/dmlc/dlpack/blob/main/include/dlpack/dlpack.h
 """
 
@@ -21,7 +21,7 @@ _set_destructor.argtypes = [ctypes.py_object, ctypes.c_void_p]
 
 
 class _Exporter:
-    """Hands out a capsule whose tensor names another type of the same size."""
+    """Exports a DLPack capsule after setting its type code to another type of the same size."""
 
     def __init__(self, capsule, code):
         ctypes.c_uint8.from_address(_pointer(capsule, b"dltensor") + CODE_OFFSET).value = code
@@ -40,10 +40,10 @@ def bits_of(capsule):
 
 
 def exchangeable(bits):
-    """Return what `Tensor.from_dlpack` takes for BF16: an array of uint16 holds the bits."""
-    # numpy does not export what it may not write to.
+    """Return an argument of `Tensor.from_dlpack` for BF16, from an array of uint16."""
+    # A copy: numpy does not export read-only arrays.
     capsule = np.array(bits).__dlpack__()
-    # Triton names a capsule that it has taken "used_dlpack", not "used_dltensor": numpy's
-    # destructor of it would fail. Triton itself frees the tensor.
+    # Triton renames a capsule that it has taken to "used_dlpack", not "used_dltensor", so numpy's
+    # destructor would fail. Triton frees the tensor.
     _set_destructor(capsule, None)
     return _Exporter(capsule, BFLOAT)

@@ -1,4 +1,4 @@
-"""Opening a session of onnxruntime as a model's configuration wants it."""
+"""Opens a session of onnxruntime with the settings of a model's configuration."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ def open_session(version, config, device=None):
         raise pb_utils.TritonModelException(f"there is no {path}")
     options = _session_options(config)
     session = onnxruntime.InferenceSession(str(path), options, providers=_providers(config, device))
-    # onnxruntime drops a provider that does not load, and goes on with the next.
+    # onnxruntime skips a provider that it cannot load.
     if device is not None and CUDA not in session.get_providers():
         raise pb_utils.TritonModelException(
             f"model {config['name']!r} is to run on GPU {device}, but onnxruntime "
@@ -39,10 +39,10 @@ def open_session(version, config, device=None):
 
 
 def default_max_batch_size():
-    """Return the size for models that can be batched and whose configuration names none.
+    """Return max_batch_size for a model that can be batched, if its configuration has none.
 
-    Triton gives a Python-based backend the settings of the backend `python`, and no word of
-    --backend-config=onnxruntime,default-max-batch-size=N: that is read off its command line.
+    Triton does not pass --backend-config=onnxruntime,default-max-batch-size=N to a Python-based
+    backend (only the settings of the backend `python`), so it is read from its command line.
     """
     command = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
     settings = {}
@@ -53,7 +53,7 @@ def default_max_batch_size():
             backend, _, name = setting.rpartition(",")
             if name == "default-max-batch-size":
                 settings[backend] = value
-    # A setting without a backend is for all that have none of their own.
+    # A setting without a backend is the default for all backends.
     value = settings.get("onnxruntime", settings.get("", DEFAULT_MAX_BATCH_SIZE))
     return max(0, int(value))
 
@@ -71,7 +71,7 @@ def _session_options(config):
         config
     )
     options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0))
-    # Between requests a spinning thread takes the core from the server and the other instances.
+    # Threads that spin between requests would take CPU time from the server and other instances.
     for pool in ("intra_op", "inter_op"):
         options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     options.enable_cpu_mem_arena = _is_true(parameters.get("enable_mem_arena", "1"))
@@ -103,8 +103,8 @@ def _providers(config, device):
             cuda.update(accelerator.get("parameters", {}))
         else:
             pb_utils.Logger.log_warn(
-                f"model {config['name']!r} asks for the accelerator {accelerator['name']!r}, "
-                "which this backend does not have: it runs with CUDA alone"
+                f"model {config['name']!r} requests the accelerator {accelerator['name']!r}, "
+                "which this backend does not support: the model runs with CUDA only"
             )
     return [(CUDA, {**cuda, "device_id": str(device)}), "CPUExecutionProvider"]
 

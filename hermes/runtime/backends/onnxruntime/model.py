@@ -1,8 +1,8 @@
 """Triton's `onnxruntime` backend, in Python: it serves stock ONNX repositories unchanged.
 
 Triton runs it inside its Python stub, for every model whose configuration says
-`backend: "onnxruntime"` or `platform: "onnxruntime_onnx"`, or that has no configuration but a
-`model.onnx`. What it completes and accepts follows Triton's own backend:
+`backend: "onnxruntime"` or `platform: "onnxruntime_onnx"`, or that has a `model.onnx` and no
+configuration. It completes and accepts the same configurations as Triton's own backend:
 https://github.com/triton-inference-server/onnxruntime_backend
 """
 
@@ -55,13 +55,13 @@ class TritonPythonModel:
         if not batchable and config["max_batch_size"]:
             raise pb_utils.TritonModelException(
                 f"model {config['name']!r} cannot have max_batch_size {config['max_batch_size']}: "
-                "the first dimension of its inputs and outputs is not free"
+                "the first dimension of its inputs and outputs is fixed"
             )
         size = config["max_batch_size"] or (default_max_batch_size() if batchable else 0)
         auto_complete_model_config.set_max_batch_size(size)
         if size > 1 and "sequence_batching" not in config:
             auto_complete_model_config.set_dynamic_batching()
-        # add_input and add_output know no `reshape`, which scalars need.
+        # add_input and add_output do not support `reshape`, which scalars need.
         inner = {*sequence_inputs(config), *(s["output_name"] for s in declared_states(config))}
         for kind, found in (("input", session.get_inputs()), ("output", session.get_outputs())):
             if not config[kind]:
@@ -97,7 +97,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(
                 f"the configuration of model {config['name']!r} lacks the inputs {sorted(unlisted)}"
             )
-        # Triton has no scalars: it knows them as tensors of one element, of any rank.
+        # Triton has no scalars: they are configured as tensors of one element, of any rank.
         dims = {wanted["name"]: _dims(wanted) for wanted in taken}
         self.scalars = {
             name
@@ -160,7 +160,7 @@ class TritonPythonModel:
         }
         results = self.session.run_with_ort_values(names, values)
         return [
-            # onnxruntime has this on its inner object alone.
+            # Only the inner object has this method.
             bits_of(value._ortvalue.to_dlpack()) if name in self.bf16 else value.numpy()  # noqa: SLF001
             for name, value in zip(names, results, strict=True)
         ]
@@ -191,7 +191,7 @@ def _readable(name, array):
     if array.dtype != np.object_:
         return array
     try:
-        # A state is what onnxruntime itself returned: text.
+        # The strings of a state come from onnxruntime, as str.
         values = [v if isinstance(v, str) else v.decode() for v in array.ravel()]
     except UnicodeDecodeError as error:
         raise ValueError(f"input {name!r}: the strings of ONNX are UTF-8, but {error}") from error
@@ -205,7 +205,7 @@ def _described(kind, config, tensor, *, batched):
     described = {
         "name": tensor.name,
         "data_type": TYPES[tensor.type],
-        # Triton knows no dimension of 0, but tensors without elements where it may vary.
+        # Triton has no dimension of 0, but accepts empty tensors where the dimension varies.
         "dims": [size if _is_fixed(size) and size else -1 for size in shape] or [1],
     }
     if not shape and batched:
@@ -214,7 +214,7 @@ def _described(kind, config, tensor, *, batched):
 
 
 def _check(kind, config, wanted, tensors):
-    """Raise an error unless the model has the configured tensors just so."""
+    """Raise an error unless the model has the tensors as they are configured."""
     for tensor in wanted:
         if problem := _problem(config, tensor, tensors):
             raise pb_utils.TritonModelException(_about(kind, tensor["name"], config, problem))
@@ -229,7 +229,7 @@ def _problem(config, wanted, tensors):
     if TYPES[has.type] != wanted["data_type"]:
         return f"{wanted['data_type']} is configured, the model has {has.type}"
     configured = [-1, *_dims(wanted)] if config["max_batch_size"] > 0 else _dims(wanted)
-    # A scalar of the model is [1] to Triton, or [1, 1].
+    # A scalar of the model is [1] or [1, 1] in the configuration.
     if has.shape and not _fits(configured, has.shape):
         return f"the shape {configured} is configured, the model has {has.shape}"
     return None
@@ -240,11 +240,11 @@ def _type_problem(tensor):
         return None
     if tensor.type.startswith("seq(map("):
         return (
-            f"it is a {tensor.type}, which Triton cannot send: the ZipMap of a converted "
+            f"its type {tensor.type} is not supported by Triton: it is the ZipMap of a converted "
             "classifier. Convert the model without it (skl2onnx: options={'zipmap': False}), or "
-            "list the other outputs alone in config.pbtxt"
+            "list only the other outputs in config.pbtxt"
         )
-    return f"it is a {tensor.type}, which Triton has no type for"
+    return f"its type {tensor.type} is not supported by Triton"
 
 
 def _about(kind, name, config, problem):

@@ -1,8 +1,8 @@
 """Triton's `pytorch` backend, in Python: it serves stock TorchScript repositories unchanged.
 
 Triton runs it inside its Python stub, for every model whose configuration says
-`backend: "pytorch"` or `platform: "pytorch_libtorch"`. Names are matched as Triton's own
-backend does: https://github.com/triton-inference-server/pytorch_backend
+`backend: "pytorch"` or `platform: "pytorch_libtorch"`. Names are matched as in Triton's own
+backend: https://github.com/triton-inference-server/pytorch_backend
 """
 
 import json
@@ -26,7 +26,7 @@ class TritonPythonModel:
         if not config["input"] or not config["output"]:
             raise pb_utils.TritonModelException(
                 f"the configuration of model {config['name']!r} must list its inputs and outputs: "
-                "a TorchScript file does not know their shapes"
+                "a TorchScript file does not contain their shapes"
             )
         return auto_complete_model_config
 
@@ -96,7 +96,7 @@ class TritonPythonModel:
 
     def _positional(self, tensors):
         given = {self.inputs[name]: tensor for name, tensor in tensors.items()}
-        # What is left out at the end has a default; what is left out before would shift the rest.
+        # Arguments at the end may be left out, for their defaults; others would shift the rest.
         _refuse_gaps(given, self.arguments, "the request")
         return [given[position] for position in range(len(given))]
 
@@ -144,10 +144,10 @@ class TritonPythonModel:
 
 
 def _torch():
-    # Between requests a spinning thread takes the core from the server and the other instances.
+    # Threads that spin between requests would take CPU time from the server and other instances.
     # OpenMP reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Not at the top: it takes seconds, which completing a configuration need not.
+    # Not at the top: it takes seconds, and completing a configuration does not need it.
     try:
         import torch  # noqa: PLC0415
     except ImportError as error:
@@ -186,11 +186,11 @@ def _arguments(model):
 
 
 def _input_positions(arguments, config):
-    """Return the place of each input among forward()'s arguments.
+    """Return the position of each input among forward()'s arguments.
 
-    Triton's rules: the names are those of forward()'s arguments, or NAME__INDEX; failing both,
-    the order is that of the configuration. What the server itself fills, sequence controls and
-    states, has to be named in one of the first two ways.
+    Triton's rules: the names are those of forward()'s arguments, or NAME__INDEX; otherwise the
+    order is that of the configuration. Sequence controls and states, which the server provides,
+    have to be named in one of the first two ways.
     """
     names = [tensor["name"] for tensor in config["input"]]
     if set(names) <= set(arguments):
@@ -225,7 +225,7 @@ def _refuse_gaps(positions, arguments, whose):
 
 
 def _output_positions(config):
-    """Return the place of each output, and state, among what forward() returns."""
+    """Return the position of each output and state among the results of forward()."""
     names = [tensor["name"] for tensor in config["output"]]
     if all(_index(name) is not None for name in names):
         positions = {name: _index(name) for name in names}
@@ -237,7 +237,7 @@ def _output_positions(config):
 
 
 def _types(config):
-    """Return the dtype of each output and state, after a look at those of the inputs."""
+    """Return the dtype of each output and state, after checking those of the inputs."""
     states = declared_states(config)
     tensors = [
         *config["input"],
@@ -248,7 +248,7 @@ def _types(config):
         if tensor["data_type"] == "TYPE_BF16":
             raise pb_utils.TritonModelException(
                 f"{tensor['name']!r} of model {config['name']!r} is TYPE_BF16, which Triton's "
-                "pytorch backend does not have: have forward() take and return FP32 or FP16, and "
+                "pytorch backend does not support: let forward() take and return FP32 or FP16, and "
                 "convert inside"
             )
     return {
