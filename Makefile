@@ -37,11 +37,12 @@ search: install-demo triton
 # Every test, with real servers and real containers. Most of the time goes into waiting for servers,
 # so several files of tests are run at once.
 test: install-dev triton
-	"$$VENV/bin/python" -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	"$$VENV/bin/python" -m pytest --numprocesses 4 --dist loadfile $(ARGS)
 
-# The tests that need root: several users, mounts, namespaces, batch systems.
+# The tests that need root: several users, mounts, namespaces, batch systems. Two at once: most wait for a
+# batch system. Those of a group share something that is there once, and follow each other.
 test-root: install-dev triton
-	"$$VENV/bin/python" -m pytest -m root $(ARGS)
+	"$$VENV/bin/python" -m pytest -m root --numprocesses 2 --dist loadgroup $(ARGS)
 
 # The tests on real GPUs: elsewhere each is skipped, and says why. They install onnxruntime and PyTorch
 # for CUDA in a Triton of their own, in HERMES_GPU_TRITON_HOME where that is set.
@@ -52,7 +53,7 @@ gpu: install-dev
 # It fails below the figure in pyproject.toml. As root, ARGS="-m 'root or not root'" adds root's tests.
 coverage: install-dev triton
 	rm -f .coverage .coverage.*
-	"$$VENV/bin/python" -m coverage run -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	"$$VENV/bin/python" -m coverage run -m pytest --numprocesses 4 --dist loadfile $(ARGS)
 	"$$VENV/bin/python" -m coverage combine --quiet
 	"$$VENV/bin/python" -m coverage report
 
