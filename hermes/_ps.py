@@ -106,9 +106,16 @@ def as_text(servers: Sequence[Server]) -> str:
 
 
 def _as_table(rows: list[tuple[str, ...]]) -> str:
-    """Return rows as lines with aligned columns."""
+    """Return rows as lines with aligned columns; what is not printable, as Python writes it."""
+    rows = [tuple(map(_printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )

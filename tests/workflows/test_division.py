@@ -81,7 +81,7 @@ def test_each_file_is_whole_and_is_made_again_alone(
     code, said = validate(luigi, models, "--workers", "2", files_per_task="8")
     assert code == 0, said
     assert "- 4 Predict(" in said
-    assert "running   Predict(00.h5 and 7 more, model_name=double)" in said
+    assert "running   Predict(input=00.h5 and 7 more, model_name=double" in said
     for file in sorted(many.iterdir()):
         found = tmp_path / "results" / "predictions" / file.name
         assert np.array_equal(arrays(found)["double"], 2 * arrays(file)["x"])
