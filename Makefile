@@ -39,10 +39,10 @@ search: install-demo triton
 test: install-dev triton
 	"$$VENV/bin/python" -m pytest --numprocesses 4 --dist loadfile $(ARGS)
 
-# The tests that need root: several users, mounts, namespaces, batch systems. Two at once: most wait for a
-# batch system. Those of a group share something that is there once, and follow each other.
+# The tests that need root: several users, mounts, namespaces, batch systems. Two files at once: most of
+# the time goes into waiting for a batch system.
 test-root: install-dev triton
-	"$$VENV/bin/python" -m pytest -m root --numprocesses 2 --dist loadgroup $(ARGS)
+	"$$VENV/bin/python" -m pytest -m root --numprocesses 2 --dist loadfile $(ARGS)
 
 # The tests on real GPUs: elsewhere each is skipped, and says why. They install onnxruntime and PyTorch
 # for CUDA in a Triton of their own, in HERMES_GPU_TRITON_HOME where that is set.

@@ -51,8 +51,12 @@ def shared() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def condor(shared: Path, triton_home: Path) -> Iterator[Path]:
-    """The directory of a real HTCondor; HERMES_TEST_CONDOR says where it is kept."""
+    """The directory of a real HTCondor; HERMES_TEST_CONDOR says where it is kept.
+
+    Processes of pytest that run at once have one each.
+    """
     kept = os.environ.get("HERMES_TEST_CONDOR", REPOSITORY / "build" / "condor")
+    kept = f"{kept}-{worker}" if (worker := os.environ.get("PYTEST_XDIST_WORKER")) else kept
     paths = [shared, (triton_home / "current").resolve(), *python_paths()]
     yield from _started("condor", Path(kept), *map(str, paths))
 

@@ -17,7 +17,7 @@ from hermes._processes import marked_processes
 from tests.clusters.pipeline import Cluster
 from tests.helpers import wait_until, write_model
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.xdist_group("htcondor")]
+pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = """

@@ -15,7 +15,7 @@ import pytest
 from hermes.aeriel.serve._gpu_names import job_gpus, visible_gpus
 from hermes.aeriel.serve._gpus import GPU
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.xdist_group("htcondor")]
+pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
 SOURCE = Path(__file__).resolve().parents[2]
 STAND_IN = SOURCE / "tests" / "environment" / "gpus"

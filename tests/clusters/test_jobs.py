@@ -19,7 +19,7 @@ import pytest
 from tests.clusters.pipeline import FAULTS, REPOSITORY, ROWS, Cluster, Pipeline, seconds_until_clean
 from tests.helpers import DOUBLE, wait_until, write_model
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.xdist_group("htcondor")]
+pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
 
 IN_A_JOB = ("--server-place", "job")

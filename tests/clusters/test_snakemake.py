@@ -18,7 +18,7 @@ import pytest
 from hermes._processes import is_tritonserver, marked_processes
 from tests.helpers import double_slowly_while, wait_until, write_model
 
-pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.xdist_group("snakemake")]
+pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SNAKEFILE = REPOSITORY / "workflows" / "snakemake" / "Snakefile"
