@@ -37,7 +37,7 @@ search: install-demo triton
 # Every test, with real servers and real containers. Most of the time goes into waiting for servers,
 # so several files of tests are run at once.
 test: install-dev triton
-	"$$VENV/bin/python" -m pytest --numprocesses 4 --dist loadfile $(ARGS)
+	"$$VENV/bin/python" -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 # The tests that need root: several users, mounts, namespaces, batch systems. Two files at once: most of
 # the time goes into waiting for a batch system.
@@ -53,7 +53,7 @@ gpu: install-dev
 # It fails below the figure in pyproject.toml. As root, ARGS="-m 'root or not root'" adds root's tests.
 coverage: install-dev triton
 	rm -f .coverage .coverage.*
-	"$$VENV/bin/python" -m coverage run -m pytest --numprocesses 4 --dist loadfile $(ARGS)
+	"$$VENV/bin/python" -m coverage run -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 	"$$VENV/bin/python" -m coverage combine --quiet
 	"$$VENV/bin/python" -m coverage report
 
