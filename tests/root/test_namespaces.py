@@ -155,6 +155,8 @@ def test_the_server_of_another_namespace_is_left_alone(triton_home: Path, tmp_pa
         assert len(directories()) == 2
     assert directories() == {theirs}
     shutil.rmtree(state)
+    for region in Path("/dev/shm").glob(f"{theirs.name}-*"):
+        region.unlink()
 
 
 def test_the_address_of_the_default_route_is_the_hosts(tmp_path: Path) -> None:
