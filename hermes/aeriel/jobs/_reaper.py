@@ -23,6 +23,7 @@ SUBMITTED_WITHIN_S = 2.0
 # A batch system that does not answer; its jobs then end by the beacon.
 PATIENCE_S = 120.0
 CLOSE_WAIT_S = PATIENCE_S + 30.0
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Reaper:
@@ -46,18 +47,23 @@ class Reaper:
 
     def __enter__(self) -> Self:
         reader, self._writer = os.pipe()
-        with self._run.reaper_log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
-                    *("reap", self._engine_name, str(self._run.path)),
-                ],
-                stdin=reader,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-            )
+        # Luigi ends the children of a worker, and may do so before this one ignores it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+        try:
+            with self._run.reaper_log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
+                        *("reap", self._engine_name, str(self._run.path)),
+                    ],
+                    stdin=reader,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    start_new_session=True,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(reader)
         return self
 
@@ -79,8 +85,9 @@ class Reaper:
 
 def reap(run: RunDirectory, engine: Engine) -> int:
     """Wait for the end of the driver, then end the jobs of its run."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)  # its end is the driver's
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     while os.read(0, 1):
         pass
     end(run, engine)
