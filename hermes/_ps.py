@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes.aeriel.serve._gpu_locks import printable
 from hermes.aeriel.supervise import ServerState
 
 
@@ -106,16 +107,10 @@ def as_text(servers: Sequence[Server]) -> str:
 
 
 def _as_table(rows: list[tuple[str, ...]]) -> str:
-    """Return rows as lines with aligned columns; what is not printable, as Python writes it."""
-    rows = [tuple(map(_printable, row)) for row in rows]
+    """Return rows as lines with aligned columns; a `?` for what cannot be printed."""
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    )
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )

@@ -30,6 +30,7 @@ from hermes.aeriel.files import (
     reaches_none,
     slides_of,
 )
+from hermes.aeriel.jobs import refuse_hooks
 from hermes.aeriel.repository import check_model, read_model
 from hermes.aeriel.validation import (
     MergeJob,
@@ -39,7 +40,6 @@ from hermes.aeriel.validation import (
     check_targets_named,
     check_writable,
 )
-from hermes.errors import ParameterError
 from workflows._builds import found_by_driver, is_driven_here, once_per_build
 from workflows._division import SizedInput, divide
 from workflows._plain_errors import install_plain_errors
@@ -197,10 +197,10 @@ class Merge(ValidationParameters, ReadableTask):
     @found_by_driver
     def stamps(self) -> list[list[str]]:
         """What stands for the files of each input, and of its targets, before they are opened."""
-        found = self.found_inputs
+        every = zip(self.found_inputs.inputs, self.target_files, strict=True)
         return [
             [own_stamp(file) for file in (*files, *([target] if target else []))]
-            for files, target in zip(found.inputs, self._target_files(found), strict=True)
+            for files, target in every
         ]
 
     @property
@@ -259,8 +259,8 @@ class Merge(ValidationParameters, ReadableTask):
         self.job_options  # noqa: B018 (raises where they do not go together)
         check_targets_named(self.target, self.target_file)
         hooks = self.hooks
-        if hooks.given and self.engine != "local":
-            raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")
+        if self.engine != "local":
+            refuse_hooks([hooks])
         check_model(self.model_repository, self.model_name, self.model_version)
         if self.target:
             check_all_rows(self.target, is_selected=bool(self.keep))
@@ -280,7 +280,7 @@ class Merge(ValidationParameters, ReadableTask):
                 target_file=target_file,
                 hooks=hooks,
             )
-            for files, target_file in zip(found.inputs, self._target_files(found), strict=True)
+            for files, target_file in zip(found.inputs, self.target_files, strict=True)
         ]
         check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
@@ -298,11 +298,13 @@ class Merge(ValidationParameters, ReadableTask):
         report("step", text="")
         return facts
 
-    def _target_files(self, found: FoundInputs) -> Sequence[Path | None]:
-        """Return the file with the targets of each input, where it is another than the input."""
+    @found_by_driver
+    def target_files(self) -> Sequence[Path | None]:
+        """The file with the targets of each input, where it is another than the input."""
+        inputs = self.found_inputs.inputs
         if self.target_file:
-            return find_target_files(self.target_file, found.inputs)
-        return [None] * len(found.inputs)
+            return find_target_files(self.target_file, inputs)
+        return [None] * len(inputs)
 
     @once_per_build
     def warn_of_others(self) -> None:
@@ -326,7 +328,7 @@ class Merge(ValidationParameters, ReadableTask):
             fingerprints=[job.fingerprint for job in jobs],
             output_file=self.directory.merged,
             target=self.target,
-            target_files=[path for path in self._target_files(self.found_inputs) if path],
+            target_files=[path for path in self.target_files if path],
             model_name=self.model_name,
         )
 

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,17 +79,7 @@ def test_the_page(slurm_cluster: Cluster, directory: Path) -> None:
             (directory / block.split()[1]).write_text(block)
             continue
         command = ["sh", "-ec", block.replace("PYTHONPATH=.", "PYTHONPATH=.:$PYTHONPATH")]
-        done = subprocess.run(
-            command,
-            cwd=directory,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
+        run(command, directory, environment, 120)
     assert sorted(path.name for path in (directory / "scores").iterdir()) == [
         "digits-0.h5",
         "digits-1.h5",
@@ -112,17 +102,7 @@ def test_time_slides(slurm_cluster: Cluster, directory: Path) -> None:
         *("--output-dir", str(directory / "results"), "--engine", "slurm", "--local-scheduler"),
     ]
     environment = {**slurm_cluster.environment(), "HERMES_STATE_HOME": str(directory / "state")}
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    run(command, directory, environment, 240)
     wanted, files, numbers = [], [], []
     for number, (first, second) in enumerate(slides):
         begin, n_rows = -min(first, second), (100 - 8 - abs(second - first)) // 4 + 1
@@ -261,3 +241,20 @@ def gpu_of(pid: int) -> str:
     (gpu,) = [each for each in variables if each.startswith("CUDA_VISIBLE_DEVICES=")]
     assert re.fullmatch("CUDA_VISIBLE_DEVICES=GPU-[^,]+", gpu)
     return gpu.partition("=")[2]
+
+
+def run(
+    command: list[str], directory: Path, environment: Mapping[str, str], timeout_s: float
+) -> None:
+    """Run a command in a directory; fail with what it wrote where it does."""
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

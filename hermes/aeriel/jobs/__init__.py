@@ -3,7 +3,7 @@
 from hermes.aeriel.jobs._chunks import Progress
 from hermes.aeriel.jobs._options import JobOptions, ServerPlace
 from hermes.aeriel.jobs._others import ServedRun, served_run, server_of_run
-from hermes.aeriel.jobs._run import check_jobs, infer_in_jobs
+from hermes.aeriel.jobs._run import check_jobs, infer_in_jobs, refuse_hooks
 from hermes.aeriel.jobs._server_request import ServerRequest
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ServerRequest",
     "check_jobs",
     "infer_in_jobs",
+    "refuse_hooks",
     "served_run",
     "server_of_run",
 ]

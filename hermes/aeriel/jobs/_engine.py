@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Literal, NamedTuple, Protocol
 from hermes.errors import EngineError
 
 COMMAND_TIMEOUT_S = 60.0
+# The program of a run's processes; ``infer``, ``serve`` or ``reap`` and its arguments follow.
+PROGRAM = (sys.executable, "-P", "-m", "hermes.aeriel.jobs")
 
 Phase = Literal["queued", "running", "held"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.aeriel.jobs._chunks import Chunk, Progress
-from hermes.aeriel.jobs._engine import Engine, JobId, JobState, Submission
+from hermes.aeriel.jobs._engine import PROGRAM, Engine, JobId, JobState, Submission
 from hermes.aeriel.jobs._files import RunDirectory, SubmissionDirectory, Work, is_done, refresh
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.jobs._servers import RunServers
@@ -182,10 +181,7 @@ def client_submission(
     """Return the jobs of clients, as many as there are chunks in the submission of this name."""
     return Submission(
         run=run,
-        command=(
-            *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
-            *("infer", str(directory), name),
-        ),
+        command=(*PROGRAM, "infer", str(directory), name),
         n_jobs=n_jobs,
         directory=directory / name,
         partition=options.partition,

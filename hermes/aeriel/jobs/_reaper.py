@@ -6,12 +6,11 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from types import TracebackType
 from typing import Self
 
-from hermes.aeriel.jobs._engine import Engine
+from hermes.aeriel.jobs._engine import PROGRAM, Engine
 from hermes.aeriel.jobs._files import RunDirectory
 from hermes.errors import EngineError
 
@@ -52,10 +51,7 @@ class Reaper:
         try:
             with self._run.reaper_log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [
-                        *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
-                        *("reap", self._engine_name, str(self._run.path)),
-                    ],
+                    [*PROGRAM, "reap", self._engine_name, str(self._run.path)],
                     stdin=reader,
                     stdout=log,
                     stderr=log,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.files import Request
+from hermes.aeriel.files import Hooks, Request
 from hermes.aeriel.jobs._beacon import Beacon
 from hermes.aeriel.jobs._chunks import Progress, chunks
 from hermes.aeriel.jobs._engine import Engine
@@ -63,8 +63,7 @@ def infer_in_jobs(
     EngineError
         The batch system cannot be used.
     """
-    if any(request.hooks.given for request in requests):
-        raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")
+    refuse_hooks(request.hooks for request in requests)
     with started_run(options, directory) as (run, engine):
         todo = chunks(_anywhere(requests), options.files_per_job, options.servers)
         servers: RunServers = (
@@ -73,6 +72,12 @@ def infer_in_jobs(
             else ServerElsewhere(run, server, is_advertised=is_advertised)
         )
         JobDriver(run, engine, options, servers, on_progress).drive(todo)
+
+
+def refuse_hooks(hooks: Iterable[Hooks]) -> None:
+    """Raise ParameterError where there are hooks, which jobs do not have."""
+    if any(each.given for each in hooks):
+        raise ParameterError("engine", "batch jobs do not have the hooks of a task; use local")
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hermes._files import write_whole
 from hermes.aeriel._addresses import is_only_here
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.jobs._engine import Submission
+from hermes.aeriel.jobs._engine import PROGRAM, Submission
 from hermes.aeriel.jobs._options import JobOptions
 from hermes.aeriel.supervise import ServerSpec
 from hermes.errors import ParameterError
@@ -84,10 +83,7 @@ def server_submission(
         raise ParameterError("gpus", problem)
     return Submission(
         run=run,
-        command=(
-            *(sys.executable, "-P", "-m", "hermes.aeriel.jobs"),
-            *("serve", str(directory.parent), str(number)),
-        ),
+        command=(*PROGRAM, "serve", str(directory.parent), str(number)),
         n_jobs=1,
         directory=directory,
         partition=options.partition,

@@ -195,10 +195,10 @@ def _read(note: Path, uid: int) -> tuple[int, Holder] | None:
             return None
         facts = json.loads(os.pread(descriptor, _NOTE_BYTES, 0))
         holder = Holder(
-            what=_printable(facts["what"]),
+            what=printable(facts["what"]),
             pid=int(facts["pid"]),
             user=user_name(uid),
-            state=_printable(facts["state"]),
+            state=printable(facts["state"]),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -207,6 +207,6 @@ def _read(note: Path, uid: int) -> tuple[int, Holder] | None:
     return status.st_mtime_ns, holder
 
 
-def _printable(text: object) -> str:
-    # The text of another user is printed on this user's terminal.
+def printable(text: object) -> str:
+    """Return a text that may be another user's, for this user's terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text))
