@@ -55,15 +55,17 @@ def wait_for_screen(
 
 
 def is_one_display(lines: list[str], width: int) -> bool:
-    """Tell whether the lines are those of one display, whole and with nothing beside it."""
-    title, counts, bar, server, *files = lines
+    """Tell whether the lines are those of one display, whole, below what was said meanwhile."""
+    said = lines[: lines.index("Validate double")]
+    assert not said or said[0].startswith(("warning: ", "hermes: ")), said
+    shown = lines[len(said) :]
+    _, counts, bar, server, *files = shown
     wanted = [
-        title == "Validate double",
         re.match(r"\d of 3 files · \d+ of 84 rows", counts),
         set(bar) <= set("━╸╺ "),
         server.startswith("server "),
         all(re.match(r"  \S*-\d\.h5 [━╸╺ ]+ \d+ of \d+$", line) for line in files),
-        all(len(line) < width - 2 for line in lines),  # what the terminal echoes fits behind it
+        all(len(line) < width - 2 for line in shown),  # what the terminal echoes fits behind it
     ]
     return all(wanted)
 

@@ -7,12 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from hermes.aeriel._options import TransportName
+from hermes.aeriel.client._carriers import wait_until
 from hermes.aeriel.client._choice import ServerAccess, open_transport
 from hermes.aeriel.client._connection import Connection
 from hermes.aeriel.client._dispatcher import Dispatcher
 from hermes.aeriel.client._rate_limiter import RateLimiter
 from hermes.aeriel.client._statistics import Recorder, ServerTimes
 from hermes.aeriel.endpoint import Endpoint
+
+# How long a server may take to count its answers. One that was restarted has lost some.
+COUNTED_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +96,14 @@ class Session:
 
     def server_times(self) -> ServerTimes:
         """Return the server's times since the statistics were started."""
-        if not self._is_closed:
+        answered = self.recorder.n_answered
+
+        def are_counted() -> bool:  # a server counts what it has answered only afterwards
             self._server_last = self._server_times_now()
+            return self._server_last.since(self._server_before).requests >= answered
+
+        if not self._is_closed:
+            wait_until(are_counted, COUNTED_S)
         return self._server_last.since(self._server_before)
 
     def restart_statistics(self) -> None:
@@ -107,7 +117,7 @@ class Session:
     def close(self) -> None:
         """Cancel the requests in flight, and free everything."""
         if not self._is_closed:
-            self._server_last = self._server_times_now()
+            self.server_times()
             self._is_closed = True
         self.connection.stop_retrying()
         self.transport.stop()

@@ -180,6 +180,12 @@ class Recorder:
             self._bytes += n_bytes
             self._latencies[math.ceil(math.log(max(now - started, 1e-9)) / _BIN)] += 1
 
+    @property
+    def n_answered(self) -> int:
+        """How many requests were answered."""
+        with self._lock:
+            return self._latencies.total()
+
     def failed(self) -> None:
         """Count a request that failed after all retries."""
         with self._lock:
