@@ -4,14 +4,18 @@ It is run as a file, isolated (``python -I -S``), because running Python code be
 is not safe in a process with threads:
 
     _launch.py bound PARENT PROGRAM [ARGUMENT…]        the kernel ends it when its parent ends
+    _launch.py serving PARENT PROGRAM [ARGUMENT…]      as bound, and with the program's processes; a
+                                                       PARENT of 0 is none
     _launch.py detached DIRECTORY PROGRAM [ARGUMENT…]  a daemon, recorded as the owner of a
                                                        server's directory when this returns
 """
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
+import termios
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -23,6 +27,23 @@ def bind_to(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit("the parent process has ended")  # before prctl was called
+
+
+def end_children_too() -> None:
+    """Let the kernel send SIGHUP to the children of this process when it ends.
+
+    The stub of Triton's Python backend waits for ever when its server is killed while a model
+    loads. When the leader of a session ends, the processes of its terminal get SIGHUP: so it has a
+    terminal that nobody reads, open as long as this process lives.
+    """
+    try:
+        terminals = os.openpty()
+        fcntl.ioctl(terminals[1], termios.TIOCSCTTY, 0)
+    except OSError:
+        return  # as in a chroot without /dev/pts: whoever ends the server ends them
+    for terminal in terminals:
+        os.set_inheritable(terminal, True)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
 
 
 def detach(directory: Path) -> None:
@@ -50,10 +71,12 @@ def detach(directory: Path) -> None:
 def main() -> None:
     """Run the program that the command line names."""
     mode, subject, *command = sys.argv[1:]
-    if mode == "bound":
-        bind_to(int(subject))
-    else:
+    if mode == "detached":
         detach(Path(subject))
+    elif int(subject):
+        bind_to(int(subject))
+    if mode == "serving":
+        end_children_too()
     try:
         os.execv(command[0], command)
     except OSError as error:

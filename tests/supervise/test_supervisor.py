@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -23,6 +24,7 @@ import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
+from hermes._cleanup import sweep
 from hermes._directory import new_server_id, state_home
 from hermes._processes import (
     SHARED_MEMORY,
@@ -481,6 +483,34 @@ class TestTogether:
         other = replace(spec, server_args=("--log-verbose=0",))
         bring_up(other)
         assert not state.path.exists()
+
+    def test_the_kernel_ends_what_a_model_has_started(
+        self, spec: ServerSpec, doubler: Path, tmp_path: Path
+    ) -> None:
+        repository = shutil.copytree(doubler, tmp_path / "models")
+        code = repository / "double" / "1" / "model.py"
+        started = tmp_path / "started"
+        code.write_text(
+            "import pathlib, subprocess\n"
+            "pid = subprocess.Popen(['sleep', '600']).pid\n"
+            f"pathlib.Path({str(started)!r}).write_text(str(pid))\n" + code.read_text()
+        )
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        try:
+            endpoint = bring_up(replace(spec, model_repository=str(repository)))
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        child = ProcessIdentity.of(int(started.read_text()))
+        (state,) = ServerState.all(state_home())
+        owner, guard = state.owner(), guard_pid(endpoint)
+        assert owner is not None
+        assert guard is not None
+        assert child.is_alive()
+        for pid in (owner.pid, guard, server_pid(endpoint)):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not child.is_alive())
+        state.release_all(ME)
+        sweep(state_home())
 
     def test_everything_that_was_killed_is_swept_by_the_next_server(
         self, state: ServerState, spec: ServerSpec, endpoint: Endpoint

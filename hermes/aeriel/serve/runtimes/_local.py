@@ -73,6 +73,6 @@ def _bound_to_this_process() -> list[str]:
     For the kernel the parent is the thread that starts the command. Other threads may end before
     the process, so the command is bound in the main thread only.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return []
-    return [sys.executable, "-I", "-S", _launch.__file__, "bound", str(os.getpid())]
+    is_bound = threading.current_thread() is threading.main_thread()
+    parent = str(os.getpid() if is_bound else 0)
+    return [sys.executable, "-I", "-S", _launch.__file__, "serving", parent]
