@@ -14,6 +14,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "hermes"
+html_show_copyright = False
 default_role = "py:obj"
 exclude_patterns = ["_build"]
 myst_fence_as_directive = ["mermaid"]

@@ -83,6 +83,17 @@ def test_the_blocks_of_other_pages_are_run_elsewhere() -> None:
     assert all(name in (ROOT / test).read_text() for name, test in RUN_ELSEWHERE.items())
 
 
+def test_no_picture_has_a_semicolon_which_ends_a_statement_of_it() -> None:
+    pages = [ROOT / "README.md", *PAGES]
+    pictures = re.findall(
+        r"^```mermaid\n(.*?)^```",
+        "".join(page.read_text() for page in pages),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert len(pictures) >= 6
+    assert not [picture for picture in pictures if ";" in picture]
+
+
 def test_it_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going"]
     done = subprocess.run(

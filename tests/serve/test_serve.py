@@ -444,7 +444,7 @@ def test_server_of_somebody_else_at_the_address_is_never_taken_for_this_one(
 ) -> None:
     use(
         "command = [a if not a.startswith('--id=') else '--id=somebody-else' for a in command]\n"
-        "other = subprocess.Popen(command, env=environment)\n"
+        "other = subprocess.Popen(command, env=environment, start_new_session=True)\n"
         "(here / 'other').write_text(str(other.pid))\n"
         "time.sleep(600)\n"
     )
