@@ -8,6 +8,8 @@ import re
 import socket
 from contextlib import closing
 
+HTTP_TIMEOUT_S = 2.0
+
 _UNIX = "unix:"
 _TCP = re.compile(r"[^/\s]+:[0-9]{1,5}")
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
@@ -89,10 +91,10 @@ def connect(address: str, timeout_s: float) -> socket.socket:
     return connection
 
 
-def speaks_http(address: str, timeout_s: float = 2.0) -> bool:
+def speaks_http(address: str) -> bool:
     """Tell whether a service answers in HTTP/1, as Triton's HTTP service does and GRPC does not."""
     try:
-        with closing(http_connection(address, timeout_s)) as connection:
+        with closing(http_connection(address, HTTP_TIMEOUT_S)) as connection:
             connection.request("GET", "/v2/health/live")
             connection.getresponse()
     except (OSError, http.client.HTTPException):

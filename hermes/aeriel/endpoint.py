@@ -14,6 +14,8 @@ from hermes._files import write_whole
 from hermes.aeriel._addresses import connect, is_address, is_loopback
 from hermes.errors import ParameterError
 
+CONNECT_S = 5.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClientCredentials:
@@ -117,10 +119,10 @@ class Endpoint:
             problem = f"{text!r} is neither a file nor an address (host:port or unix:PATH)"
             raise ParameterError("server", problem) from None
 
-    def is_reachable(self, timeout_s: float = 5.0) -> bool:
+    def is_reachable(self) -> bool:
         """Return whether something listens at the address of the GRPC service."""
         try:
-            connect(self.grpc, timeout_s).close()
+            connect(self.grpc, CONNECT_S).close()
         except OSError:
             return False
         return True

@@ -13,9 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hermes.aeriel.metrics._metrics import compute_metrics
 from hermes.aeriel.metrics._pairs import Scores
 from hermes.errors import DataError
+from tests.metrics import compute_metrics
 
 sk = pytest.importorskip("sklearn.metrics")
 

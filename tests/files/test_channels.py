@@ -175,7 +175,10 @@ def test_what_stands_for_an_input_stands_for_all_of_its_files(tmp_path: Path) ->
     assert file_stamp(*files) != before
 
 
-def test_missing_values_of_a_channel_are_found_and_counted(tmp_path: Path) -> None:
+def test_missing_values_of_a_channel_are_found_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hermes.aeriel.files._series.READ_BYTES", 1)
     files = [tmp_path / "a.h5", tmp_path / "b.h5"]
     for file in files:
         write(file, 100)
@@ -190,7 +193,7 @@ def test_missing_values_of_a_channel_are_found_and_counted(tmp_path: Path) -> No
         def samples(*arguments: Any, **keywords: Any) -> None:
             data.read_samples("x", *arguments, **keywords)
 
-        for _ in read_windows(stack, windows, batch_size=2, read=samples, read_bytes=1):
+        for _ in read_windows(stack, windows, batch_size=2, read=samples):
             pass
         assert data.n_not_finite == {"x": 2}
     with (

@@ -19,7 +19,7 @@ from hermes.aeriel.files import _blocks as blocks_module
 from hermes.aeriel.files._blocks import BlockPlan, Blocks, within_bounds
 from hermes.aeriel.files._reading import InputData, open_data
 from hermes.aeriel.files._rows import RowPlan
-from hermes.aeriel.files._series import SeriesPlan, read_windows
+from hermes.aeriel.files._series import SeriesPlan
 
 GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 
@@ -105,8 +105,7 @@ def write(file: Path, data: Any, chunks: Any, **options: Any) -> Path:
 @pytest.fixture(autouse=True)
 def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hermes.aeriel.files._rows.READ_BYTES", 1)
-    defaults = read_windows.__kwdefaults__ or {}
-    monkeypatch.setitem(defaults, "read_bytes", 1)
+    monkeypatch.setattr("hermes.aeriel.files._series.READ_BYTES", 1)
 
 
 @pytest.mark.parametrize("chunks", [(100, 8), (100, 1), (33, 3), (7, 8), (1, 1)], ids=str)

@@ -75,12 +75,12 @@ class TestReadWindows:
         windows = Windows(n_samples=n_samples, window=window, stride=stride, shifts=tuple(shifts))
         start = data.draw(st.integers(0, len(windows)))
         dataset = stored(series)
-        batches = read_windows(
-            dataset, windows, batch_size=batch_size, start=start, read_bytes=read_bytes
-        )
-        for indices in windows.batches(batch_size, start):
-            np.testing.assert_array_equal(next(batches), sliced(series, windows, indices))
-        assert next(batches, None) is None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hermes.aeriel.files._series.READ_BYTES", read_bytes)
+            batches = read_windows(dataset, windows, batch_size=batch_size, start=start)
+            for indices in windows.batches(batch_size, start):
+                np.testing.assert_array_equal(next(batches), sliced(series, windows, indices))
+            assert next(batches, None) is None
 
     def test_reads_as_the_dtype_of_the_model(self, stored: Any) -> None:
         windows = Windows(n_samples=50, window=10, stride=5, shifts=(0, 3))
@@ -90,17 +90,13 @@ class TestReadWindows:
 
     @pytest.mark.parametrize("shifts", [(0, 0), (0, 700)])
     def test_reads_each_sample_once_in_large_pieces(
-        self, file: h5py.File, shifts: tuple[int, ...]
+        self, file: h5py.File, shifts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("hermes.aeriel.files._series.READ_BYTES", 1 << 16)
         n_samples = 100_000
         dataset = Recording(file.create_dataset("series", (2, n_samples), np.float32))
         windows = Windows(n_samples=n_samples, window=1000, stride=10, shifts=shifts)
-        batches: Any = read_windows(
-            dataset,
-            windows,
-            batch_size=64,
-            read_bytes=1 << 16,
-        )
+        batches: Any = read_windows(dataset, windows, batch_size=64)
         assert sum(map(len, batches)) == len(windows)
         assert dataset.counts.max() == 1
         assert dataset.counts.sum() == 2 * (n_samples - max(shifts)) - 2 * (

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from hermes.aeriel.metrics import Comparison, compare_predictions, compute_metrics
+from hermes.aeriel.metrics import Comparison, compare_predictions
 from hermes.aeriel.metrics import _rank_bootstrap as rank_bootstrap
 from hermes.aeriel.metrics._bootstrap import N_REPLICATES, Resampling
+from tests.metrics import compute_metrics
 from tests.workflows.conftest import Luigi
 from tests.workflows.test_validate import validate
 

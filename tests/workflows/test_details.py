@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hermes.aeriel.metrics import MetricsResult, compute_metrics
+from hermes.aeriel.metrics import MetricsResult
 from hermes.aeriel.metrics._bootstrap import MIN_GROUPS
 from hermes.aeriel.metrics._groups import MAX_RUNS, GroupSums, WorstRows, share_with_interval
+from tests.metrics import compute_metrics
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 calibration_curve = pytest.importorskip("sklearn.calibration").calibration_curve

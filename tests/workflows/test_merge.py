@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hermes.aeriel.validation import Part, _index, _merge, merge
-from hermes.errors import DataError
+from hermes.errors import DataError, ParameterError
 
 
 def make_part(directory: Path, name: str, rows: np.ndarray, **extra: object) -> Part:
@@ -86,7 +86,7 @@ def test_parts_with_different_outputs_are_refused(tmp_path: Path) -> None:
 
 def test_an_output_may_not_have_a_name_of_the_merged_file(tmp_path: Path) -> None:
     parts = [make_part(tmp_path, "a", np.zeros((3, 2)), target=np.zeros(3))]
-    with pytest.raises(DataError, match="output 'target'"):
+    with pytest.raises(ParameterError, match="outputs: 'target' has a name that the merged file"):
         run(parts, tmp_path / "merged.h5")
 
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hermes.aeriel.metrics._metrics import (
     METRICS,
     MetricsResult,
-    compute_metrics,
     parse_metrics,
     scalar_names,
 )
 from hermes.aeriel.metrics._ranking import MAX_CURVE_POINTS
 from hermes.errors import DataError, ParameterError
+from tests.metrics import compute_metrics
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -307,10 +307,11 @@ def test_labels_as_predictions(shape: tuple[int, ...]) -> None:
         assert not result.curves
 
 
-def test_top_k_accuracy_stands_for_every_k() -> None:
-    logits, labels = class_data(30, 4)
-    result = compute_metrics(["top_k_accuracy", "top_2_accuracy"], logits, labels, top_k=(1, 2))
-    assert list(result.scalars) == ["top_1_accuracy", "top_2_accuracy"]
+def test_top_k_accuracy_is_that_of_5_and_counts_once() -> None:
+    logits, labels = class_data(30, 7)
+    names = ["top_2_accuracy", "top_k_accuracy", "top_5_accuracy"]
+    result = compute_metrics(names, logits, labels)
+    assert list(result.scalars) == ["top_2_accuracy", "top_5_accuracy"]
 
 
 def test_roc_curves_are_thinned_and_keep_their_ends_and_area() -> None:
@@ -559,11 +560,11 @@ def test_data_that_cannot_work_is_refused(
     [
         (
             {"names": ["acuracy"]},
-            "metrics: there is no metric 'acuracy'; there are: accuracy, top_k",
+            "metrics: there is no metric 'acuracy'; there are: accuracy, log_loss",
         ),
         ({"names": ["top_0_accuracy"]}, "there is no metric 'top_0_accuracy'"),
         ({"names": ["top_4_accuracy"]}, "metrics: top_4_accuracy of only 3 classes"),
-        ({"names": ["top_k_accuracy"], "top_k": (0,)}, "top_k: given 0, wanted integers from 1"),
+        ({"names": ["top_k_accuracy"]}, "metrics: top_5_accuracy of only 3 classes"),
         ({"names": ["reference"], "rtol": -1}, "rtol: given -1, wanted a number that is not"),
         ({"names": ["reference"], "atol": math.nan}, "atol: given nan, wanted"),
     ],
@@ -629,8 +630,8 @@ def test_names_are_kept_in_order_once() -> None:
 def test_scalar_names_are_those_computed() -> None:
     logits, labels = class_data(30, 5)
     names = [name for name, metric in METRICS.items() if metric.kind == "classification"]
-    result = compute_metrics(names, logits, labels, top_k=(1, 3))
-    assert tuple(result.scalars) == scalar_names(names, top_k=(1, 3))
+    result = compute_metrics(names, logits, labels)
+    assert tuple(result.scalars) == scalar_names(names)
 
 
 def test_a_result_turns_into_json_and_back() -> None:

@@ -234,10 +234,12 @@ def read_windows(
     dtype: DTypeLike | None = None,
     start: int = 0,
     stop: int | None = None,
-    read_bytes: int = READ_BYTES,
     read: ReadSamples | None = None,
 ) -> Iterator[NDArray[Any]]:
     """Yield the windows of a series, a batch at a time; each sample is read once at most.
+
+    About `READ_BYTES` are read at once. They bound the memory, together with the samples of one
+    window (where windows overlap) or of one batch.
 
     Parameters
     ----------
@@ -252,9 +254,6 @@ def read_windows(
         What to read the samples as; by default the dataset's own.
     start, stop
         The window to begin with, and the one to end before; by default all windows.
-    read_bytes
-        How much to read at once, about. It bounds the memory, together with the samples of one
-        window (where they overlap) or of one batch.
     read
         What reads samples, ``read(buffer, there, here, *, window, n_known)``: those of a selection
         of the dataset into one of a buffer, from a window on; so many of them, the first ones of
@@ -275,7 +274,7 @@ def read_windows(
     # The buffer has no room for what lies between two windows.
     step = min(windows.stride, windows.window)
     batch_bytes = batch_size * step * dtype.itemsize * math.prod(channels)
-    per_block = min(max(1, read_bytes // max(1, batch_bytes)), -(-left // batch_size)) * batch_size
+    per_block = min(max(1, READ_BYTES // max(1, batch_bytes)), -(-left // batch_size)) * batch_size
     buffer = np.empty((*channels, (per_block - 1) * step + windows.window), dtype)
     views = np.lib.stride_tricks.sliding_window_view(buffer, windows.window, axis=-1)
     views = np.moveaxis(views[..., ::step, :], -2, 0)

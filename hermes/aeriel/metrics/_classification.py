@@ -191,8 +191,6 @@ def _metric(name: str, needs: Needs, value: Callable[[Any], float] | None = None
 
 METRICS = (
     _metric("accuracy", "labels", lambda totals: totals.n_correct / totals.n_rows),
-    # Stands for those that top_k_accuracy() returns.
-    _metric("top_k_accuracy", "scores"),
     _metric("log_loss", "scores", lambda totals: totals.log_loss / totals.n_rows),
     _metric("roc_auc", "all scores", lambda totals: np.mean(totals.rankings.areas).item()),
     _metric(

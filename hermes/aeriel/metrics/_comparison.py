@@ -91,8 +91,7 @@ def compare_predictions(
     """
     names = [name for name in result.scalars if name in baseline.scalars]
     pairs = [
-        Pair.checked(_metrics(names), each, targets, None)
-        for each in (predictions, baseline_predictions)
+        Pair.checked(_metrics(names), each, targets) for each in (predictions, baseline_predictions)
     ]
     kinds = {metric.kind for metric in pairs[0].metrics}
     classes = (
@@ -133,7 +132,7 @@ def compare_predictions(
 def _metrics(names: Sequence[str]) -> list[Metric]:
     # Not every scalar is a metric: one may have several.
     metrics = (name for name in names if name in METRICS or TOP_K_NAME.fullmatch(name))
-    return find_metrics(list(metrics), ())
+    return find_metrics(list(metrics))
 
 
 def _intervals(

@@ -20,7 +20,7 @@ from hermes.errors import ParameterError
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (*_classification.METRICS, *_regression.METRICS, *_reference.METRICS)
-}
+} | {"top_k_accuracy": top_k_accuracy(5)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,7 @@ class MetricsResult:
 def parse_metrics(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names without repetitions, in order, once each is known to exist.
 
-    ``top_k_accuracy`` stands for every ``top_k`` of `compute_metrics`; ``top_3_accuracy``, and
-    so on, for itself.
+    ``top_k_accuracy`` is ``top_5_accuracy``; ``top_3_accuracy``, and so on, are metrics too.
 
     Raises
     ------
@@ -107,15 +106,15 @@ def parse_metrics(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def scalar_names(names: Sequence[str], *, top_k: Sequence[int] = (5,)) -> tuple[str, ...]:
+def scalar_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the scalars that `compute_metrics` gives, for requirements.
 
     Raises
     ------
     ParameterError
-        For an unknown metric, or a k below 1.
+        For an unknown metric.
     """
-    return tuple(name for metric in find_metrics(names, top_k) for name in metric.scalars)
+    return tuple(name for metric in find_metrics(names) for name in metric.scalars)
 
 
 def compute_metrics(
@@ -124,18 +123,16 @@ def compute_metrics(
     targets: Rows,
     *,
     scores: str = "auto",
-    top_k: Sequence[int] = (5,),
     rtol: float = 1e-5,
     atol: float = 1e-8,
-    chunk_rows: int | None = None,
     offsets: Sequence[int] | None = None,
 ) -> MetricsResult:
     """Return the metrics of predictions against targets.
 
-    Both are read in chunks of rows, more than once, so they may be h5py datasets larger than
-    memory. ``roc_auc`` and ``average_precision`` alone hold every row's score of at least one
-    class, and of as many classes as fit in 256 MiB, besides a sorted copy of those of one class: of
-    one class 18 bytes a row.
+    Both are read in chunks of about a million numbers, more than once, so they may be h5py datasets
+    larger than memory. ``roc_auc`` and ``average_precision`` alone hold every row's score of at
+    least one class, and of as many classes as fit in 256 MiB, besides a sorted copy of those of one
+    class: of one class 18 bytes a row.
 
     Every number is that of scikit-learn's function for the whole arrays as float64, whatever the
     size of the chunks, but for the order of summation.
@@ -168,13 +165,9 @@ def compute_metrics(
         of the dtype's precision) and, with a column per class,
         every row sums to 1 within 1/32; for logits, with a note, where most rows have a value
         outside [0, 1]; and refuses anything between the two.
-    top_k
-        The k, from 1, that ``top_k_accuracy`` stands for.
     rtol, atol
         ``reference`` agrees where ``|p - t| <= atol + rtol * |t|``, and where both are NaN or the
         same infinity.
-    chunk_rows
-        Rows read at a time; about a million numbers' worth where it is None.
     offsets
         The first row of each file, and the number of rows; by default all rows are of one file.
 
@@ -186,7 +179,7 @@ def compute_metrics(
     DataError
         For predictions or targets that a metric cannot be computed from.
     """
-    metrics = find_metrics(names, top_k)
+    metrics = find_metrics(names)
     for parameter, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
             raise ParameterError(parameter, f"given {value}, wanted a number that is not negative")
@@ -203,7 +196,7 @@ def compute_metrics(
     }
     for gather in dict.fromkeys(metric.gather for metric in metrics):
         wanted = [metric for metric in metrics if metric.gather is gather]
-        totals = gather(Pair.checked(wanted, predictions, targets, chunk_rows), options)
+        totals = gather(Pair.checked(wanted, predictions, targets), options)
         for metric in wanted:
             found |= {name: value(totals) for name, value in metric.scalars.items()}
         _merge(parts, totals.parts())
@@ -213,19 +206,13 @@ def compute_metrics(
     return MetricsResult(n_rows=int(predictions.shape[0]), scalars=scalars, **parts)
 
 
-def find_metrics(names: Sequence[str], top_k: Sequence[int]) -> list[Metric]:
-    """Return the metrics asked for, with ``top_k_accuracy`` as one metric for each k."""
+def find_metrics(names: Sequence[str]) -> list[Metric]:
+    """Return the metrics of these names, each once."""
     found: dict[str, Metric] = {}
     for name in parse_metrics(names):
         match = TOP_K_NAME.fullmatch(name)
-        if not match and name != "top_k_accuracy":
-            found[name] = METRICS[name]
-            continue
-        for k in [int(match[1])] if match else top_k:
-            if k < 1:
-                raise ParameterError("top_k", f"given {k}, wanted integers from 1")
-            metric = top_k_accuracy(k)
-            found[metric.name] = metric
+        metric = top_k_accuracy(int(match[1])) if match else METRICS[name]
+        found[metric.name] = metric
     return list(found.values())
 
 

@@ -97,10 +97,8 @@ class Pair:
     chunk_rows: int
 
     @classmethod
-    def checked(
-        cls, metrics: Sequence[Metric], predictions: Rows, targets: Rows, chunk_rows: int | None
-    ) -> Pair:
-        """Return the pair; about a million numbers' worth of rows are read at a time by default.
+    def checked(cls, metrics: Sequence[Metric], predictions: Rows, targets: Rows) -> Pair:
+        """Return the pair; about a million numbers' worth of rows are read at a time.
 
         Raises
         ------
@@ -113,7 +111,7 @@ class Pair:
             predictions=predictions,
             targets=targets,
             metrics=tuple(metrics),
-            chunk_rows=chunk_rows or max(1, CHUNK_ELEMENTS // max(1, row_elements)),
+            chunk_rows=max(1, CHUNK_ELEMENTS // max(1, row_elements)),
         )
         for array in (predictions, targets):
             if array.dtype.kind not in "biuf":

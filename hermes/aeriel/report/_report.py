@@ -38,9 +38,7 @@ def build_report(
     parameters: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
     outputs: Mapping[str, str | Path] | None = None,
-    notes: Sequence[str] = (),
     directory: Path | None = None,
-    created: datetime | None = None,
 ) -> dict[str, Any]:
     """Return the report as a dict of plain JSON values; a section that was not given is left out.
 
@@ -86,12 +84,8 @@ def build_report(
         What was asked for, and what it ran on, by name.
     outputs
         The files that were written, by what they hold.
-    notes
-        Sentences to the reader; those of the metrics are added.
     directory
         The folder the report is for: paths of outputs are made relative to it.
-    created
-        When the report was made; now where it is None.
 
     Returns
     -------
@@ -136,7 +130,7 @@ def build_report(
         "parameters": parameters,
         "versions": versions,
         "outputs": {name: relative(path) for name, path in (outputs or {}).items()},
-        "notes": [*notes, *(metrics.notes if metrics else ())],
+        "notes": metrics and metrics.notes,
         "class_names": class_names,
         "confusion_matrix": metrics and metrics.confusion_matrix,
         "intervals": metrics and metrics.intervals,
@@ -153,12 +147,11 @@ def build_report(
         },
         "curves": metrics and metrics.curves,
     }
-    when = (created or datetime.now(UTC)).astimezone(UTC)
     report = {
         "schema": SCHEMA,
         "title": title,
         "verdict": verdict,
-        "created": when.isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
     } | {name: section for name, section in sections.items() if section}
     live_times = [float(slide["live_time_s"]) for slide in slides if "live_time_s" in slide]
     if live_times:

@@ -94,7 +94,7 @@ class GPULease:
             self._locks = None
 
 
-def lease_gpus(request: GPURequest, environ: Mapping[str, str] = os.environ) -> GPULease:
+def lease_gpus(request: GPURequest) -> GPULease:
     """Lease the requested GPUs: all of them, or none.
 
     Warnings about them (`gpu_warnings`) are logged.
@@ -108,7 +108,7 @@ def lease_gpus(request: GPURequest, environ: Mapping[str, str] = os.environ) -> 
     """
     if request.cpu:
         return GPULease(())
-    gpus = list_gpus()
+    gpus, environ = list_gpus(), os.environ
     if request.n_gpus is not None:
         lease = _lease_any(request.n_gpus, visible_gpus(gpus, environ), environ)
     elif request.gpus is not None:
@@ -116,7 +116,7 @@ def lease_gpus(request: GPURequest, environ: Mapping[str, str] = os.environ) -> 
         lease = _lease_all(named, request.gpus, environ, shared=False)
     else:
         lease = _lease_all(claimed_gpus(gpus, environ) or [], None, environ, shared=True)
-    for warning in _warnings(request, gpus, environ):
+    for warning in _warnings(request, gpus):
         logger.warning("%s", warning)
     return lease
 
@@ -156,21 +156,21 @@ def gpu_holders(gpus: Sequence[GPU]) -> dict[str, Holder]:
     }
 
 
-def gpu_warnings(request: GPURequest, environ: Mapping[str, str] = os.environ) -> list[str]:
+def gpu_warnings(request: GPURequest) -> list[str]:
     """Return warnings about a request, as sentences.
 
     For example, models run on the CPU where GPUs are requested and the driver shows none. The log,
     `hermes check` and the report show the warnings.
     """
-    return _warnings(request, list_gpus(), environ)
+    return _warnings(request, list_gpus())
 
 
-def _warnings(request: GPURequest, gpus: Sequence[GPU], environ: Mapping[str, str]) -> list[str]:
+def _warnings(request: GPURequest, gpus: Sequence[GPU]) -> list[str]:
     found = []
     if request.gpus and not gpus and (reason := why_no_gpu()) is not None:
         asked = ", ".join(map(str, request.gpus))
         found.append(f"gpus={asked} was requested, but {reason}: models run on the CPU")
-    if not request.gpus and request.n_gpus != 0 and (doubt := order_doubt(gpus, environ)):
+    if not request.gpus and request.n_gpus != 0 and (doubt := order_doubt(gpus, os.environ)):
         found.append(doubt)
     return found
 

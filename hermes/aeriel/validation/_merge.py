@@ -79,7 +79,8 @@ def merge(
         A part cannot be read, does not fit the others, or its input is not what it was when the
         predictions were made.
     ParameterError
-        A target is named, and rows were left out.
+        A target is named, and rows were left out; or an output has a name that the merged file
+        uses itself.
     OutputError
         The file cannot be written.
     """
@@ -145,10 +146,8 @@ def _copy_outputs(
     if number and outputs.keys() != agreed.keys():
         problem = f"has the outputs {sorted(outputs)}, but the files before {sorted(agreed)}"
         raise DataError(file=str(part.predictions), problem=problem)
+    check_output_names(outputs)
     for name, dataset in outputs.items():
-        if name in (INDEX, TARGET):
-            problem = f"output {name!r} has a name that the merged file uses itself"
-            raise DataError(file=str(part.predictions), problem=problem)
         if isinstance(dataset, h5py.Group):
             _copy_varying(merged, name, opened, index.parts, number=number, start=start)
         else:
@@ -187,7 +186,7 @@ def check_output_names(outputs: Iterable[str]) -> None:
     for name in outputs:
         if name in (INDEX, TARGET):
             problem = f"{name!r} has a name that the merged file uses itself"
-            raise ParameterError("outputs", f"{problem}; name the other outputs")
+            raise ParameterError("outputs", f"{problem}; rename this output, or leave it out")
 
 
 def _copy_varying(

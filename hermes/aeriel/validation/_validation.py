@@ -246,7 +246,7 @@ def measure(
         if of_scores:
             rest = [name for name in metrics if name not in of_scores]
             of_labels = [METRICS[name] for name in optional if METRICS[name].needs == "labels"]
-            pair = Pair.checked(of_labels, predictions, targets, None)
+            pair = Pair.checked(of_labels, predictions, targets)
             metrics = rest if has_labels(pair, check_scores(scores)) else metrics
         return compute_metrics(
             metrics,
