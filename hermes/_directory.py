@@ -184,10 +184,7 @@ class ServerDirectory:
 
     def is_needed(self) -> bool:
         """Return whether a running driver has a lease."""
-        return any(
-            driver.is_alive() and any(path.name[0] != "." for path in entries(leases))
-            for driver, leases in self._drivers()
-        )
+        return any(True for _ in self._live_leases())
 
     def sockets(self) -> list[Path]:
         """Return the sockets of the server, or of an earlier one."""
@@ -256,12 +253,16 @@ class ServerDirectory:
         with locked(self.path / "cleaning", timeout_s):
             yield
 
-    def _drivers(self) -> Iterator[tuple[ProcessIdentity, Path]]:
+    def _live_leases(self) -> Iterator[tuple[ProcessIdentity, list[Path]]]:
+        """Yield the running drivers that have leases, with the files of these."""
         for path in entries(self._leases):
             try:
-                yield ProcessIdentity.parse(path.name), path
+                driver = ProcessIdentity.parse(path.name)
             except ValueError:  # not a driver's directory
                 continue
+            leases = [lease for lease in entries(path) if lease.name[0] != "."]
+            if leases and driver.is_alive():
+                yield driver, leases
 
     def _read_owner(self) -> ProcessIdentity | None:
         text = text_of(self._owner) if is_own(self.path) else ""

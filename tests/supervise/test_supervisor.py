@@ -658,22 +658,22 @@ class TestHealth:
         health = Health()
         for count in range(1, MOST_ERRORS + 1):
             assert health.problem is None
-            health.add(Finding(succeeded={"m": 7, "n": count}, failed={"m": count, "n": 0}))
+            health.add(Finding(requests={"m": (7, count), "n": (count, 0)}))
         if health.problem is None:
-            health.add(Finding(succeeded={"m": 7, "n": 0}, failed={"m": MOST_ERRORS + 1, "n": 0}))
+            health.add(Finding(requests={"m": (7, MOST_ERRORS + 1), "n": (0, 0)}))
         assert health.problem is not None
         assert "model m" in health.problem
 
     def test_a_model_that_answers_some_requests_is_well(self) -> None:
         health = Health()
         for count in range(5 * MOST_ERRORS):
-            health.add(Finding(succeeded={"m": count}, failed={"m": count}))
+            health.add(Finding(requests={"m": (count, count)}))
         assert health.problem is None
 
     def test_errors_of_the_past_are_no_news(self) -> None:
         health = Health()
         for _ in range(5 * MOST_ERRORS):
-            health.add(Finding(succeeded={"m": 0}, failed={"m": 3}))
+            health.add(Finding(requests={"m": (0, 3)}))
         assert health.problem is None
 
 

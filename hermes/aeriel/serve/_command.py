@@ -11,10 +11,13 @@ from pathlib import Path
 from hermes._directory import ServerDirectory
 from hermes.aeriel._credentials import ServerCredentials, reachable_name
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.serve._ports import UNIX, Ports
+from hermes.aeriel.serve._ports import UNIX, Ports, host_and_port
 from hermes.errors import ParameterError
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+SERVICES = ("grpc", "http", "metrics")
+# Triton's words for false.
+_FALSE = {"false", "off", "0"}
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
 # Flags that hermes sets, and the parameter of `serve` that sets each.
 _OWNED = {
@@ -106,38 +109,29 @@ class ServerSettings:
     @property
     def services(self) -> tuple[str, ...]:
         """The services that the flags leave on."""
-        off = {
+        return tuple(
             name
-            for name in ("grpc", "http", "metrics")
-            if _flag(self.server_args, f"allow-{name}", "true").lower() in {"false", "0"}
-        }
-        if self.credentials is not None:
-            off.add("http")
-        return tuple(name for name in ("grpc", "http", "metrics") if name not in off)
+            for name in SERVICES
+            if not is_off(self.server_args, f"allow-{name}")
+            and not (name == "http" and self.credentials is not None)
+        )
 
     def endpoint(self, ports: Ports) -> Endpoint:
         """Return the addresses for clients: on this host, and with credentials on others."""
         if self.listen == UNIX:
             addresses = {name: self._address(name) for name in self.services}
             addresses["grpc"] += f":{ports.grpc}"  # as Triton does to the path of the socket
-            return self._endpoint(addresses)
-        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104 (only compared)
-        is_wide = self.credentials is not None and here != self.listen
-        hosts = {
-            "grpc": self.advertise or (reachable_name() if is_wide else here),
-            "http": here,
-            "metrics": here if self.credentials is None else "127.0.0.1",
-        }
-        addresses = {
-            name: f"[{host}]:{getattr(ports, name)}"
-            if ":" in host
-            else f"{host}:{getattr(ports, name)}"
-            for name, host in hosts.items()
-            if name in self.services
-        }
-        return self._endpoint(addresses)
-
-    def _endpoint(self, addresses: Mapping[str, str]) -> Endpoint:
+        else:
+            here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen, self.listen)  # noqa: S104 (only compared)
+            is_wide = self.credentials is not None and here != self.listen
+            hosts = {
+                "grpc": self.advertise or (reachable_name() if is_wide else here),
+                "http": here,
+                "metrics": here if self.credentials is None else "127.0.0.1",
+            }
+            addresses = {
+                name: host_and_port(hosts[name], getattr(ports, name)) for name in self.services
+            }
         return Endpoint(
             grpc=addresses["grpc"],
             http=addresses.get("http"),
@@ -176,7 +170,7 @@ class ServerSettings:
                 f"--grpc-server-key={self.credentials.key}",
                 f"--grpc-root-cert={self.credentials.root}",
             ]
-        if _flag(self.server_args, "exit-timeout-secs", "") == "":
+        if not flag_values(self.server_args, "exit-timeout-secs"):
             arguments.append(f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}")
         return [*arguments, *self.server_args]
 
@@ -191,8 +185,8 @@ class ServerSettings:
         return f"[{self.listen}]" if service == "grpc" else f"ipv6:{self.listen}"
 
 
-def check_advertise(advertise: str, address: str) -> str:
-    """Return the name of the server for other hosts, after refusing what can be none.
+def check_advertise(advertise: str, address: str) -> None:
+    """Check the name of the server for other hosts.
 
     Raises
     ------
@@ -205,7 +199,6 @@ def check_advertise(advertise: str, address: str) -> str:
     if advertise and not _HOST.fullmatch(advertise):
         problem = f"{advertise!r} is neither the name nor the address of a host; leave ports out"
         raise ParameterError("advertise", problem)
-    return advertise
 
 
 def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:
@@ -227,7 +220,7 @@ def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:
         if "shm-region-prefix-name" in argument:
             problem = "shm-region-prefix-name is set by hermes, which finds the regions by it"
             raise ParameterError("server_args", problem)
-    if _flag(server_args, "allow-grpc", "true").lower() in {"false", "0"}:
+    if is_off(server_args, "allow-grpc"):
         raise ParameterError("server_args", "hermes needs GRPC; remove --allow-grpc=false")
     return tuple(server_args)
 
@@ -256,10 +249,15 @@ def check_model_repository(model_repository: str | Path) -> str:
     return str(path)
 
 
-def _flag(arguments: Sequence[str], name: str, default: str) -> str:
-    for index, argument in enumerate(arguments):
-        if argument.startswith(f"--{name}="):
-            return argument.partition("=")[2]
-        if argument == f"--{name}" and index + 1 < len(arguments):
-            return arguments[index + 1]
-    return default
+def flag_values(arguments: Sequence[str], name: str) -> list[str]:
+    """Return the values of a flag of tritonserver, in either spelling; the last one counts."""
+    return [
+        argument.partition("=")[2] if "=" in argument else following
+        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True)
+        if argument.partition("=")[0] == f"--{name}"
+    ]
+
+
+def is_off(arguments: Sequence[str], name: str) -> bool:
+    """Return whether a flag that is true by default has the value false."""
+    return any(value.lower() in _FALSE for value in flag_values(arguments, name)[-1:])

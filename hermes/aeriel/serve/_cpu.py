@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hermes.aeriel.serve._command import flag_values, is_off
 from hermes.aeriel.serve._gpu_names import cuda_devices
 from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.errors import ModelLoadError
@@ -24,7 +25,6 @@ _PARTS = re.compile(
     r"""|(?P<kind>\bKIND_GPU\b)"""
     r"""|(?P<gpus>\bgpus\s*:\s*(?:\[[^\]]*\]|[0-9]+)\s*[,;]?)"""
 )
-_FALSE = {"false", "0", "no", "off"}
 
 
 def why_no_gpu_is_seen(
@@ -73,13 +73,10 @@ def check_gpu_models(
     ModelLoadError
         A model that the server has to load requires a GPU; the error names the line.
     """
-    if (
-        "://" in model_repository
-        or (_values(server_args, "exit-on-error") or ["true"])[-1] in _FALSE
-    ):
+    if "://" in model_repository or is_off(server_args, "exit-on-error"):
         return
-    is_explicit = _values(server_args, "model-control-mode")[-1:] == ["explicit"]
-    loaded = _values(server_args, "load-model")
+    is_explicit = flag_values(server_args, "model-control-mode")[-1:] == ["explicit"]
+    loaded = flag_values(server_args, "load-model")
     for config in _configs(Path(model_repository)):
         model = config.parent.name
         if is_explicit and not {model, "*"} & set(loaded):
@@ -163,12 +160,3 @@ def _text(config: Path) -> str:
         return config.read_bytes().decode(errors="surrogateescape")
     except OSError:
         return ""
-
-
-def _values(arguments: Sequence[str], name: str) -> list[str]:
-    """Return the values of a flag, in either spelling."""
-    return [
-        argument.partition("=")[2] if "=" in argument else following
-        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True)
-        if argument.partition("=")[0] == f"--{name}"
-    ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,8 +29,7 @@ def is_ready(endpoint: Endpoint) -> bool:
 
     Triton opens its HTTP and metrics services after the GRPC service, which reports ready before.
     """
-    # The server is on this host: a proxy of the environment cannot reach it.
-    with endpoint.channel([("grpc.enable_http_proxy", 0)]) as channel:
+    with _channel(endpoint) as channel:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
             metadata = stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=DEADLINE_S)
@@ -39,6 +39,11 @@ def is_ready(endpoint: Endpoint) -> bool:
     if not answer.ready or metadata.name != endpoint.server_id:
         return False
     return all(_listens(address) for address in (endpoint.http, endpoint.metrics) if address)
+
+
+def _channel(endpoint: Endpoint) -> grpc.Channel:
+    # The server is on this host: a proxy of the environment cannot reach it.
+    return endpoint.channel([("grpc.enable_http_proxy", 0)])
 
 
 def _listens(address: str) -> bool:
@@ -57,13 +62,13 @@ class Finding:
     ----------
     problem
         A description of a problem, or an empty string.
-    succeeded, failed
-        The number of requests to each model so far, by the model's name and version.
+    requests
+        The numbers of requests that succeeded and that failed so far, by the model's name and
+        version.
     """
 
     problem: str = ""
-    succeeded: dict[str, int] | None = None
-    failed: dict[str, int] | None = None
+    requests: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Health:
@@ -79,26 +84,24 @@ class Health:
         self.problem: str | None = None
         self._misses = 0
         self._errors: dict[str, int] = {}
-        self._last = Finding()
+        self._requests: Mapping[str, tuple[int, int]] = {}
 
     def add(self, finding: Finding) -> None:
         """Add a finding."""
         self._misses = self._misses + 1 if finding.problem else 0
         if self._misses >= MOST_MISSES:
             self.problem = finding.problem
-        if finding.succeeded is None or finding.failed is None:
-            return
-        before_succeeded, before_failed = self._last.succeeded or {}, self._last.failed or {}
-        for model, failed in finding.failed.items():
-            if finding.succeeded[model] > before_succeeded.get(model, 0):
+        for model, (succeeded, failed) in finding.requests.items():
+            succeeded_before, failed_before = self._requests.get(model, (0, 0))
+            if succeeded > succeeded_before:
                 self._errors[model] = 0
-            elif failed > before_failed.get(model, 0):
+            elif failed > failed_before:
                 self._errors[model] = self._errors.get(model, 0) + 1
             if self._errors.get(model, 0) >= MOST_ERRORS:
                 self.problem = (
                     f"model {model} has answered only with errors for {MOST_ERRORS} polls"
                 )
-        self._last = finding
+        self._requests = finding.requests or self._requests
 
 
 class Probe:
@@ -114,8 +117,7 @@ class Probe:
 
     def __init__(self, endpoint: Endpoint, server_id: str) -> None:
         self._server_id = server_id
-        # The server is on this host: a proxy of the environment cannot reach it.
-        self._channel = endpoint.channel([("grpc.enable_http_proxy", 0)])
+        self._channel = _channel(endpoint)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._call: Any = None
         self._next_at = time.monotonic()
@@ -150,8 +152,12 @@ class Probe:
             return Finding(problem=f"no answer: {call.details()}")
         if call.code() is not grpc.StatusCode.OK:  # it answers, if only with an error
             return Finding()
-        models = {f"{m.name} version {m.version}": m for m in call.result().model_stats}
         return Finding(
-            succeeded={name: m.inference_stats.success.count for name, m in models.items()},
-            failed={name: m.inference_stats.fail.count for name, m in models.items()},
+            requests={
+                f"{model.name} version {model.version}": (
+                    model.inference_stats.success.count,
+                    model.inference_stats.fail.count,
+                )
+                for model in call.result().model_stats
+            }
         )

@@ -61,14 +61,24 @@ class TritonInstance(ABC):
     ----------
     endpoint
         The server's addresses. With free ports they are final when `wait` has returned.
+    log_file
+        The file with the server's output.
+    server_id
+        The server's ``--id``, which is ``name`` in its metadata.
+    command
+        The command that runs the server; empty before the start.
     """
 
     endpoint: Endpoint
+    _ports: Ports
 
     def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
         self._settings = settings
         self._directory = settings.directory
         self._log = ServerLog(log_file, settings.directory.log_file)
+        self.log_file = self._log.path
+        self.server_id = settings.server_id
+        self.command: tuple[str, ...] = ()
         self._plan = plan
         self._status = Status(
             phase="starting",
@@ -80,23 +90,7 @@ class TritonInstance(ABC):
         self._after_stop = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
-        self._command: list[str] = []
         self._attempts = 0
-
-    @property
-    def log_file(self) -> Path:
-        """The file with the server's output."""
-        return self._log.path
-
-    @property
-    def server_id(self) -> str:
-        """The server's ``--id``, which is ``name`` in its metadata."""
-        return self._settings.server_id
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """The command that runs the server."""
-        return tuple(self._command)
 
     @property
     def exit_code(self) -> int | None:
@@ -229,6 +223,15 @@ class TritonInstance(ABC):
         """Return an error for a server that does not respond, because of this problem."""
         return ServerHangsError(problem=problem, log_file=self.log_file, log_tail=self._log.tail())
 
+    def died(self) -> ServerDiedError:
+        """Return an error for a server that has ended."""
+        return ServerDiedError(
+            command=self.command,
+            exit_code=self.exit_code,
+            log_file=self.log_file,
+            log_tail=self._log.tail(),
+        )
+
     def stop(self) -> None:
         """Stop the server with SIGTERM, then with SIGKILL, and check that nothing is left.
 
@@ -320,27 +323,25 @@ class TritonInstance(ABC):
             self._directory.tidy()
 
     def _check_ports(self, ports: Ports | None = None) -> None:
+        """Choose the ports, unless they are given, and check that they are free."""
         listen = self._settings.listen
         if listen == UNIX:
-            self._use(ports or socket_ports())
-            return
-        ports = ports or self._settings.ports or free_ports(listen)
-        for service in self._settings.services:
-            check_free(listen, getattr(ports, service), service)
-        self._use(ports)
-
-    def _use(self, ports: Ports) -> None:
-        self._ports: Ports = ports
+            ports = ports or socket_ports()
+        else:
+            ports = ports or self._settings.ports or free_ports(listen)
+            for service in self._settings.services:
+                check_free(listen, getattr(ports, service), service)
+        self._ports = ports
         self.endpoint = self._settings.endpoint(ports)
 
     def _launch(self) -> None:
         self._attempts += 1
         for socket in self._directory.sockets():  # of a server that was killed
             socket.unlink(missing_ok=True)
-        self._command = self._server_command()
-        logger.debug("running %s", self._command)
-        self._process = self._log.start(self._command, self._server_environment())
-        self._log.wait_for_start(self._process, self._command)
+        self.command = tuple(self._server_command())
+        logger.debug("running %s", self.command)
+        self._process = self._log.start(self.command, self._server_environment())
+        self._log.wait_for_start(self._process, self.command)
 
     def _start_again_or_raise(self) -> None:
         """Start the server on other free ports if another process took one of its ports."""
@@ -351,12 +352,7 @@ class TritonInstance(ABC):
                 self._check_ports()
                 self._launch()
                 return
-        raise ServerDiedError(
-            command=self.command,
-            exit_code=self.exit_code,
-            log_file=self.log_file,
-            log_tail=self._log.tail(),
-        )
+        raise self.died()
 
     def _end(self) -> None:
         logger.info("stopping %r", self)

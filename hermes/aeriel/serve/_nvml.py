@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pynvml
@@ -60,22 +61,15 @@ def _ask(question: Callable[..., T], *arguments: Any) -> T | None:
 
 def _gpu(index: int) -> GPU | None:
     handle = _ask(pynvml.nvmlDeviceGetHandleByIndex, index)
-    uuid = None if handle is None else _ask(pynvml.nvmlDeviceGetUUID, handle)
-    if uuid is None:
+    gpu = _unit(index, handle)
+    if gpu is None:
         return None
     mode = _ask(pynvml.nvmlDeviceGetComputeMode, handle)
-    return GPU(
-        index=index,
-        uuid=_text(uuid),
-        model=_text(_ask(pynvml.nvmlDeviceGetName, handle) or ""),
-        processes=_processes(handle),
-        used_bytes=_used_bytes(handle),
-        compute_mode=None if mode is None else _COMPUTE_MODES.get(mode),
-        parts=_parts(index, _text(uuid), handle),
-    )
+    compute_mode = None if mode is None else _COMPUTE_MODES.get(mode)
+    return replace(gpu, compute_mode=compute_mode, parts=_parts(gpu, handle))
 
 
-def _parts(index: int, whole: str, handle: Any) -> tuple[GPU, ...] | None:
+def _parts(gpu: GPU, handle: Any) -> tuple[GPU, ...] | None:
     """Return the parts of a GPU in MIG mode; None for a GPU that is not in that mode."""
     modes = _ask(pynvml.nvmlDeviceGetMigMode, handle)
     if modes is None or modes[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
@@ -83,26 +77,28 @@ def _parts(index: int, whole: str, handle: Any) -> tuple[GPU, ...] | None:
     most = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
     parts = []
     for number in range(most):
-        part = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
-        uuid = None if part is None else _ask(pynvml.nvmlDeviceGetUUID, part)
-        if uuid is None:
-            continue
-        ids = [
-            _ask(pynvml.nvmlDeviceGetGpuInstanceId, part),
-            _ask(pynvml.nvmlDeviceGetComputeInstanceId, part),
-        ]
-        parts.append(
-            GPU(
-                index=index,
-                uuid=_text(uuid),
-                model=_text(_ask(pynvml.nvmlDeviceGetName, part) or ""),
-                processes=_processes(part),
-                used_bytes=_used_bytes(part),
-                whole=whole,
-                alias="" if None in ids else f"MIG-{whole}/{ids[0]}/{ids[1]}",
-            )
-        )
+        part_handle = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+        part = _unit(gpu.index, part_handle)
+        if part is not None:
+            first = _ask(pynvml.nvmlDeviceGetGpuInstanceId, part_handle)
+            second = _ask(pynvml.nvmlDeviceGetComputeInstanceId, part_handle)
+            alias = "" if None in (first, second) else f"MIG-{gpu.uuid}/{first}/{second}"
+            parts.append(replace(part, whole=gpu.uuid, alias=alias))
     return tuple(parts)
+
+
+def _unit(index: int, handle: Any) -> GPU | None:
+    """Return what is asked of a GPU and of a part alike; None for one without a UUID."""
+    uuid = None if handle is None else _ask(pynvml.nvmlDeviceGetUUID, handle)
+    if uuid is None:
+        return None
+    return GPU(
+        index=index,
+        uuid=_text(uuid),
+        model=_text(_ask(pynvml.nvmlDeviceGetName, handle) or ""),
+        processes=_processes(handle),
+        used_bytes=_used_bytes(handle),
+    )
 
 
 def _processes(handle: Any) -> tuple[int, ...] | None:

@@ -62,6 +62,11 @@ def socket_ports() -> Ports:
     return Ports(grpc=1024 + secrets.randbelow(60_000), http=1, metrics=2)
 
 
+def host_and_port(host: str, port: int) -> str:
+    """Return the address of a port, with the brackets of an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def check_free(host: str, port: int, service: str) -> None:
     """Check that a server can listen on a port.
 
@@ -72,7 +77,7 @@ def check_free(host: str, port: int, service: str) -> None:
     ParameterError
         This machine does not have the address, or this user may not use the port.
     """
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = host_and_port(host, port)
     try:
         _bound(host, port).close()
     except OSError as error:

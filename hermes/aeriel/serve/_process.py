@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hermes import _launch
@@ -61,7 +61,9 @@ class ServerLog:
         if not (self._is_wanted or self.keep):
             self.path.unlink(missing_ok=True)
 
-    def start(self, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         """Run a server's command; its output is appended to the file.
 
         Raises
@@ -86,7 +88,7 @@ class ServerLog:
                     looked_in=(command[0],), advice=f"cannot start it: {error.strerror}"
                 ) from error
 
-    def wait_for_start(self, process: subprocess.Popen[bytes], command: list[str]) -> None:
+    def wait_for_start(self, process: subprocess.Popen[bytes], command: Sequence[str]) -> None:
         """Return when `hermes._launch` has become the server.
 
         Raises

@@ -13,12 +13,7 @@ from types import FrameType
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._health import Health, Probe
 from hermes.aeriel.serve._instance import TritonInstance
-from hermes.errors import (
-    ServerDiedError,
-    ServerError,
-    ServerHangsError,
-    log_tail,
-)
+from hermes.errors import ServerDiedError, ServerError, ServerHangsError
 
 logger = logging.getLogger(__name__)
 
@@ -123,12 +118,7 @@ def _watch(instance: TritonInstance, is_wanted: Callable[[], bool]) -> None:
     with Probe(instance.endpoint, instance.server_id) as probe:
         while is_wanted():
             if not instance.is_alive():
-                raise ServerDiedError(
-                    command=instance.command,
-                    exit_code=instance.exit_code,
-                    log_file=instance.log_file,
-                    log_tail=log_tail(instance.log_file),
-                )
+                raise instance.died()
             if (finding := probe.poll()) is not None:
                 health.add(finding)
                 if health.problem is not None:

@@ -137,20 +137,15 @@ def supervisor_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
     The current directory is not on that path under any name: files of other users may be in it.
     """
-    own = str(Path(_launch.__file__).resolve().parents[1])
+    own = Path(_launch.__file__).resolve().parents[1]
     paths = environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [path for path in paths if Path(path).is_absolute()]
-    if not _is_site_directory(own):
-        kept.append(own)
+    if own.name not in {"site-packages", "dist-packages"}:  # which are on the path by default
+        kept.append(str(own))
     return {
         **{name: value for name, value in environ.items() if name != "PYTHONPATH"},
         **({"PYTHONPATH": os.pathsep.join(kept)} if kept else {}),
     }
-
-
-def _is_site_directory(path: str) -> bool:
-    """Return whether a directory is on the default module path of this environment's Python."""
-    return Path(path).name in {"site-packages", "dist-packages"}
 
 
 def stop_server(state: ServerState, *, timeout_s: float) -> None:

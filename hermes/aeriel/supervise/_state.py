@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from hermes._directory import ServerDirectory, state_home
 from hermes._processes import ProcessIdentity
-from hermes._state_files import entries, facts_of, text_of, write_state
+from hermes._state_files import facts_of, text_of, write_state
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.supervise._spec import ServerSpec
 from hermes.errors import HermesError
@@ -77,8 +77,8 @@ class ServerState(ServerDirectory):
         self.supervisor_log = path / "supervisor.log"
         self._spec = path / "spec.json"
         self._failure = path / "failure"
-        self._refused = path / "refused"
-        self._place = path / "place"
+        self._blocked = path / "blocked"
+        self._yield_request = path / "yield"
         self._wishes = path / "wishes"
 
     @classmethod
@@ -122,18 +122,18 @@ class ServerState(ServerDirectory):
     def consumers(self) -> dict[ProcessIdentity, list[Lease]]:
         """Return the leases of the drivers that run."""
         found: dict[ProcessIdentity, list[Lease]] = {}
-        for driver, leases in self._drivers():
-            if driver.is_alive():
-                facts: list[Any] = [facts_of(p) for p in entries(leases) if p.name[0] != "."]
-                found[driver] = [Lease(**each) for each in facts if each is not None]
-        return {driver: leases for driver, leases in found.items() if leases}
+        for driver, paths in self._live_leases():
+            facts: Iterator[Any] = map(facts_of, paths)
+            if leases := [Lease(**each) for each in facts if each is not None]:
+                found[driver] = leases
+        return found
 
     def wishes(self) -> list[Wishes]:
         """Return the wishes of the drivers that have leases."""
         found: list[Wishes] = []
-        for driver, leases in self._drivers():
+        for driver, _ in self._live_leases():
             facts: dict[str, Any] | None = facts_of(self._wishes / str(driver))
-            if facts is not None and driver.is_alive() and entries(leases):
+            if facts is not None:
                 found.append(Wishes(**facts))
         return found
 
@@ -171,21 +171,21 @@ class ServerState(ServerDirectory):
     def block_drivers(self) -> None:
         """Keep the drivers that run now from starting the server again."""
         with self.exclusive():
-            write_state(self._refused, "\n".join(map(str, self.consumers())))
+            write_state(self._blocked, "\n".join(map(str, self.consumers())))
 
     def is_blocked(self, driver: ProcessIdentity) -> bool:
         """Return whether a driver must not start the server again."""
-        return str(driver) in text_of(self._refused).split()
+        return str(driver) in text_of(self._blocked).split()
 
     def request_yield(self) -> None:
         """Ask the server to yield its GPUs; a request is valid for a few seconds."""
         with suppress(FileNotFoundError):  # the directory was removed
-            self._place.touch()
+            self._yield_request.touch()
 
     def is_asked_to_yield(self) -> bool:
         """Return whether there was a request to yield in the last seconds."""
         try:
-            return time.time() - self._place.stat().st_mtime < ASKED_S
+            return time.time() - self._yield_request.stat().st_mtime < ASKED_S
         except FileNotFoundError:
             return False
 
