@@ -112,6 +112,7 @@ def test_wishes_are_those_of_drivers_with_leases(
     state: ServerState, other: ProcessIdentity
 ) -> None:
     assert state.wishes() == []
+    assert Wishes() == Wishes(log_file="", monitor_file="", linger_s=0)
     wishes = Wishes(log_file="/log", monitor_file="/monitor.csv", linger_s=3)
     state.acquire(OWN, OUTSTANDING, wishes)
     state.acquire(other, RUNNING)

@@ -89,11 +89,8 @@ class ServerState(ServerDirectory):
     def acquire(self, driver: ProcessIdentity, lease: Lease, wishes: Wishes | None = None) -> None:
         """Write a lease of a driver."""
         with self.exclusive():
-            path = self._lease(driver, lease.consumer)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_state(path, json.dumps(asdict(lease)))
+            write_state(self._lease(driver, lease.consumer), json.dumps(asdict(lease)))
             if wishes is not None:
-                self._wishes.mkdir(exist_ok=True)
                 write_state(self._wishes / str(driver), json.dumps(asdict(wishes)))
 
     def has_lease(self, driver: ProcessIdentity, consumer: str) -> bool:
