@@ -11,7 +11,14 @@ import luigi
 from luigi.task import flatten
 
 from hermes._reports import report
-from hermes.aeriel.jobs import JobOptions, Progress, ServerRequest, check_jobs, infer_in_jobs
+from hermes.aeriel.jobs import (
+    JobOptions,
+    Progress,
+    ServerRequest,
+    check_jobs,
+    infer_in_jobs,
+    sweep_runs,
+)
 from hermes.errors import ParameterError
 from workflows._builds import once_per_build
 from workflows._readable import ReadableTask
@@ -131,3 +138,11 @@ class InferenceJobs(JobParameters, ReadableTask):
         if self.set_status_message is not None and self.set_progress_percentage is not None:
             self.set_status_message(str(progress))
             self.set_progress_percentage(100.0 * progress.files_done / progress.files)
+
+
+def _jobs_are_done(task: InferenceJobs) -> None:
+    # The jobs of a driver that died may have done everything: no run follows that would sweep.
+    sweep_runs(task.job_directory)
+
+
+InferenceJobs.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_jobs_are_done)

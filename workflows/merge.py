@@ -30,7 +30,7 @@ from hermes.aeriel.files import (
     reaches_none,
     slides_of,
 )
-from hermes.aeriel.jobs import refuse_hooks
+from hermes.aeriel.jobs import refuse_hooks, sweep_runs
 from hermes.aeriel.repository import check_model, read_model
 from hermes.aeriel.validation import (
     MergeJob,
@@ -333,7 +333,8 @@ class Merge(ValidationParameters, ReadableTask):
         )
 
     def run(self) -> None:
-        """Merge the files."""
+        """Merge the files, and remove what runs of batch jobs have left whose drivers died."""
+        sweep_runs(self.directory.jobs)
         progress = Progress(self.set_status_message, self.set_progress_percentage)
 
         def show(done: int, total: int) -> None:
@@ -354,10 +355,11 @@ class PredictInJobs(ValidationParameters, InferenceJobs):
     @property
     def job_directory(self) -> Path:
         """A directory beside the results, which the hosts share."""
-        return Path(self.output_dir) / "jobs"
+        return self.directory.jobs
 
 
 def _merge_is_done(task: Merge) -> None:
+    sweep_runs(task.directory.jobs)
     for facts in task.inputs_facts:
         report("done", name=str(facts.files[0]))
 

@@ -16,6 +16,7 @@ from hermes.aeriel.files import (
     InputFacts,
     fingerprint_of,
 )
+from hermes.aeriel.jobs import sweep_runs
 from hermes.aeriel.metrics import Requirement, check_finite_targets, check_target
 from hermes.aeriel.repository import read_model
 from hermes.aeriel.serve import GPURequest, gpu_warnings
@@ -224,3 +225,10 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
             },
         )
         logger.info("the report is %s", self.directory.report_html)
+
+
+def _report_is_there(task: Validate) -> None:
+    sweep_runs(task.directory.jobs)
+
+
+Validate.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_report_is_there)

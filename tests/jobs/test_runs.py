@@ -103,6 +103,14 @@ def test_a_new_run_removes_what_dead_ones_left(run: RunDirectory) -> None:
     assert [path.name for path in run.path.parent.iterdir()] == [other.name]
 
 
+def test_a_run_that_ends_removes_what_died_beside_it(run: RunDirectory) -> None:
+    other = RunDirectory.create(run.path.parent)
+    run.beacon.touch()
+    run.bury()
+    other.finish()
+    assert not run.path.parent.exists()
+
+
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ParameterError, match="cannot be made"):

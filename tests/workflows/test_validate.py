@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from hermes.aeriel.jobs._files import RunDirectory
 from tests.workflows.conftest import Luigi, write_input, write_model
 
 REFERENCE = (
@@ -34,6 +35,39 @@ def validate(luigi: Luigi, models: Path, *arguments: str, **parameters: str) -> 
     flags = [part for name, value in given.items() for part in (f"--{name}", value)]
     result = luigi("--module", "workflows.validate", "Validate", *flags, *arguments)
     return result.returncode, result.stdout
+
+
+def of_a_dead_driver(jobs: Path) -> RunDirectory:
+    """Make what a run of batch jobs leaves whose driver was killed together with its reaper."""
+    run = RunDirectory.create(jobs)
+    run.beacon.touch()
+    run.submission("0").path.mkdir()
+    run.bury()
+    return run
+
+
+def test_what_dead_runs_of_jobs_left_goes_though_nothing_is_submitted(
+    luigi: Luigi, models: Path, data: Path, tmp_path: Path
+) -> None:
+    code, said = validate(luigi, models)
+    assert code == 0, said
+    jobs = tmp_path / "results" / "jobs"
+    for gone in ((), ("report.json",), ("report.json", "merged.h5")):
+        of_a_dead_driver(jobs)
+        for name in gone:
+            (tmp_path / "results" / name).unlink()
+        code, said = validate(luigi, models)
+        assert code == 0, said
+        assert not jobs.exists()
+    of_a_dead_driver(jobs)
+    done = luigi(
+        *("--module", "workflows.merge", "PredictInJobs", "--engine", "slurm"),
+        *("--model-repository", str(models), "--model-name", "double"),
+        *("--inputs", "data/*.h5", "--input-map", '{"x": "x"}', "--target", "expected"),
+        *("--output-dir", "results"),
+    )
+    assert done.returncode == 0, done.stdout
+    assert not jobs.exists()
 
 
 def arrays(file: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:

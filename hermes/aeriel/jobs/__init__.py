@@ -1,6 +1,7 @@
 """Files through a model in the jobs of a batch system, which end when the driver does."""
 
 from hermes.aeriel.jobs._chunks import Progress
+from hermes.aeriel.jobs._files import sweep_runs
 from hermes.aeriel.jobs._options import JobOptions, ServerPlace
 from hermes.aeriel.jobs._others import ServedRun, served_run, server_of_run
 from hermes.aeriel.jobs._run import check_jobs, infer_in_jobs, refuse_hooks
@@ -17,4 +18,5 @@ __all__ = [
     "refuse_hooks",
     "served_run",
     "server_of_run",
+    "sweep_runs",
 ]

@@ -77,8 +77,7 @@ class RunDirectory:
         ParameterError
             It cannot be made.
         """
-        for tombstone in parent.glob("hermes-*/tombstone"):
-            cls(tombstone.parent).remove(keep_logs=False)
+        sweep_runs(parent)
         run = cls(parent.absolute() / f"hermes-{secrets.token_hex(6)}")
         try:
             run.path.mkdir(parents=True, mode=0o700)
@@ -131,7 +130,8 @@ class RunDirectory:
         return SubmissionDirectory(self.path / name)
 
     def finish(self) -> None:
-        """Remove the directory, and the logs of earlier runs that failed: all is done now."""
+        """Remove the directory, and what earlier runs have left that failed: all is done now."""
+        sweep_runs(self.path.parent)
         for other in self.path.parent.glob("hermes-*"):
             ended = RunDirectory(other)
             if other != self.path and not ended.beacon.exists():
@@ -152,6 +152,18 @@ class RunDirectory:
         for path in (self.path, self.path.parent):
             with suppress(OSError):  # logs, or other runs, are in it
                 path.rmdir()
+
+
+def sweep_runs(parent: Path) -> None:
+    """Remove the directories of runs whose drivers died.
+
+    Parameters
+    ----------
+    parent
+        Where the runs have their directories.
+    """
+    for tombstone in parent.glob("hermes-*/tombstone"):
+        RunDirectory(tombstone.parent).remove(keep_logs=False)
 
 
 class SubmissionDirectory:

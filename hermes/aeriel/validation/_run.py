@@ -80,6 +80,11 @@ class ValidationDirectory:
         """The report for people."""
         return self.path / "report.html"
 
+    @property
+    def jobs(self) -> Path:
+        """The directories of runs of batch jobs, while they last."""
+        return self.path / "jobs"
+
     def find_baseline(self, baseline: str, inputs: Sequence[InputFacts]) -> Path:
         """Return the merged predictions to compare with, which have to be of the same rows.
 
