@@ -6,13 +6,14 @@ import http.client
 import ipaddress
 import re
 import socket
+import ssl
 from contextlib import closing
+from typing import Literal
 
-HTTP_TIMEOUT_S = 2.0
+PROTOCOL_TIMEOUT_S = 2.0
 
 _UNIX = "unix:"
 _TCP = re.compile(r"[^/\s]+:[0-9]{1,5}")
-_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
 
 
 def is_address(text: str) -> bool:
@@ -23,11 +24,6 @@ def is_address(text: str) -> bool:
 def is_unix(address: str) -> bool:
     """Return whether an address is that of a Unix socket."""
     return address.startswith(_UNIX)
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether an address is a loopback address or a socket, which no proxy can reach."""
-    return is_unix(address) or _LOOPBACK.fullmatch(address) is not None
 
 
 def is_this_host(address: str) -> bool:
@@ -91,13 +87,26 @@ def connect(address: str, timeout_s: float) -> socket.socket:
     return connection
 
 
-def speaks_http(address: str) -> bool:
-    """Tell whether a service answers in HTTP/1, as Triton's HTTP service does and GRPC does not."""
+def other_protocol(address: str) -> Literal["HTTP/1", "TLS"] | None:
+    """Return what a service speaks in place of plain GRPC, if it is one of these."""
     try:
-        with closing(http_connection(address, HTTP_TIMEOUT_S)) as connection:
+        with closing(http_connection(address, PROTOCOL_TIMEOUT_S)) as connection:
             connection.request("GET", "/v2/health/live")
             connection.getresponse()
+    except TimeoutError:  # it waits for more, or hangs
+        return None
     except (OSError, http.client.HTTPException):
+        return "TLS" if _speaks_tls(address) else None
+    return "HTTP/1"
+
+
+def _speaks_tls(address: str) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
+    try:
+        with closing(connect(address, PROTOCOL_TIMEOUT_S)) as connection:
+            context.wrap_socket(connection).close()
+    except OSError:
         return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
 from hermes._files import write_whole
-from hermes.aeriel._addresses import connect, is_address, is_loopback
+from hermes.aeriel._addresses import connect, is_address, is_this_host
 from hermes.errors import ParameterError
 
 CONNECT_S = 5.0
@@ -128,9 +129,13 @@ class Endpoint:
         return True
 
     def channel(self, options: Sequence[tuple[str, Any]] = ()) -> Channel:
-        """Return a new GRPC channel to the server, encrypted where there are credentials."""
-        if is_loopback(self.grpc):
-            # A proxy of the environment cannot reach the loopback address of this host.
+        """Return a new GRPC channel to the server, encrypted where there are credentials.
+
+        It goes through a proxy only where the variable ``grpc_proxy`` names one, and to no server
+        of this host. GRPC by itself takes ``http_proxy`` too, which is a site's way to the web.
+        """
+        proxy = os.environ.get("grpc_proxy")  # noqa: SIM112 (GRPC reads it in this case alone)
+        if not proxy or is_this_host(self.grpc):
             options = [*options, ("grpc.enable_http_proxy", 0)]
         if self.credentials is None:
             return insecure_channel(self.grpc, options=list(options))

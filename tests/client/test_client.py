@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
 
+from hermes.aeriel._credentials import reachable_name
 from hermes.aeriel.client import Endpoint, InferenceClient
 from hermes.aeriel.serve import serve
 from hermes.errors import (
@@ -488,6 +490,64 @@ def test_proxy_that_the_environment_names_is_not_asked_for_this_host(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with InferenceClient(endpoint, "echo", retry_for_s=5) as client:
         assert client.infer({"x": column(1)}).result(5)["y"] == 1
+
+
+# Of no host: it is for documentation (RFC 5737).
+ELSEWHERE = "192.0.2.77:8001"
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """Answers of a web server that has nothing, and of a proxy that lets nobody out."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def do_CONNECT(self) -> None:
+        self.server.connected_to.append(self.path)  # type: ignore[attr-defined]
+        self.send_error(403)
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
+@pytest.fixture
+def web_server() -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as server:
+        server.connected_to = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_web_server_or_proxy_at_the_address_is_said_at_once(
+    web_server: ThreadingHTTPServer,
+) -> None:
+    address = f"127.0.0.1:{web_server.server_port}"
+    problem = f"{address} speaks HTTP/1: Triton's HTTP port, a web server or a proxy; give the GRPC"
+    with pytest.raises(ParameterError, match=problem):
+        InferenceClient(address, "echo")
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_only_the_proxy_for_grpc_is_asked_and_for_other_hosts_alone(
+    web_server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{web_server.server_port}")
+    for host in ("127.0.0.1", reachable_name()):
+        with pytest.raises(ServerTimeoutError):
+            InferenceClient(f"{host}:{some_ports().grpc}", "echo", retry_for_s=0.5)
+    connected_to: list[str] = web_server.connected_to  # type: ignore[attr-defined]
+    assert connected_to == []
+    refused = (ParameterError, "the proxy of grpc_proxy does not connect to 192.0.2.77:8001; unset")
+    unreached = (ServerTimeoutError, "was not ready")
+    error, problem = refused if variable == "grpc_proxy" else unreached
+    with pytest.raises(error, match=problem):
+        InferenceClient(ELSEWHERE, "echo", timeout_s=0.5, retry_for_s=1)
+    assert set(connected_to) == ({ELSEWHERE} if variable == "grpc_proxy" else set())
 
 
 def test_server_that_was_killed_and_came_back_is_no_gap_in_the_stream(

@@ -131,7 +131,7 @@ class TestServed:
             served.endpoint.startswith("http://")  # what tritonclient.http asks
 
     def test_its_http_port_is_not_taken_for_its_grpc_port(self, served: TritonInstance) -> None:
-        problem = "looks like Triton's HTTP port; give its GRPC port, by default 8001"
+        problem = "speaks HTTP/1: Triton's HTTP port, .*; give the GRPC port, by default 8001"
         began = time.monotonic()
         with pytest.raises(ParameterError, match=problem):
             InferenceClient(str(served.endpoint.http), "double")

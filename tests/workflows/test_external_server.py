@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
@@ -83,3 +85,16 @@ def test_nothing_runs_where_nothing_listens(luigi: Luigi, tmp_path: Path, server
     ran = luigi(*SCORE, f"--server-is={server}")
     assert "external dependencies" in ran.stdout
     assert not (tmp_path / "scores.h5").exists()
+
+
+def test_a_web_server_in_its_place_is_said_at_once(luigi: Luigi, tmp_path: Path) -> None:
+    write_input(tmp_path / "a.h5", 20)
+    (tmp_path / "pipeline.py").write_text(PIPELINE)
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"127.0.0.1:{server.server_port}"
+        ran = luigi(*SCORE, f"--server-is={address}", timeout_s=60)
+        server.shutdown()
+        thread.join()
+    assert f"server: {address} speaks HTTP/1: Triton's HTTP port, a web server or" in ran.stdout

@@ -14,7 +14,7 @@ import grpc
 import tenacity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from hermes.aeriel._addresses import speaks_http
+from hermes.aeriel._addresses import other_protocol
 from hermes.aeriel.client._failures import (
     is_region_in_use,
     is_transient,
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 # The wait for a server after which a warning is logged.
 SILENCE_S = 2.0
+
+# Part of the error for a proxy's answer that is no error of the server's (5xx).
+_REFUSED_BY_PROXY = "HTTP proxy returned response code 4"
 
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -75,6 +78,7 @@ class Connection:
     ) -> None:
         self.address = endpoint.grpc
         self._server_id = endpoint.server_id
+        self._is_encrypted = endpoint.credentials is not None
         self._model_name = model_name
         self._model_version = model_version
         self._timeout_s = timeout_s
@@ -132,15 +136,19 @@ class Connection:
         ServerTimeoutError
             No server answers.
         ParameterError
-            The address is that of an HTTP service.
+            What answers at the address is no GRPC service, or asks for a certificate; or the
+            proxy of the environment refuses.
         """
         is_logged = False
 
         def check_and_log(state: tenacity.RetryCallState) -> None:
             nonlocal is_logged
-            if state.attempt_number == 1 and speaks_http(self.address):
-                problem = f"{self.address} looks like Triton's HTTP port"
-                raise ParameterError("server", f"{problem}; give its GRPC port, by default 8001")
+            if state.outcome is not None and _REFUSED_BY_PROXY in str(state.outcome.exception()):
+                problem = f"the proxy of grpc_proxy does not connect to {self.address}"
+                advice = "unset that variable, or name the host in no_grpc_proxy"
+                raise ParameterError("server", f"{problem}; {advice}")
+            if state.attempt_number == 1:
+                self._check_protocol()
             if not is_logged and (state.seconds_since_start or 0.0) > SILENCE_S:
                 is_logged = True
                 message = "the server at %s does not answer; waiting up to %g s"
@@ -154,6 +162,15 @@ class Connection:
             raise ServerTimeoutError(
                 address=self.address, timeout_s=self._retry_for_s, waiting_for=str(error)
             ) from error
+
+    def _check_protocol(self) -> None:
+        protocol = other_protocol(self.address)
+        if protocol == "HTTP/1":
+            problem = f"{self.address} speaks HTTP/1: Triton's HTTP port, a web server or a proxy"
+            raise ParameterError("server", f"{problem}; give the GRPC port, by default 8001")
+        if protocol == "TLS" and not self._is_encrypted:
+            problem = f"{self.address} asks for TLS; give the server's endpoint file, which has"
+            raise ParameterError("server", f"{problem} the certificates, in place of its address")
 
     def server(self) -> ServerFacts:
         """Return the server's metadata.

@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
-    ("grpc.enable_http_proxy", 0),  # as for the metrics
     # A new channel after a failure must not wait for the backoff of the previous one.
     ("grpc.use_local_subchannel_pool", 1),
 ]
