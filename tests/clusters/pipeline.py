@@ -175,8 +175,11 @@ class Pipeline:
                 command = (directory / "cmdline").read_text().split("\0")
             except OSError:  # it ended
                 continue
-            is_server = role == "tritonserver" and Path(command[0]).name == role
-            if not role or is_server or (role in ROLES and set(ROLES[role]) <= set(command)):
+            program = Path(command[0]).name
+            is_server = role == "tritonserver" and program == role
+            # A command that submits a job, such as sbatch, has the job's command among its own.
+            has_role = role in ROLES and set(ROLES[role]) <= set(command)
+            if not role or is_server or (has_role and program.startswith("python")):
                 found[int(directory.name)] = command
         return found
 
