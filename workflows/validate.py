@@ -16,7 +16,7 @@ from hermes.aeriel.files import (
     InputFacts,
     fingerprint_of,
 )
-from hermes.aeriel.jobs import sweep_runs
+from hermes.aeriel.jobs import file_of_server, sweep_runs
 from hermes.aeriel.metrics import Requirement, check_finite_targets, check_target
 from hermes.aeriel.repository import read_model
 from hermes.aeriel.serve import GPURequest, gpu_warnings
@@ -217,7 +217,9 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
                 *gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),
                 *merge_task.found_inputs.warnings,
             ],
-            monitor_table=Path(self.monitor_table),
+            monitor_tables=[
+                Path(file_of_server(self.monitor_table, number)) for number in range(self.servers)
+            ],
             outputs={
                 "predictions": self.directory.path / "predictions",
                 "server log": logs / "triton.log",

@@ -197,6 +197,11 @@ def test_several_servers(pipeline: Pipeline) -> None:
     code, output = pipeline.finish()
     assert code == 0, output
     assert output.count("the job of the server has ended") == 2
+    report = json.loads((pipeline.directory / "results" / "report.json").read_text())
+    servers = report["servers"]
+    assert len({each["address"] for each in servers}) == 2
+    assert servers[1]["restarts"] == 1
+    assert servers[1]["requests"]
     assert pipeline.merged()["y"] == pipeline.expected()
 
 

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from hermes.aeriel.monitor import COLUMNS
-from hermes.aeriel.report._monitor_plot import MAX_MODELS, MAX_POINTS, summarise
+from hermes.aeriel.report._monitor_plot import (
+    MAX_MODELS,
+    MAX_POINTS,
+    describe_server,
+    summarise,
+)
 from hermes.aeriel.report._page import render_report
 from hermes.aeriel.report._report import build_report
 
@@ -99,6 +104,36 @@ def test_nothing_is_nothing(tmp_path: Path) -> None:
     assert summarise(tmp_path / "none.csv", since=BEGIN) is None
     assert summarise(write(tmp_path / "t.csv"), since=BEGIN) is None
     assert summarise(write(tmp_path / "t.csv", row(0, 5), row(1, 5)), since=BEGIN) is None
+
+
+def server(second: float, address: str, state: str = "ok") -> dict[str, Any]:
+    return {"time": row(second, 0)["time"], "state": state, "kind": "server", "name": address}
+
+
+def test_each_of_several_servers_is_described(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    # An earlier run's; that this one continues its table is no restart, and what is answered
+    # between two samples is counted though the first of them was before.
+    first = write(
+        tmp_path / "t.csv",
+        *(server(-20, "a:1"), row(-20, 0), row(-10, 1000)),
+        *(server(-1, "a:2", "restarted"), row(-1, 0, state="restarted"), row(1, 40)),
+        *(server(2, "", "unreachable"), server(3, "a:3", "restarted")),
+        *(row(3, 2, state="restarted"), row(4, 4), row(4, 9, "step", member_of="m")),
+    )
+    second = write(tmp_path / "t-1.csv", server(1, "b:1"), row(1, 0), row(5, 7))
+    found = (describe_server(table, since=BEGIN) for table in (first, second))
+    servers = [each for each in found if each is not None]
+    assert servers == [
+        {"address": "a:3", "restarts": 1, "requests": 42},
+        {"address": "b:1", "restarts": 0, "requests": 7},
+    ]
+    assert describe_server(first, since=BEGIN + timedelta(seconds=9)) is None
+    assert describe_server(tmp_path / "none.csv", since=BEGIN) is None
+    page = render_report(build_report(title="t", server={"version": "2"}, servers=servers))
+    assert "All servers" in page
+    assert "<td>b:1</td>" in page
+    assert "All servers" not in render_report(build_report(title="t", servers=servers[:1]))
 
 
 def test_the_report_draws_it(tmp_path: Path) -> None:

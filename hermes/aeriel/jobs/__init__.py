@@ -5,7 +5,7 @@ from hermes.aeriel.jobs._files import sweep_runs
 from hermes.aeriel.jobs._options import JobOptions, ServerPlace
 from hermes.aeriel.jobs._others import ServedRun, served_run, server_of_run
 from hermes.aeriel.jobs._run import check_jobs, infer_in_jobs, refuse_hooks
-from hermes.aeriel.jobs._server_request import ServerRequest
+from hermes.aeriel.jobs._server_request import ServerRequest, file_of_server
 
 __all__ = [
     "JobOptions",
@@ -14,6 +14,7 @@ __all__ = [
     "ServerPlace",
     "ServerRequest",
     "check_jobs",
+    "file_of_server",
     "infer_in_jobs",
     "refuse_hooks",
     "served_run",

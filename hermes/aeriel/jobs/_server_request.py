@@ -35,8 +35,8 @@ class ServerRequest:
         """Return the request of one of several servers: the files of the first are as named."""
         return replace(
             self,
-            log_file=_numbered(self.log_file, number),
-            monitor_file=_numbered(self.monitor_file, number),
+            log_file=file_of_server(self.log_file, number),
+            monitor_file=file_of_server(self.monitor_file, number),
         )
 
     def write(self, path: Path) -> None:
@@ -93,7 +93,8 @@ def server_submission(
     )
 
 
-def _numbered(file: str, number: int) -> str:
+def file_of_server(file: str, number: int) -> str:
+    """Return the file that one of several servers writes in place of a file of the first."""
     path = Path(file)
     return str(path.with_stem(f"{path.stem}-{number}")) if file and number else file
 

@@ -49,8 +49,9 @@ class ServerMonitor:
     - ``state``: ``ok``; ``restarted`` for the first sample after a restart of the server (or of
       the monitor): differences from the sample before are not meaningful;
       ``unreachable`` for a row without numbers, because the server did not answer;
-    - ``kind``: ``model``, ``gpu``, or ``server`` for a row without numbers;
-    - ``name``, ``version``: of the model, or the GPU's UUID;
+    - ``kind``: ``model``, ``gpu``, or ``server`` for a row without numbers, in the first sample of
+      a server and where there is no answer;
+    - ``name``, ``version``: of the model; the GPU's UUID; the address of the server;
     - ``member_of``: the ensembles that the model is a step of, separated by a blank;
     - ``requests``, ``failures``: requests that succeeded and that failed, as the server counts
       them: an error that a Python model returns counts as a success;
@@ -173,8 +174,11 @@ class ServerMonitor:
         if self._before is not None and sample.is_of_another_server(self._before):
             logger.info("%r: the server was replaced or restarted", self)
             self._is_restarted = True
+        rows = sample.rows
+        if self._before is None or self._is_restarted:
+            rows = [{"kind": "server", "name": self._probe.endpoint.grpc}, *rows]
         # If this sample is not written, the next one is marked as restarted.
-        if self._write(when, "restarted" if self._is_restarted else "ok", sample.rows):
+        if self._write(when, "restarted" if self._is_restarted else "ok", rows):
             self._is_restarted = False
         self._before = sample
 

@@ -29,6 +29,7 @@ class _Change:
     """What a model did from one time to another."""
 
     model: str
+    is_step: bool
     begin: float
     end: float
     requests: int
@@ -58,7 +59,9 @@ def summarise(table: Path, *, since: datetime) -> dict[str, Any] | None:
     rows: Counter[str] = Counter()
     ends: set[float] = set()
     begin = math.inf
-    for change in _changes(table, since):
+    for change in _changes(table):
+        if change.begin < since.timestamp():
+            continue
         rows[change.model] += change.inferences
         begin = min(begin, change.begin)
         ends.add(change.end)
@@ -68,8 +71,8 @@ def summarise(table: Path, *, since: datetime) -> dict[str, Any] | None:
     n_steps = min(MAX_POINTS, len(ends))
     step_s = (max(ends) - begin) / n_steps
     sums = {model: np.zeros((4, n_steps)) for model in models}
-    for change in _changes(table, since):
-        if change.model in sums:
+    for change in _changes(table):
+        if change.model in sums and change.begin >= since.timestamp():
             middle = (change.begin + change.end) / 2
             step = min(n_steps - 1, int((middle - begin) / step_s))
             seconds = change.end - change.begin
@@ -88,6 +91,43 @@ def summarise(table: Path, *, since: datetime) -> dict[str, Any] | None:
             }
             for model, (seconds, inferences, requests, queue_s) in sums.items()
         },
+    }
+
+
+def describe_server(table: Path, *, since: datetime) -> dict[str, Any] | None:
+    """Return where a server listened, and what it did in all.
+
+    Parameters
+    ----------
+    table
+        What `hermes.aeriel.monitor.ServerMonitor` wrote.
+    since
+        What happened before is left out.
+
+    Returns
+    -------
+    dict or None
+        ``address``, the last one of the server; ``restarts``; and ``requests`` that succeeded, up
+        to its last sample. None where the table is not there, or has nothing from that time on.
+    """
+    times: dict[str, str] = {}
+    address = ""
+    for row in _rows(table):
+        if row["kind"] == "server" and row["name"]:
+            address = row["name"]
+        if datetime.fromisoformat(row["time"]) >= since and row["state"] != "unreachable":
+            times[row["time"]] = row["state"]
+    if not times:
+        return None
+    _, *later = times.values()
+    return {
+        "address": address,
+        "restarts": later.count("restarted"),
+        "requests": sum(
+            change.requests
+            for change in _changes(table)
+            if change.end > since.timestamp() and not change.is_step
+        ),
     }
 
 
@@ -120,28 +160,33 @@ def _ratios(above: NDArray[Any], below: NDArray[Any]) -> list[float | None]:
     return [float(a / b) if b else None for a, b in zip(above, below, strict=True)]
 
 
-def _changes(table: Path, since: datetime) -> Iterator[_Change]:
-    """Yield what each model did from one sample to the next of the same server."""
-    before: dict[tuple[str, str], Mapping[str, str]] = {}
+def _rows(table: Path) -> Iterator[dict[str, str]]:
     try:
         file = table.open(newline="")
     except OSError:
         return
     with file:
-        for row in csv.DictReader(file):
-            if row["kind"] != "model" or datetime.fromisoformat(row["time"]) < since:
-                continue
-            name = row["name"]
-            last = before.get((name, row["version"]))
-            before[name, row["version"]] = row
-            if last is None or row["state"] == "restarted" or row["time"] <= last["time"]:
-                continue
-            label = name if row["version"] == "1" else f"{name} version {row['version']}"
-            yield _Change(
-                model=f"{label} (in {row['member_of']})" if row["member_of"] else label,
-                begin=datetime.fromisoformat(last["time"]).timestamp(),
-                end=datetime.fromisoformat(row["time"]).timestamp(),
-                requests=int(row["requests"]) - int(last["requests"]),
-                inferences=int(row["inferences"]) - int(last["inferences"]),
-                queue_s=float(row["queue_s"]) - float(last["queue_s"]),
-            )
+        yield from csv.DictReader(file)
+
+
+def _changes(table: Path) -> Iterator[_Change]:
+    """Yield what each model did from one sample to the next of the same server."""
+    before: dict[tuple[str, str], Mapping[str, str]] = {}
+    for row in _rows(table):
+        if row["kind"] != "model":
+            continue
+        name = row["name"]
+        last = before.get((name, row["version"]))
+        before[name, row["version"]] = row
+        if last is None or row["state"] == "restarted" or row["time"] <= last["time"]:
+            continue
+        label = name if row["version"] == "1" else f"{name} version {row['version']}"
+        yield _Change(
+            model=f"{label} (in {row['member_of']})" if row["member_of"] else label,
+            is_step=bool(row["member_of"]),
+            begin=datetime.fromisoformat(last["time"]).timestamp(),
+            end=datetime.fromisoformat(row["time"]).timestamp(),
+            requests=int(row["requests"]) - int(last["requests"]),
+            inferences=int(row["inferences"]) - int(last["inferences"]),
+            queue_s=float(row["queue_s"]) - float(last["queue_s"]),
+        )

@@ -25,6 +25,7 @@ def build_report(
     warnings: Sequence[str] = (),
     model: Mapping[str, Any] | None = None,
     server: Mapping[str, Any] | None = None,
+    servers: Sequence[Mapping[str, Any]] = (),
     inputs: Sequence[Mapping[str, Any]] = (),
     slides: Sequence[Mapping[str, Any]] = (),
     predictions: Sequence[Mapping[str, Any]] = (),
@@ -55,6 +56,8 @@ def build_report(
         ``name``, ``version``, ``repository``, ``platform``.
     server
         ``version``, ``address``, ``runtime``, ``image``, ``gpus``.
+    servers
+        What `describe_server` gave of each.
     inputs
         For each file ``file``, ``rows``, and ``not_finite_inputs`` and ``not_finite_outputs``, how
         many values are NaN or infinite, and ``predictions``, the file with its predictions; and
@@ -92,7 +95,7 @@ def build_report(
     dict
         ``schema`` (1), ``title``, ``verdict`` (``"passed"``, ``"failed"`` or ``"no
         requirements"``), ``created`` (ISO 8601, UTC), and, where there are any, ``warnings``,
-        ``model``, ``server``, ``inputs``, ``slides``, ``rows``, ``rows_kept``,
+        ``model``, ``server``, ``servers``, ``inputs``, ``slides``, ``rows``, ``rows_kept``,
         ``live_time_s`` (of all slides), ``predictions``, ``metrics`` (scalars by name),
         ``requirements`` (``metric``, ``operator``, ``threshold``, ``value``,
         ``passed``, ``margin``, ``text``),
@@ -118,6 +121,7 @@ def build_report(
         "warnings": warnings,
         "model": model,
         "server": server,
+        "servers": servers,
         "inputs": inputs,
         "slides": slides,
         "rows": sum(rows) if rows else metrics and metrics.n_rows,

@@ -30,7 +30,13 @@ from hermes.aeriel.metrics import (
     RequirementResult,
     evaluate_requirements,
 )
-from hermes.aeriel.report import build_report, summarise, write_report_html, write_report_json
+from hermes.aeriel.report import (
+    build_report,
+    describe_server,
+    summarise,
+    write_report_html,
+    write_report_json,
+)
 from hermes.aeriel.repository import class_names
 from hermes.aeriel.validation._baseline import (
     check_same_rows,
@@ -252,7 +258,7 @@ def write_reports(
     parameters: Mapping[str, Any],
     gpus: Sequence[int | str] | None = None,
     warnings: Sequence[str] = (),
-    monitor_table: Path | None = None,
+    monitor_tables: Sequence[Path] = (),
     outputs: Mapping[str, Path] | None = None,
 ) -> None:
     """Measure merged predictions, write the reports, and fail where a requirement was missed.
@@ -277,9 +283,9 @@ def write_reports(
         What `request_fingerprint` returned, where the inputs reach no other files.
     parameters
         What was asked for, for the reader.
-    gpus, warnings, monitor_table
+    gpus, warnings, monitor_tables
         What is known of the server: its GPUs, what is other than a reader may think, and the CSV
-        file of a `ServerMonitor`.
+        file of its `ServerMonitor`; of several servers, one each.
     outputs
         Further files that were written, by what they hold.
 
@@ -321,6 +327,8 @@ def write_reports(
             )
             scalars = scalars | comparison.scalars
         outcomes = evaluate_requirements(requirements, scalars)
+    since = min(part.started for part in predictions)
+    described = (describe_server(table, since=since) for table in monitor_tables)
     of_model = predictions[0].attributes
     of_repository, of_server = _origin(of_model, gpus)
     report = build_report(
@@ -337,6 +345,7 @@ def write_reports(
             "version": of_model["server_version"],
             **of_server,
         },
+        servers=[each for each in described if each is not None],
         inputs=describe_inputs(predictions),
         slides=describe_slides(predictions),
         predictions=() if result else describe_outputs(directory.merged),
@@ -346,9 +355,7 @@ def write_reports(
         baseline=None if baseline is None else describe_baseline(baseline),
         requirements=outcomes,
         throughput=throughput(predictions),
-        monitor=None
-        if monitor_table is None
-        else summarise(monitor_table, since=min(part.started for part in predictions)),
+        monitor=summarise(monitor_tables[0], since=since) if monitor_tables else None,
         parameters=parameters,
         versions=versions(),
         outputs={"merged predictions": directory.merged, **(outputs or {})},
