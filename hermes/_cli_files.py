@@ -144,7 +144,9 @@ def infer(
             raise ParameterError("wait_s", "applies to an endpoint file, not with --models")
         else:
             check_model(models, model_name, asked.model_version)
-            known = read_model(models, model_name, asked.model_version)
+            known = read_model(
+                models, model_name, asked.model_version, server_args=server_arg or ()
+            )
         found = files.find_inputs(by_channel or patterns, asked, known.specification)
         for warning in found.warnings:
             typer.echo(f"hermes: warning: {warning}", err=True)

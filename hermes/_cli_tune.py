@@ -58,7 +58,9 @@ def tune(
     with errors_as_text(ExitCode.REFUSED):
         tuning.check_extra()
         given = read_options(InferenceOptions, options, model_name=model)
-        known = read_model(str(models), model, given.model_version).specification
+        known = read_model(
+            str(models), model, given.model_version, server_args=server_arg or ()
+        ).specification
         found = files.find_inputs(inputs, given, known).inputs
         for each in found:
             facts = files.examine(each, given, known)

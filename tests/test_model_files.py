@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hermes.aeriel._model_files import ANY_BATCH_SIZE
 from hermes.aeriel._onnx import DATATYPES, read_graph
+from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.repository import check_model, read_model
-from hermes.errors import HermesError, ModelLoadError
+from hermes.errors import HermesError, ModelLoadError, ParameterError
 
 CONFIG = """
 backend: "onnxruntime"
@@ -201,9 +201,9 @@ def test_graphs_are_read_as_the_onnx_package_does() -> None:
 @pytest.mark.parametrize(
     ("shape", "config", "rows", "max_batch_size"),
     [
-        (["n", 64], None, (64,), ANY_BATCH_SIZE),
+        (["n", 64], None, (64,), 4),
         ([2, 64], None, (2, 64), 0),
-        (["n", "m", 64], 'backend: "onnxruntime"', (-1, 64), ANY_BATCH_SIZE),
+        (["n", "m", 64], 'backend: "onnxruntime"', (-1, 64), 4),
         (["n", 64], "max_batch_size: 8", (64,), 8),
     ],
 )
@@ -232,3 +232,27 @@ def test_what_an_onnx_file_does_not_say_is_left_to_the_server(tmp_path: Path, co
     write_onnx(tmp_path / "digits" / "1" / "model.onnx", ["n", 64])
     (tmp_path / "digits" / "config.pbtxt").write_text(config)
     assert read_model(str(tmp_path), "digits").specification is None
+
+
+@pytest.mark.parametrize(
+    ("server_args", "max_batch_size"),
+    [
+        ((), 4),
+        (("--backend-config=onnxruntime,default-max-batch-size=64", "--log-info=true"), 64),
+        (("--backend-config", "default-max-batch-size=32"), 32),
+        (("--backend-config=onnxruntime,default-max-batch-size=8", "--backend-config=x,y=1"), 8),
+        (("--backend-config=default-max-batch-size=0",), 0),
+    ],
+)
+def test_the_server_says_how_many_rows_a_model_without_a_configuration_takes(
+    tmp_path: Path, server_args: tuple[str, ...], max_batch_size: int
+) -> None:
+    write_onnx(tmp_path / "digits" / "1" / "model.onnx", ["n", 64])
+    model = read_model(str(tmp_path), "digits", server_args=server_args).specification
+    assert model is not None
+    assert model.max_batch_size == max_batch_size
+    most = max_batch_size or 1 << 16  # without a batch dimension, along the free first one
+    assert RowPlan.of(model, most).rows_per_request == most
+    with pytest.raises(ParameterError, match=f"takes {most} at most") as refused:
+        RowPlan.of(model, most + 1)
+    assert ("max_batch_size of its config.pbtxt" in str(refused.value)) == bool(max_batch_size)

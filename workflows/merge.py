@@ -14,6 +14,7 @@ from typing import Any
 import luigi
 
 from hermes._reports import report
+from hermes.aeriel.client import ModelSpecification
 from hermes.aeriel.files import (
     FileJob,
     FoundInputs,
@@ -96,6 +97,22 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
     def directory(self) -> ValidationDirectory:
         """The files that are written."""
         return ValidationDirectory(Path(self.output_dir))
+
+    @property
+    def model(self) -> ModelSpecification | None:
+        """The model as its files describe it, or None where only a server can tell.
+
+        Raises
+        ------
+        ParameterError, ModelError
+            There is none, or its configuration cannot be understood.
+        """
+        return read_model(
+            self.model_repository,
+            self.model_name,
+            self.model_version,
+            server_args=self.server_args,
+        ).specification
 
     @property
     def monitor_table(self) -> str:
@@ -191,8 +208,7 @@ class Merge(ValidationParameters, ReadableTask):
         ParameterError, DataError, ModelError
             There are none, or something is wrong with them.
         """
-        repository = read_model(self.model_repository, self.model_name, self.model_version)
-        return find_inputs(self.inputs, self.options, repository.specification)
+        return find_inputs(self.inputs, self.options, self.model)
 
     @found_by_driver
     def stamps(self) -> list[list[str]]:
@@ -229,12 +245,9 @@ class Merge(ValidationParameters, ReadableTask):
         ParameterError
             They cannot be made, or there are targets too.
         """
-        repository = read_model(self.model_repository, self.model_name, self.model_version)
         slides = slides_of(
             self.options,
-            lambda plain: examine(
-                self.found_inputs.inputs[0], plain, repository.specification, hooks=self.hooks
-            ),
+            lambda plain: examine(self.found_inputs.inputs[0], plain, self.model, hooks=self.hooks),
         )
         if self.target:
             check_all_rows(self.target, is_selected=bool(self.keep), n_slides=len(slides))
@@ -264,8 +277,7 @@ class Merge(ValidationParameters, ReadableTask):
         check_model(self.model_repository, self.model_name, self.model_version)
         if self.target:
             check_all_rows(self.target, is_selected=bool(self.keep))
-        repository = read_model(self.model_repository, self.model_name, self.model_version)
-        model = repository.specification
+        model = self.model
         found = self.found_inputs
         self.stamps  # noqa: B018 (a property: what is found in the files is of these, or older)
         for warning in found.warnings:

@@ -18,7 +18,6 @@ from hermes.aeriel.files import (
 )
 from hermes.aeriel.jobs import file_of_server, sweep_runs
 from hermes.aeriel.metrics import Requirement, check_finite_targets, check_target
-from hermes.aeriel.repository import read_model
 from hermes.aeriel.serve import GPURequest, gpu_warnings
 from hermes.aeriel.validation import (
     FilePredictions,
@@ -173,11 +172,10 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
         hooks = self.clone(self.merge_task).hooks
         # A hook may give other outputs than the model has.
         is_known = hooks.postprocess is None and not hooks.variants
-        model = read_model(self.model_repository, self.model_name, self.model_version)
         check_target(
             facts,
             names,
-            model.specification if is_known else None,
+            self.model if is_known else None,
             kept=self.outputs,
             output_name=self.output_name,
             varying=self.varying,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ PLATFORMS = {
 # What Triton recognises a model by where no configuration says it.
 RECOGNISED = (*FILES.values(), "model.savedmodel", "model.graphdef", "model.dali")
 SHOWN = 10
-ANY_BATCH_SIZE = 2**31 - 1
+# Triton's own, for a model that can be batched and does not say.
+DEFAULT_MAX_BATCH_SIZE = 4
 
 
 def is_model(directory: Path) -> bool:
@@ -62,11 +63,13 @@ def problem_of(directory: Path, config: Any, version: str = "") -> str:
     return next(_problems(directory, config, chosen), "")
 
 
-def configuration_of_onnx(directory: Path, config: Any, version: str = "") -> Any:
+def configuration_of_onnx(
+    directory: Path, config: Any, version: str = "", server_args: Sequence[str] = ()
+) -> Any:
     """Return the configuration that a server makes of an ONNX model's inputs and outputs.
 
     As Triton's onnxruntime backend does, it takes a first dimension that is free everywhere for the
-    batch. How many rows a request may have is a setting of the server: here it is any number.
+    batch. How many rows a request may have then is a setting of the server.
 
     Parameters
     ----------
@@ -74,6 +77,8 @@ def configuration_of_onnx(directory: Path, config: Any, version: str = "") -> An
         As for `problem_of`.
     config
         The configuration in the directory, without inputs and outputs; or None.
+    server_args
+        The server's further arguments.
 
     Returns
     -------
@@ -99,13 +104,27 @@ def configuration_of_onnx(directory: Path, config: Any, version: str = "") -> An
         return None
     is_batched = all(each.shape and each.shape[0] == -1 for each in tensors)
     if not made.max_batch_size:
-        made.max_batch_size = ANY_BATCH_SIZE if is_batched else 0
+        made.max_batch_size = _default_max_batch_size(server_args) if is_batched else 0
     for named, to in ((graph.inputs, made.input), (outputs, made.output)):
         for name, tensor in named.items():
             dims = (tensor.shape or ())[1 if made.max_batch_size else 0 :]
             # A row that is one number has the shape [1].
             to.add(name=name, data_type=f"TYPE_{tensor.datatype}", dims=dims or (1,))
     return made
+
+
+def _default_max_batch_size(server_args: Sequence[str]) -> int:
+    """Return what ``--backend-config=onnxruntime,default-max-batch-size=N`` says."""
+    settings: dict[str, str] = {}
+    for argument, following in zip(server_args, [*server_args[1:], ""], strict=False):
+        option, equals, text = argument.partition("=")
+        setting, _, value = (text if equals else following).rpartition("=")
+        backend, _, name = setting.rpartition(",")
+        if option == "--backend-config" and name == "default-max-batch-size":
+            settings[backend] = value
+    # A setting without a backend is that of all backends.
+    value = settings.get("onnxruntime", settings.get("", ""))
+    return int(value) if value.isdecimal() else DEFAULT_MAX_BATCH_SIZE
 
 
 def _problems(directory: Path, config: Any, version: Path) -> Iterator[str]:

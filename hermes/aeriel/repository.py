@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,21 @@ class RepositoryModel:
     stamp: str
 
 
-def read_model(model_repository: str, model_name: str, model_version: str = "") -> RepositoryModel:
+def read_model(
+    model_repository: str,
+    model_name: str,
+    model_version: str = "",
+    *,
+    server_args: Sequence[str] = (),
+) -> RepositoryModel:
     """Return what a repository says of a model.
+
+    Parameters
+    ----------
+    model_repository, model_name, model_version
+        The model.
+    server_args
+        The further arguments of the server that it is for: they may set what the model leaves out.
 
     Raises
     ------
@@ -75,7 +88,7 @@ def read_model(model_repository: str, model_name: str, model_version: str = "") 
     stamp = repository_stamp(str(repository), configs)
     config = configs[model_name]
     if config is None or not (config.input or config.output):
-        configs[model_name] = configuration_of_onnx(directory, config, model_version)
+        configs[model_name] = configuration_of_onnx(directory, config, model_version, server_args)
     return RepositoryModel(specification=_specification(model_name, configs, where), stamp=stamp)
 
 

@@ -21,6 +21,8 @@ from tests.helpers import DOUBLE, remains, wait_until, write_model
 
 HERMES = (sys.executable, "-m", "hermes")
 With = Callable[..., "subprocess.Popen[str]"]
+# Longer than the next command takes to start on any machine.
+LONG_S = 600.0
 
 
 @pytest.fixture
@@ -61,6 +63,11 @@ def output(process: subprocess.Popen[str]) -> str:
     return said
 
 
+def stop_all() -> None:
+    """Stop the servers of the test, which has a state home of its own."""
+    subprocess.run([*HERMES, "stop", "--all"], stdout=subprocess.DEVNULL, check=True)
+
+
 def server_of(said: str) -> str:
     return str(json.loads(said)["server_id"])
 
@@ -72,12 +79,25 @@ def test_a_command_finds_its_server_and_its_exit_code_is_the_result(with_server:
     wait_until(lambda: remains(server_id) == [], 20)
 
 
-def test_commands_share_a_server_at_once_and_one_after_the_other(with_server: With) -> None:
-    show = ("sh", "-c", 'cat "$HERMES_ENDPOINT"; sleep 0.5')
-    together = [with_server(*show, linger_s=5.0) for _ in range(3)]
-    said = [output(process) for process in together]
-    said.append(output(with_server(*show, linger_s=0.0)))
-    assert len({server_of(each) for each in said}) == 1
+def test_commands_share_a_server_at_once(with_server: With, tmp_path: Path) -> None:
+    # Each stays until all of them have the server.
+    show = """cat "$HERMES_ENDPOINT"; touch "began-$0"; until [ -e go ]; do sleep 0.05; done"""
+    together = [with_server("sh", "-c", show, str(number)) for number in range(3)]
+    wait_until(lambda: len([*tmp_path.glob("began-*")]) == len(together), 120)
+    (tmp_path / "go").touch()
+    assert len({server_of(output(process)) for process in together}) == 1
+
+
+def test_a_command_finds_the_server_of_one_before_it(with_server: With) -> None:
+    show = ("sh", "-c", 'cat "$HERMES_ENDPOINT"')
+    server_id = server_of(output(with_server(*show, linger_s=LONG_S)))
+    assert server_of(output(with_server(*show))) == server_id
+    stop_all()
+
+
+def test_a_server_stops_when_it_has_lingered(with_server: With) -> None:
+    server_id = server_of(output(with_server("sh", "-c", 'cat "$HERMES_ENDPOINT"', linger_s=2.0)))
+    wait_until(lambda: remains(server_id) == [], 40)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +115,7 @@ def test_many_commands_at_once_have_one_server_and_their_exit_codes(
         pytest.skip(f"there is no {runner[0]}")
     script = 'grep server_id "$HERMES_ENDPOINT"; exit $((@ == 3))'
     done = subprocess.run(
-        [*runner, *HERMES, "with", str(models), "--linger-s=5", "--", "sh", "-c", script],
+        [*runner, *HERMES, "with", str(models), f"--linger-s={LONG_S}", "--", "sh", "-c", script],
         input="".join(f"{number}\n" for number in range(6)),
         cwd=tmp_path,
         capture_output=True,
@@ -106,6 +126,7 @@ def test_many_commands_at_once_have_one_server_and_their_exit_codes(
     assert done.returncode == code, done.stderr
     lines = done.stdout.splitlines()
     assert (len(lines), len(set(lines))) == (6, 1)
+    stop_all()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -86,7 +86,7 @@ class RowPlan:
         batched = model.max_batch_size > 0
         leading = not batched and takes_leading_rows(tensors)
         most = most_rows(tensors, model.max_batch_size, stateful=model.stateful)
-        check_batch_size(batch_size, model.name, most)
+        check_batch_size(batch_size, model, most)
         described = varying_outputs(model, varying, kept=kept, takes_leading_rows=leading)
         if described and batch_size > 1:
             problem = f"{batch_size} rows, which have one length in an answer; outputs of varying"
@@ -173,10 +173,14 @@ class RowPlan:
         )
 
 
-def check_batch_size(batch_size: int, model_name: str, most: int) -> None:
+def check_batch_size(batch_size: int, model: ModelSpecification, most: int) -> None:
     """Raise ParameterError where a model does not take so many rows at once."""
     if batch_size > most:
-        problem = f"{batch_size} rows, but model {model_name!r} takes {most} at most"
+        problem = f"{batch_size} rows, but model {model.name!r} takes {most} at most"
+        if most == model.max_batch_size and not model.stateful:
+            problem += (
+                "; max_batch_size of its config.pbtxt says how many (4 where that is left out)"
+            )
         raise ParameterError("batch_size", problem)
 
 
