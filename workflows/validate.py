@@ -202,7 +202,7 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
         logs = self.directory.path / "logs"
         write_reports(
             self.directory,
-            [FilePredictions.read(file) for file in merge_task.job.predictions],
+            FilePredictions.read_run(merge_task.job.predictions),
             self.validation,
             self.check_metrics(facts),
             target=facts.target,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import h5py
@@ -13,8 +14,16 @@ _IN_MEMORY = h5py.h5t.py_create(_STRING)
 _SCALAR = h5py.h5s.create(h5py.h5s.SCALAR)
 
 
-def read_attributes(holder: Any) -> dict[str, Any]:
-    """Return all attributes of a file, group or dataset, as `h5py.AttributeManager` has them."""
+def read_attributes(holder: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return attributes of a file, group or dataset, as `h5py.AttributeManager` has them.
+
+    Parameters
+    ----------
+    holder
+        What has them.
+    names
+        Those that are wanted, as far as they are there; by default all.
+    """
     found: dict[str, Any] = {}
 
     def add(name: bytes) -> None:
@@ -22,7 +31,12 @@ def read_attributes(holder: Any) -> dict[str, Any]:
         # Names are UTF-8.
         found[name.decode()] = holder.attrs[name] if text is None else text
 
-    h5py.h5a.iterate(holder.id, add)
+    if names is None:
+        h5py.h5a.iterate(holder.id, add)
+    else:
+        for name in map(str.encode, names):
+            if h5py.h5a.exists(holder.id, name):
+                add(name)
     return found
 
 

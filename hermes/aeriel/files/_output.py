@@ -53,6 +53,7 @@ class OutputFile:
         self.target = target
         self._partial = Partial(target, keep=keep)
         self._opened: h5py.File | None = None
+        self._datasets: dict[str, h5py.Dataset] = {}
         self._reserved = 0
 
     @property
@@ -145,6 +146,15 @@ class OutputFile:
         kind = h5py.h5t.py_create(dtype, logical=True)
         h5py.h5d.create(self.hdf5.id, name.encode(), kind, space, dcpl=layout)
 
+    def dataset(self, name: str) -> Any:
+        """Return the dataset of a name, or None; HDF5 looks for it once."""
+        if name not in self._datasets:
+            found = self.hdf5.get(name)
+            if not isinstance(found, h5py.Dataset):
+                return None
+            self._datasets[name] = found
+        return self._datasets[name]
+
     def write(self, name: str, begin: int, rows: NDArray[Any]) -> None:
         """Write rows of a dataset.
 
@@ -159,16 +169,18 @@ class OutputFile:
                 self.keep_bytes(name)
             # Strings lie in heaps, which may stay half empty.
             self.reserve(2 * n_bytes, f"output {name!r}")
-        dataset = self.hdf5[name]
-        if _is_bytes(dataset):
-            # Not by h5py's assignment: it takes several empty ones for an array without elements.
-            there = dataset.id.get_space()
-            there.select_hyperslab((begin, *[0] * (rows.ndim - 1)), rows.shape)
-            here = h5py.h5s.create_simple(rows.shape)
-            kind = h5py.h5t.py_create(dataset.dtype)
-            dataset.id.write(here, there, _as_integers(rows), kind)
+        dataset = self.dataset(name)
+        if rows.dtype.kind == "O" and not _is_bytes(dataset):
+            dataset[begin : begin + len(rows)] = rows
             return
-        dataset[begin : begin + len(rows)] = rows
+        # Not by h5py's assignment: it takes several empty ones of variable-length bytes for an
+        # array without elements, and four times as long for a few rows.
+        given = _as_integers(rows) if rows.dtype.kind == "O" else np.ascontiguousarray(rows)
+        there = dataset.id.get_space()
+        there.select_hyperslab((begin, *[0] * (rows.ndim - 1)), rows.shape)
+        here = h5py.h5s.create_simple(rows.shape)
+        kind = h5py.h5t.py_create(dataset.dtype if rows.dtype.kind == "O" else rows.dtype)
+        dataset.id.write(here, there, given, kind)
 
     def keep_bytes(self, name: str) -> None:
         """Make strings variable-length bytes: HDF5's strings end at the first NUL.
@@ -178,9 +190,10 @@ class OutputFile:
         OutputError
             There is not enough space.
         """
-        strings = self.hdf5[name]
+        strings = self.dataset(name)
         if _is_bytes(strings):
             return
+        del self._datasets[name]
         self.hdf5.move(name, name + _STRINGS)
         self.create_dataset(name, strings.shape, h5py.vlen_dtype(np.uint8))
         for begin in range(0, len(strings), STRINGS_AT_ONCE):
@@ -258,6 +271,7 @@ class OutputFile:
     def _close_hdf5(self) -> None:
         if self._opened is not None:
             opened, self._opened = self._opened, None
+            self._datasets.clear()
             opened.close()
 
 

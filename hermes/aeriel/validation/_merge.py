@@ -20,11 +20,13 @@ from hermes.aeriel.files import (
     flat_paths,
     open_input,
     parts_of,
+    read_attributes,
 )
 from hermes.aeriel.validation._index import BLOCK_BYTES, INDEX, START_TIME, Index, Part
 from hermes.errors import DataError, ParameterError
 
 TARGET = "target"
+INPUT_STAMP = "input_stamp"
 NOT_FINITE = ("not_finite_inputs", "not_finite_outputs")
 
 
@@ -108,9 +110,9 @@ def _merge_into(
     not_finite: dict[str, Counter[str]] = {name: Counter() for name in NOT_FINITE}
     for number, part in enumerate(parts):
         with open_input(part.predictions) as opened:
-            stamp = opened.attrs.get("input_stamp")
+            said = read_attributes(opened, (INPUT_STAMP, *NOT_FINITE))
             for name, counts in not_finite.items():
-                counts.update(json.loads(opened.attrs.get(name, "{}")))
+                counts.update(json.loads(said.get(name, "{}")))
             _copy_outputs(merged, index, number, opened, agreed)
         start = int(index.offsets[number])
         if target is not None:
@@ -120,8 +122,8 @@ def _merge_into(
             if given is not None:
                 check_unchanged([file], given)
         # Targets of another input than the predictions' would be compared with them.
-        if stamp:
-            check_unchanged(part.input_files, stamp)
+        if said.get(INPUT_STAMP):
+            check_unchanged(part.input_files, said[INPUT_STAMP])
         on_progress(start + part.stored, index.total)
     merged.write_attributes(
         merged.hdf5, {name: json.dumps(counts) for name, counts in not_finite.items()}
@@ -239,9 +241,10 @@ def _varying(source: h5py.File, name: str, rows: int) -> tuple[h5py.Dataset, h5p
 def _copy(
     merged: OutputFile, name: str, source: h5py.Dataset, rows: int, *, start: int, total: int
 ) -> None:
-    if name not in merged.hdf5:
+    destination = merged.dataset(name)
+    if destination is None:
         merged.create_dataset(name, (total, *source.shape[1:]), source.dtype)
-    destination = merged.hdf5[name]
+        destination = merged.dataset(name)
     if (source.shape, source.dtype) != ((rows, *destination.shape[1:]), destination.dtype):
         given = f"is {source.dtype} of shape {source.shape}"
         wanted = f"{destination.dtype} of shape {(rows, *destination.shape[1:])}"

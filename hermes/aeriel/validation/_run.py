@@ -195,7 +195,7 @@ class MergeJob:
             As `merge` does.
         """
         merge(
-            [FilePredictions.read(file).part for file in self.predictions],
+            [each.part for each in FilePredictions.read_run(self.predictions)],
             self.output_file,
             target=self.target or None,
             target_files=self._target_stamps,

@@ -39,6 +39,23 @@ from hermes.aeriel.validation._index import INDEX, Part, rows_kept
 from hermes.aeriel.validation._merge import TARGET
 from hermes.errors import DataError, OutputError, ParameterError
 
+# The attributes that differ from file to file of one run.
+_OF_EACH = (
+    "input_file",
+    "input_files",
+    "statistics",
+    FINGERPRINT,
+    "rows",
+    "rows_kept",
+    "not_finite_inputs",
+    "not_finite_outputs",
+    "started",
+    "created",
+    "shifts",
+    "shifts_s",
+    "live_time_s",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilePredictions:
@@ -61,8 +78,27 @@ class FilePredictions:
     created: datetime
 
     @classmethod
-    def read(cls, file: Path) -> FilePredictions:
+    def read_run(cls, predictions: Sequence[Path]) -> list[FilePredictions]:
+        """Return what the files of one run say; what is the same in all of them, of the first one.
+
+        Raises
+        ------
+        DataError
+            As for `read`.
+        """
+        first, *others = predictions
+        return [cls.read(first), *(cls.read(file, _OF_EACH) for file in others)]
+
+    @classmethod
+    def read(cls, file: Path, names: Collection[str] | None = None) -> FilePredictions:
         """Return what a file says.
+
+        Parameters
+        ----------
+        file
+            The file.
+        names
+            The attributes to read; by default all.
 
         Raises
         ------
@@ -70,7 +106,7 @@ class FilePredictions:
             It cannot be read, or holds no predictions for one file.
         """
         with files.open_input(file) as opened:
-            attributes = files.read_attributes(opened)
+            attributes = files.read_attributes(opened, names)
         if "statistics" not in attributes or FINGERPRINT not in attributes:
             problem = "holds no predictions for one file, as hermes infer and the tasks write them"
             raise DataError(file=str(file), problem=problem)
