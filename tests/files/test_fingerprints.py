@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from hermes.aeriel.client import ModelSpecification, TensorSpecification
 from hermes.aeriel.files import (
     FINGERPRINT,
     FileJob,
@@ -18,11 +20,21 @@ from hermes.aeriel.files import (
     fingerprint_of,
     plan_files,
 )
+from hermes.aeriel.files._plan import examine
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._sources import file_stamp
-from hermes.errors import ParameterError
+from hermes.errors import DataError, ParameterError
 
 OPTIONS = InferenceOptions(model_name="m")
+MAPPED = replace(OPTIONS, input_map={"x": "x"})
+MODEL = ModelSpecification(
+    name="m",
+    version="1",
+    platform="",
+    inputs={"x": TensorSpecification(name="x", datatype="FP64", shape=(3,))},
+    outputs={},
+    max_batch_size=8,
+)
 
 
 @pytest.fixture
@@ -207,6 +219,27 @@ def test_a_file_that_gets_a_source_later_is_looked_at_again(inputs: list[Path]) 
     before = file_stamp(inputs[0])
     os.utime(inputs[1], ns=(0, 0))
     assert file_stamp(inputs[0]) != before
+
+
+def test_an_input_is_examined_once_while_it_is_the_same(inputs: list[Path]) -> None:
+    file = inputs[0]
+    found = examine(file, MAPPED, MODEL, target="x")
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    file.write_bytes(b"\0" * file.stat().st_size)
+    os.utime(file, ns=times)
+    assert examine(file, MAPPED, MODEL) == replace(found, target=None)
+
+    os.utime(file)
+    with pytest.raises(DataError, match="is not an HDF5 file"):
+        examine(file, MAPPED, MODEL)
+
+
+def test_an_input_with_sources_is_examined_anew(inputs: list[Path]) -> None:
+    virtual(inputs[0], inputs[1])
+    assert examine(inputs[0], MAPPED, MODEL).rows == 3
+    inputs[1].unlink()
+    with pytest.raises(DataError, match="is missing"):
+        examine(inputs[0], MAPPED, MODEL)
 
 
 def test_a_stamp_is_of_all_files_in_their_order(inputs: list[Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 # Latencies are counted in bins of 2 %: a few kB for any number of requests.
@@ -52,14 +52,19 @@ class ServerTimes:
         if self.requests < before.requests:
             return self
         return ServerTimes(
-            **{name: value - getattr(before, name) for name, value in asdict(self).items()}
+            **{
+                each.name: getattr(self, each.name) - getattr(before, each.name)
+                for each in fields(self)
+            }
         )
 
     @classmethod
     def sum(cls, times: Iterable[ServerTimes]) -> ServerTimes:
         """Return the sum of several."""
-        parts = [asdict(part) for part in times]
-        return cls(**{part.name: sum(one[part.name] for one in parts) for part in fields(cls)})
+        parts = list(times)
+        return cls(
+            **{each.name: sum(getattr(one, each.name) for one in parts) for each in fields(cls)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,3 +62,11 @@ def write_text(holder: Any, name: str, text: str) -> None:
     """
     attribute = h5py.h5a.create(holder.id, name.encode(), _STORED, _SCALAR)
     attribute.write(np.array(text, _STRING), mtype=_IN_MEMORY)
+
+
+def write_number(holder: Any, name: str, number: float) -> None:
+    """Write an attribute that is not there yet, as `write_text` does."""
+    value = np.array(number)
+    kind = h5py.h5t.py_create(value.dtype)
+    attribute = h5py.h5a.create(holder.id, name.encode(), kind, _SCALAR)
+    attribute.write(value, mtype=kind)

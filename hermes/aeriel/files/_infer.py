@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -178,7 +178,8 @@ def _infer_file(
                 "rows": facts.rows,
                 "batch_size": requests.rows_per_request,
                 "versions": versions(),
-                "statistics": asdict(statistics),
+                # As asdict() has it, which copies each number.
+                "statistics": {**vars(statistics), "server": vars(statistics.server)},
                 "not_finite_inputs": data.n_not_finite,
                 **_times(todo, data),
             },

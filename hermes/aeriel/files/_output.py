@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import Partial, as_output_errors
-from hermes.aeriel.files._attributes import read_text, write_text
+from hermes.aeriel.files._attributes import read_text, write_number, write_text
 from hermes.aeriel.files._publishing import Publisher
 from hermes.errors import OutputError
 
@@ -209,13 +210,16 @@ class OutputFile:
             There is not enough space.
         """
         n_bytes = sum(
-            len(name) + len(value) if isinstance(value, str) else np.asarray(value).nbytes
+            len(name) + (len(value) if isinstance(value, str) else np.asarray(value).nbytes)
             for name, value in attributes.items()
         )
         self.reserve(2 * n_bytes, "what the file says of itself")
         for name, value in attributes.items():
-            if isinstance(value, str) and not h5py.h5a.exists(holder.id, name.encode()):
+            is_new = not h5py.h5a.exists(holder.id, name.encode())
+            if is_new and isinstance(value, str):
                 write_text(holder, name, value)
+            elif is_new and type(value) in (int, float):
+                write_number(holder, name, value)
             else:
                 holder.attrs[name] = value
 
@@ -318,6 +322,7 @@ def fingerprint_of(file: Path) -> str | None:
         return None
 
 
+@functools.cache
 def _empty_hdf5() -> bytes:
     # Of two files of one name HDF5 takes the second, in another thread, for the first.
     name = secrets.token_hex(8)
