@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hermes.aeriel
+from hermes._captured import run_captured
 from hermes._processes import SHARED_MEMORY, Host
 from hermes._shared_memory import regions_of_the_dead
 from hermes.aeriel._ml4gw import other_package
@@ -140,9 +141,7 @@ def _runtimes() -> Iterator[Fact]:
 
 def _first_line(*command: str) -> str:
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False
-        )
+        done = run_captured(command, timeout_s=VERSION_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not run ({error})"
     return next(iter(done.stdout.splitlines()), f"does not run (exit code {done.returncode})")

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hermes._captured import run_captured
 from hermes._directory import ServerDirectory, old_logs
 from hermes._processes import is_stub, is_tritonserver, send, server_processes
 from hermes._shared_memory import server_regions, sweep_regions
@@ -217,16 +218,8 @@ def kill(server_id: str, settle_s: float, reap: Callable[[], object] = lambda: N
 def stop_container(container: Container) -> list[str]:
     """Stop the container of a server; return its description if it still runs."""
     try:
-        done = subprocess.run(
-            container.stop,
-            env={**os.environ, **container.environ},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=CONTAINER_TIMEOUT_S,
-            check=False,
-        )
+        environ = {**os.environ, **container.environ}
+        done = run_captured(container.stop, timeout_s=CONTAINER_TIMEOUT_S, environ=environ)
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
     else:

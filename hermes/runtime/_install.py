@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from hermes._captured import run_captured
 from hermes.errors import InstallError, ParameterError
 from hermes.runtime import _layout
 from hermes.runtime._find import LocalTriton, local_triton
@@ -198,15 +198,7 @@ def _check(installation: Installation, lock: int) -> None:
         installation.backend_directory / "python" / installation.stub.name,
     ):
         # Both exit with 1, whatever the arguments; 127 means that a library is missing.
-        result = subprocess.run(
-            [program, "--help"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        result = run_captured([str(program), "--help"], environ=environment)
         if result.returncode not in (0, 1):
             advice = (
                 f"If libpython is missing: {sys.executable} was built without a shared library, or "

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import threading
-from types import TracebackType
 
 # How long a fork waits for gRPC calls to end.
 FORK_WAIT_S = 2.0
@@ -38,12 +37,7 @@ class GrpcCalls:
                 self._changed.wait()
             self._calls += 1
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._calls -= 1
             if self._forks:

@@ -9,7 +9,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -55,12 +54,7 @@ class Sequence:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def stream(self, updates: Updates, *, deadline_s: float = math.inf) -> Iterator[Outputs]:

@@ -10,7 +10,6 @@ import logging
 import os
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 from hermes.aeriel._beacon import LIMIT_S, BeaconReader
@@ -41,12 +40,7 @@ class Beacon:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 

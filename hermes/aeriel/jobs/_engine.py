@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from hermes._captured import run_captured
 from hermes.errors import EngineError
 
 COMMAND_TIMEOUT_S = 60.0
@@ -102,15 +103,7 @@ def run_command(command: Sequence[str]) -> str:
         It is not there, fails, or does not end in time.
     """
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
+        done = run_captured(command, timeout_s=COMMAND_TIMEOUT_S)
     except OSError as error:
         problem = f"cannot be run: {error.strerror}; is this a host of the batch system?"
         raise EngineError(command=tuple(command), problem=problem) from error

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from types import TracebackType
 from typing import Self
 
 from hermes.aeriel.jobs._engine import PROGRAM, Engine
@@ -63,12 +62,7 @@ class Reaper:
         os.close(reader)
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._writer)
         try:
             self._process.wait(CLOSE_WAIT_S)

@@ -6,7 +6,6 @@ import logging
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from hermes.aeriel.endpoint import Endpoint
@@ -49,12 +48,7 @@ class WishedFiles:
                 self._begin_log(wishes.log_file)
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for path in list(self._monitors):
             self._monitors.pop(path).close()
         for path in list(self._logs):

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from hermes._captured import run_captured
 from hermes._cleanup import Plan, stop_container
 from hermes.aeriel.serve._command import ServerSettings
 from hermes.aeriel.serve._instance import TritonInstance
@@ -131,15 +132,10 @@ class SingularityInstance(TritonInstance):
     def _find_triton(self) -> str:
         """Return the server's path in the image: on its PATH, or that of NVIDIA's images."""
         try:
-            found = subprocess.run(
+            found = run_captured(
                 [*self._exec_command(), "/bin/sh", "-c", _FIND_TRITON],
-                env=dict(self._server_environment()),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=PROBE_TIMEOUT_S,
-                check=False,
+                timeout_s=PROBE_TIMEOUT_S,
+                environ=self._server_environment(),
             )
         except subprocess.TimeoutExpired as error:
             problem = f"a command in the container did not end within {PROBE_TIMEOUT_S:g} s"

@@ -22,6 +22,7 @@ from pathlib import Path
 # Last on the path: behind the standard library.
 sys.path.append(str(Path(__file__).resolve().parents[4]))
 
+from hermes._captured import run_captured
 from hermes._cleanup import Container
 from hermes._processes import marked_processes, send
 
@@ -116,19 +117,10 @@ def _listed(runtime: str, name: str) -> int | None:
 def _run(runtime: str, *arguments: str) -> str:
     # Not with spython: the guard runs this, with nothing but the standard library.
     try:
-        done = subprocess.run(
-            [runtime, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=RUNTIME_TIMEOUT_S,
-            check=False,
-        )
+        return run_captured([runtime, *arguments], timeout_s=RUNTIME_TIMEOUT_S).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("%s: %s", runtime, error)
         return ""
-    return done.stdout
 
 
 def _end_start(pid: int, signal_number: signal.Signals) -> None:
