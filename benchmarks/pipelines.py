@@ -4,11 +4,12 @@
     python benchmarks/pipelines.py --files 10000 --repeat 1
 
 Every step is a command of its own, as a person runs it. In turns: `benchmarks/_plain.py` with
-tritonclient, `hermes infer`, `Validate` with one worker and with three, and `Validate` again, which
-has nothing to do. The cost of a file is the difference between many files and few, so that what a
-command takes to start does not count. Then the merging of large files beside `cp`. Ratios are taken
-within a repetition: their median, least and most. CPU seconds are those of a command and of the
-processes that it waits for, and not of the server.
+tritonclient, `hermes infer`, `hermes validate` of what that wrote (merging, metrics and report),
+`Validate` with one worker and with three, and `Validate` again, which has nothing to do. The cost
+of a file is the difference between many files and few, so that what a command takes to start does
+not count. Then the merging of large files beside `cp`. Ratios are taken within a repetition: their
+median, least and most. CPU seconds are those of a command and of the processes that it waits for,
+and not of the server.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ HERE = Path(__file__).parent
 FEW = 10
 N_PARTS = 4
 AGAIN = "Validate again"
+MEASURE = "hermes validate"
 BESIDE = "plain script"
 MODEL = """
 import triton_python_backend_utils as utils
@@ -79,7 +81,7 @@ def measure(work: Path, address: str, files: list[Path]) -> dict[str, dict[str, 
     runs = defaultdict(list)
     for some in (files[:FEW], files):
         for name, command in STEPS.items():
-            if name != AGAIN:
+            if name not in (AGAIN, MEASURE):
                 shutil.rmtree(work / "out", ignore_errors=True)
             runs[name].append(run(command(work, address, some)))
     return {name: cost(few, many, len(files)) for name, (few, many) in runs.items()}
@@ -127,6 +129,11 @@ def infer(work: Path, _: str, files: list[Path]) -> list[str]:
             "--", *map(str, files)]  # fmt: skip
 
 
+def measure_predictions(work: Path, _: str, __: list[Path]) -> list[str]:
+    return [sys.executable, "-m", "hermes", "validate", str(work / "out" / "**" / "*.h5"),
+            "--target", "target", "--output-dir", str(work / "report")]  # fmt: skip
+
+
 def validate(workers: int):
     def command(work: Path, _: str, files: list[Path]) -> list[str]:
         pattern = work / "data" / ("few" if len(files) == FEW else "*") / "*.h5"
@@ -142,6 +149,7 @@ def validate(workers: int):
 STEPS = {
     BESIDE: plain,
     "hermes infer": infer,
+    MEASURE: measure_predictions,
     "Validate, 1 worker": validate(1),
     "Validate, 3 workers": validate(3),
     AGAIN: validate(3),

@@ -220,14 +220,19 @@ def _too_few(name: str, paths: Sequence[str], n_files: int) -> ParameterError:
 
 
 def _found(
-    opened: Mapping[Path, h5py.File], location: Location, allow_external_data: bool
+    opened: Mapping[Path, h5py.File],
+    location: Location,
+    allow_external_data: bool,
+    *,
+    is_target: bool = False,
 ) -> h5py.Dataset:
     """Return a dataset that can be read."""
     file, path = str(location.file), location.path
     with as_data_errors(file, path):
         entry = find(opened[location.file], path)
         if entry is None:
-            problem = f"not found. {_there(opened[location.file])}"
+            problem = f"not found{_where_targets_are(path) if is_target else ''}"
+            problem += f". {_there(opened[location.file])}"
             raise DataError(file=file, dataset=path, problem=problem)
         if not isinstance(entry, h5py.Dataset):
             raise DataError(file=file, dataset=path, problem="is a group, not a dataset")
@@ -240,15 +245,15 @@ def _found(
 def _target_facts(
     opened: Mapping[Path, h5py.File], location: Location, allow_external_data: bool
 ) -> DatasetFacts:
-    file = opened[location.file]
-    if find(file, location.path) is None:
-        problem = "not found; targets have to be in each input file, or in others, target_file"
-        problem += " (--target-file)"
-        if location.path.startswith("["):
-            problem += ", and are one dataset; validate each of several by itself"
-        problem += f". {_there(file)}"
-        raise DataError(file=str(location.file), dataset=location.path, problem=problem)
-    return _facts([location], Stack.of_rows(_found(opened, location, allow_external_data)))
+    found = _found(opened, location, allow_external_data, is_target=True)
+    return _facts([location], Stack.of_rows(found))
+
+
+def _where_targets_are(path: str) -> str:
+    where = "; targets have to be in each input file, or in others, target_file (--target-file)"
+    if path.startswith("["):
+        where += ", and are one dataset; validate each of several by itself"
+    return where
 
 
 def _facts(

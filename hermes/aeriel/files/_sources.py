@@ -101,9 +101,11 @@ def check_readable(
     def fail(problem: str) -> DataError:
         return DataError(file=file, dataset=path, problem=problem)
 
-    key = (str(Path(file).resolve()), path)
-    if key in within:
-        raise fail("is a virtual dataset that is a source of itself")
+    if dataset.is_virtual:
+        key = (str(Path(file).resolve()), path)
+        if key in within:
+            raise fail("is a virtual dataset that is a source of itself")
+        within = (*within, key)
     kind = dataset.id.get_type().get_class()
     if kind in _NO_NUMBERS:
         raise fail(f"holds {_NO_NUMBERS[kind]}")
@@ -123,9 +125,7 @@ def check_readable(
     check_scales(dataset)
     _check_written(dataset, fail)
     for source in sources_of(dataset):
-        _check_source(
-            dataset, source, fail, allow_external_data=allow_external_data, within=(*within, key)
-        )
+        _check_source(dataset, source, fail, allow_external_data=allow_external_data, within=within)
 
 
 def file_stamp(*files: Path) -> str:
