@@ -13,6 +13,7 @@ def main() -> int:
 
     os.environ[ALL_VARIABLE] = "1"
     command = [sys.executable, "-m", "pytest", "--ci", "-n0", "--timeout=0"]
+    command += ["--override-ini=faulthandler_timeout=0"]
     os.execv(sys.executable, [*command, str(Path(__file__).parent), *sys.argv[1:]])
 
 
