@@ -151,8 +151,9 @@ def infer(
         for warning in found.warnings:
             typer.echo(f"hermes: warning: {warning}", err=True)
         planned = files.plan_files(asked, found.inputs, output_dir, model_stamp=known.stamp)
-        part = files.chunk_of(planned, *_chunk(chunk))
+        part = _chunk(planned, chunk, output_dir)
         pending = [job for job in part if not job.is_complete()]
+        _check_outputs(pending)
         if spec is not None:
             _check(pending, known.specification)
     if len(pending) < len(part) or not part:
@@ -231,9 +232,20 @@ def _lines(file: str) -> list[str]:
     return lines
 
 
-def _chunk(text: str) -> tuple[int, int]:
+def _chunk(jobs: Sequence[FileJob], text: str, output_dir: Path) -> Sequence[FileJob]:
+    """Return the jobs of a chunk, given as K/N."""
+    from hermes.aeriel import files  # noqa: PLC0415 (as above)
+
     match = _CHUNK.fullmatch(text or "1/1")
     number, total = map(int, match.groups()) if match else (0, 0)
     if not 1 <= number <= total:
         raise ParameterError("chunk", f"{text!r} is not like K/N, with K from 1 to N")
-    return number, total
+    if total > 1:
+        files.check_division(output_dir, [job.output_file for job in jobs])
+    return files.chunk_of(jobs, number, total)
+
+
+def _check_outputs(jobs: Sequence[FileJob]) -> None:
+    """Raise OutputError where an output would replace that of another input."""
+    for job in jobs:
+        job.check_output()

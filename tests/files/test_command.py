@@ -397,6 +397,44 @@ def test_files_come_from_a_list_and_in_chunks(server: TritonInstance, data: Path
     )
 
 
+def test_chunks_of_a_pattern_that_matches_other_files_meanwhile(
+    server: TritonInstance, data: Path
+) -> None:
+    arguments = [server.endpoint.grpc, "rows", "*/a.h5", "--output-dir=out"]
+    assert infer(*arguments, "--chunk=1/2", cwd=data).returncode == 0
+    # It comes first, and moves the file of the second chunk out of it.
+    (data / "part--").mkdir()
+    shutil.copy(data / "part-1" / "a.h5", data / "part--" / "a.h5")
+    done = infer(*arguments, "--chunk=2/2", cwd=data)
+    assert done.returncode == 35
+    problem = "chunk: the files are not those that were divided first: 3, not 2, with "
+    assert done.stderr.startswith(f"hermes: {problem}'part--/a.h5'. Give every chunk the same list")
+    (data / "list").write_text("part-0/a.h5\npart-1/a.h5\n")
+    done = infer(*arguments[:2], "--files-from=list", "--output-dir=out", "--chunk=2/2", cwd=data)
+    assert done.returncode == 0, done.stderr
+    # Everything that was divided is there: others may be.
+    for number in (1, 2):
+        assert infer(*arguments, f"--chunk={number}/2", cwd=data).returncode == 0
+    assert len([*(data / "out").glob("*/a.h5")]) == 3
+
+
+def test_predictions_of_another_file_of_the_same_name_are_not_replaced(
+    server: TritonInstance, data: Path
+) -> None:
+    arguments = [server.endpoint.grpc, "rows", "--output-dir=out"]
+    assert infer(*arguments, "part-0/a.h5", cwd=data).returncode == 0
+    before = (data / "out" / "a.h5").read_bytes()
+    done = infer(*arguments, "part-1/a.h5", cwd=data)
+    assert done.returncode == 35
+    said = f"{data}/out/a.h5: has the predictions of {data}/part-0/a.h5; give another output_dir"
+    assert said in done.stderr
+    assert (data / "out" / "a.h5").read_bytes() == before
+    (data / "linked").symlink_to(data / "part-0")
+    assert infer(*arguments, "linked/a.h5", cwd=data).returncode == 0  # the same file
+    shutil.move(data / "part-0", data / "moved")
+    assert infer(*arguments, "moved/a.h5", cwd=data).returncode == 0
+
+
 @pytest.mark.parametrize("model", ["rows", "sums"])
 def test_ctrl_c_ends_it_at_once_whatever_the_model_does(
     server: TritonInstance, tmp_path: Path, model: str

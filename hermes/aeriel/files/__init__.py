@@ -3,6 +3,7 @@
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.files._agreement import check_against_model, check_agreement
 from hermes.aeriel.files._attributes import read_attributes
+from hermes.aeriel.files._chunks import check_division, chunk_of
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._finding import find_files, output_names
 from hermes.aeriel.files._flat import create_rows, flat_paths
@@ -17,7 +18,6 @@ from hermes.aeriel.files._infer import (
 from hermes.aeriel.files._inputs import inspect
 from hermes.aeriel.files._job import (
     FileJob,
-    chunk_of,
     infer_files,
     plan_files,
     summary,
@@ -72,6 +72,7 @@ __all__ = [
     "as_data_errors",
     "check_against_model",
     "check_agreement",
+    "check_division",
     "check_unchanged",
     "chunk_of",
     "create_rows",

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hermes._reports import RowsProgress
 from hermes.aeriel._options import InferenceOptions
@@ -20,10 +20,8 @@ from hermes.aeriel.files._reconnect import infer_with_reconnects
 from hermes.aeriel.files._servers import Server
 from hermes.aeriel.files._slides import slide_file, slides_of
 from hermes.aeriel.files._sources import file_stamp
-from hermes.aeriel.files._writer import named, stamp_in
-from hermes.errors import ParameterError
-
-T = TypeVar("T")
+from hermes.aeriel.files._writer import inputs_of, named, stamp_in
+from hermes.errors import OutputError, ParameterError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +75,22 @@ class FileJob:
             return found == self.fingerprint
         stamp = stamp_in(self.output_file, self.input_files)
         return stamp is not None and found == self._fingerprint_of(stamp)
+
+    def check_output(self) -> None:
+        """Raise OutputError where the output is there, and is that of another input.
+
+        Commands for one file each may have the same output directory, and files in different
+        directories the same name. An input that is gone may have been moved.
+        """
+        if fingerprint_of(self.output_file) is None:
+            return
+        others = inputs_of(self.output_file)
+        here = [file.resolve() for file in self.input_files]
+        if [file.resolve() for file in others] != here and not any(map(_is_gone, others)):
+            problem = f"has the predictions of {' with '.join(map(str, others))}"
+            raise OutputError(
+                str(self.output_file), f"{problem}; give another output_dir, or remove the file"
+            )
 
     def request(self, provenance: Mapping[str, Any]) -> Request:
         """Return what is to be done, with these attributes beside those of this."""
@@ -161,20 +175,6 @@ def infer_files(server: Server, jobs: Sequence[FileJob]) -> list[ClientStatistic
     return infer_with_reconnects(server, jobs[0].options, requests, show) if jobs else []
 
 
-def chunk_of(items: Sequence[T], number: int, total: int) -> Sequence[T]:
-    """Return one of several consecutive parts, whose lengths differ by one at most.
-
-    Parameters
-    ----------
-    items
-        What is divided.
-    number, total
-        Which part, from 1, and how many there are.
-    """
-    n = len(items)
-    return items[n * (number - 1) // total : n * number // total]
-
-
 def summary(done: Sequence[ClientStatistics]) -> str:
     """Return what several files took together."""
     total = ClientStatistics.sum(done)
@@ -188,3 +188,14 @@ def summary(done: Sequence[ClientStatistics]) -> str:
 
 def _request(server: Server, job: FileJob) -> Request:
     return job.request({**server.provenance(), "model_stamp": job.model_stamp()})
+
+
+def _is_gone(file: Path) -> bool:
+    """Tell whether there is no such file; one in somebody's private directory may be there."""
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -174,6 +174,14 @@ def stamp_in(file: Path, inputs: Sequence[Path]) -> str | None:
         return str(opened.attrs[INPUT_STAMP]) if is_of_these else None
 
 
+def inputs_of(file: Path) -> tuple[Path, ...]:
+    """Return the files that a whole output was made of, as it says itself."""
+    with h5py.File(file, "r") as opened:
+        name = "input_file" if "input_file" in opened.attrs else "input_files"
+        given = str(opened.attrs.get(name, "[]"))
+        return tuple(map(Path, [given] if name == "input_file" else json.loads(given)))
+
+
 def named(files: Sequence[Path]) -> dict[str, Any]:
     """Return attributes that name the files that were read: ``input_file``, or ``input_files``."""
     if len(files) == 1:
