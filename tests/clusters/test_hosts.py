@@ -34,8 +34,12 @@ def endpoint(pipeline: Pipeline) -> Endpoint:
 
 
 def test_a_server_on_the_drivers_host(hosts: Hosts, pipeline: Pipeline) -> None:
-    """Clients on other hosts reach it by the host's name; the state is in each host's own /tmp."""
+    """Clients on other hosts reach it by the host's name; the state is in each host's own /tmp.
+
+    Jobs inherit the site's proxy for the web, which is none for servers.
+    """
     pipeline.environment["HERMES_STATE_HOME"] = "/tmp/state"
+    pipeline.environment["http_proxy"] = "http://127.0.0.1:9"
     pipeline.start(model="slow")
     wait_until(pipeline.is_under_way, 60)
     assert endpoint(pipeline).grpc.startswith("login:")
