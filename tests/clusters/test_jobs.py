@@ -139,6 +139,18 @@ def test_nothing_is_left_when_the_driver_ends(
     assert code != 0, output
 
 
+@pytest.mark.parametrize("cluster", [SLURM], indirect=True)
+def test_jobs_of_a_dead_driver_do_not_hinder_the_next_run(pipeline: Pipeline) -> None:
+    """They end as it begins, though the beacon has stood still for a moment only."""
+    process = pipeline.start(*IN_A_JOB, model="slow")
+    wait_until(pipeline.is_under_way, 60)
+    FAULTS["driver, worker and reaper SIGKILL"][0](pipeline, process.pid)
+    process.wait()
+    pipeline.run(*IN_A_JOB, model="slow")
+    assert pipeline.merged()["y"] == pipeline.expected()
+    assert not (pipeline.directory / "results" / "jobs").exists()
+
+
 @pytest.mark.parametrize(
     ("cluster", "options", "victim"),
     [

@@ -19,7 +19,7 @@ from hermes.aeriel.files import Request
 from hermes.aeriel.jobs import _beacon
 from hermes.aeriel.jobs._beacon import Beacon, BeaconWatch
 from hermes.aeriel.jobs._chunks import MOST_FILES_PER_JOB, chunks
-from hermes.aeriel.jobs._files import JobStatus, RunDirectory, Work
+from hermes.aeriel.jobs._files import JobStatus, RunDirectory, Work, sweep_runs
 from hermes.aeriel.jobs._server_request import ServerRequest, check_reachable
 from hermes.aeriel.supervise import ServerSpec
 from hermes.errors import ParameterError
@@ -101,6 +101,32 @@ def test_a_new_run_removes_what_dead_ones_left(run: RunDirectory) -> None:
     run.bury()
     other = RunDirectory.create(run.path.parent)
     assert [path.name for path in run.path.parent.iterdir()] == [other.name]
+
+
+HOLDS_A_RUN = """
+import sys, time
+from pathlib import Path
+from hermes.aeriel.jobs._beacon import Beacon
+from hermes.aeriel.jobs._files import RunDirectory
+
+with Beacon(RunDirectory.create(Path(sys.argv[1]))):
+    print("moves", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_driver_of_this_host_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDS_A_RUN, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as driver:
+        assert driver.stdout is not None
+        driver.stdout.readline()
+        (left,) = tmp_path.iterdir()
+        sweep_runs(tmp_path)
+        assert BeaconWatch(RunDirectory(left)).is_moving()
+        driver.kill()
+    sweep_runs(tmp_path)
+    assert not left.exists()
+    assert not BeaconWatch(RunDirectory(left)).is_moving()
 
 
 def test_a_run_that_ends_removes_what_died_beside_it(run: RunDirectory) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Self
 
+from hermes._processes import ProcessIdentity
 from hermes.aeriel._beacon import LIMIT_S, BeaconReader
 from hermes.aeriel.jobs._files import RunDirectory
 
@@ -31,6 +32,7 @@ class Beacon:
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
+        self._driver = ProcessIdentity.of(os.getpid())
         self._over = threading.Event()
         # A daemon: the thread must not keep a process alive that leaves without leaving the block.
         self._thread = threading.Thread(target=self._keep_moving, name="hermes-beacon", daemon=True)
@@ -53,7 +55,7 @@ class Beacon:
 
     def _move(self) -> None:
         # Opened and closed each time: that is when NFS has other hosts see what was written.
-        self._run.beacon.write_text(f"{os.getpid()} {time.monotonic_ns()}")
+        self._run.beacon.write_text(f"{self._driver} {time.monotonic_ns()}")
         # Of jobs that ended while this process was suspended, or the file server away.
         self._run.tombstone.unlink(missing_ok=True)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from hermes._files import write_whole
+from hermes._processes import ProcessIdentity
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.files import NO_HOOKS, Request, fingerprint_of
-from hermes.errors import ParameterError
+from hermes.errors import ParameterError, ProcError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,15 @@ class RunDirectory:
             for path in self.path.glob("endpoint-*.json"):  # they have keys
                 path.unlink(missing_ok=True)
 
+    def has_dead_driver(self) -> bool:
+        """Tell whether the driver is known to be dead: a job says so, or it was on this host."""
+        try:
+            driver = ProcessIdentity.parse(self.beacon.read_text().partition(" ")[0])
+            is_dead = driver.is_dead()
+        except (OSError, ValueError, ProcError):  # it is just being written, or gone
+            is_dead = False
+        return is_dead or self.tombstone.exists()
+
     def submission(self, name: str) -> SubmissionDirectory:
         """Return the directory of one submission."""
         return SubmissionDirectory(self.path / name)
@@ -155,15 +165,16 @@ class RunDirectory:
 
 
 def sweep_runs(parent: Path) -> None:
-    """Remove the directories of runs whose drivers died.
+    """Remove the directories of runs whose drivers died; jobs of theirs that are left then end.
 
     Parameters
     ----------
     parent
         Where the runs have their directories.
     """
-    for tombstone in parent.glob("hermes-*/tombstone"):
-        RunDirectory(tombstone.parent).remove(keep_logs=False)
+    for run in map(RunDirectory, parent.glob("hermes-*")):
+        if run.has_dead_driver():
+            run.remove(keep_logs=False)
 
 
 class SubmissionDirectory:
