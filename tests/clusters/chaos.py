@@ -153,7 +153,8 @@ def test_the_time_of_jobs_ends(pipeline: Pipeline) -> None:
     began = time.monotonic()
     options = ("--servers", "2", "--walltime", WALLTIME[ENGINE], "--job-retries", "9")
     pipeline.start("--server-place", "job", *options, model="slower")
-    finish(pipeline, "time of servers and clients", "job", f"limit {WALLTIME[ENGINE]}", began)
+    text = f"limit {WALLTIME[ENGINE]}"
+    finish(pipeline, "time of servers and clients", "job", text, began, timeout_s=500)
 
 
 @pytest.mark.skipif(ENGINE != "slurm", reason="the pool of HTCondor has one node")
