@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+from hermes.aeriel._beacon import LIMIT_S
 from tests.clusters.pipeline import FAULTS, REPOSITORY, ROWS, Cluster, Pipeline, seconds_until_clean
 from tests.helpers import DOUBLE, wait_until, write_model
 
@@ -144,9 +145,14 @@ def test_jobs_of_a_dead_driver_do_not_hinder_the_next_run(pipeline: Pipeline) ->
     """They end as it begins, though the beacon has stood still for a moment only."""
     process = pipeline.start(*IN_A_JOB, model="slow")
     wait_until(pipeline.is_under_way, 60)
+    left = pipeline.run_directory()
+    assert left is not None
     FAULTS["driver, worker and reaper SIGKILL"][0](pipeline, process.pid)
     process.wait()
-    pipeline.run(*IN_A_JOB, model="slow")
+    pipeline.start(*IN_A_JOB, model="slow")
+    wait_until(lambda: not left.exists(), LIMIT_S - 5)
+    code, output = pipeline.finish()
+    assert code == 0, output
     assert pipeline.merged()["y"] == pipeline.expected()
     assert not (pipeline.directory / "results" / "jobs").exists()
 
