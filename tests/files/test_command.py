@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -416,6 +417,19 @@ def test_chunks_of_a_pattern_that_matches_other_files_meanwhile(
     for number in (1, 2):
         assert infer(*arguments, f"--chunk={number}/2", cwd=data).returncode == 0
     assert len([*(data / "out").glob("*/a.h5")]) == 3
+
+
+def test_names_that_are_not_utf_8(server: TritonInstance, data: Path) -> None:
+    name = os.fsdecode(b"strain-\xff.h5")
+    shutil.copy(data / "part-1" / "a.h5", data / name)
+    done = infer(server.endpoint.grpc, "rows", name, "--output-dir=out", cwd=data)
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "hermes", "merge", f"out/{name}", "--output-file=merged.h5"]
+    subprocess.run(command, cwd=data, check=True)
+    with h5py.File(data / "out" / name) as file, h5py.File(data / "merged.h5") as merged:
+        assert file.attrs["input_file"] == str(data / name)
+        assert merged["index/files"][0] == os.fsencode(data / name)
+        assert np.array_equal(merged["y"], file["y"])
 
 
 def test_predictions_of_another_file_of_the_same_name_are_not_replaced(

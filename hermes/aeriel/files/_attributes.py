@@ -61,7 +61,9 @@ def write_text(holder: Any, name: str, text: str) -> None:
     As h5py does, which first writes an attribute of another name, and then renames it.
     """
     attribute = h5py.h5a.create(holder.id, name.encode(), _STORED, _SCALAR)
-    attribute.write(np.array(text, _STRING), mtype=_IN_MEMORY)
+    # The name of a file may be bytes that are not UTF-8; h5py reads them as this, and refuses str.
+    value = np.array(text.encode(errors="surrogateescape"), _STRING)
+    attribute.write(value, mtype=_IN_MEMORY)
 
 
 def write_number(holder: Any, name: str, number: float) -> None:

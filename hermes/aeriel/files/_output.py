@@ -165,8 +165,10 @@ class OutputFile:
             There is not enough space for strings.
         """
         if rows.dtype.kind == "O":
-            n_bytes = sum(len(_bytes(value)) + STRING_BYTES for value in rows.flat)
-            if any(b"\0" in _bytes(value) for value in rows.flat):
+            # Paths may have bytes that are not UTF-8, which h5py reads and does not write as str.
+            rows = _as_bytes(rows)
+            n_bytes = sum(len(value) + STRING_BYTES for value in rows.flat)
+            if any(b"\0" in value for value in rows.flat):
                 self.keep_bytes(name)
             # Strings lie in heaps, which may stay half empty.
             self.reserve(2 * n_bytes, f"output {name!r}")
@@ -283,14 +285,18 @@ def _is_bytes(dataset: h5py.Dataset) -> bool:
     return dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is None
 
 
-def _bytes(value: Any) -> bytes:
-    return value.encode() if isinstance(value, str) else bytes(value)
+def _as_bytes(rows: NDArray[Any]) -> NDArray[Any]:
+    encoded = np.empty(rows.shape, object)
+    for index, value in np.ndenumerate(rows):
+        is_text = isinstance(value, str)
+        encoded[index] = value.encode(errors="surrogateescape") if is_text else bytes(value)
+    return encoded
 
 
 def _as_integers(rows: NDArray[Any]) -> NDArray[Any]:
     integers = np.empty(rows.shape, object)
     for index, value in np.ndenumerate(rows):
-        integers[index] = np.frombuffer(_bytes(value), np.uint8)
+        integers[index] = np.frombuffer(value, np.uint8)
     return integers
 
 
