@@ -24,7 +24,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes._processes import is_tritonserver, server_processes
-from hermes.aeriel.serve._gpu_locks import LOCKED, NOTES, Locks, is_locked, newest_note
+from hermes.aeriel.serve._gpu_locks import (
+    LOCKED,
+    NOTES,
+    Holder,
+    Locks,
+    is_locked,
+    newest_note,
+)
 from hermes.aeriel.serve._gpu_names import (
     claimed_gpus,
     cuda_devices,
@@ -481,6 +488,35 @@ class TestLease:
         host._started[-1].wait(20)
         assert line(host.start(remembers)) == ""
 
+    def test_gpus_are_held_for_a_block_under_the_name_of_their_holder(self, host: Host) -> None:
+        holds = (
+            "import os, sys\n"
+            "from hermes.aeriel.serve._gpus import GPURequest\n"
+            "from hermes.aeriel.serve._leases import Holder, hold_gpus\n"
+            "holder = Holder(what='/held/models')\n"
+            "with hold_gpus(GPURequest(gpus=(0,)), holder, 0) as lease:\n"
+            "    print(lease.gpus, len(lease.descriptors), *lease.notes, flush=True)\n"
+            "    sys.stdin.readline()\n"
+            "print(len(lease.descriptors), *map(os.path.exists, lease.notes), flush=True)\n"
+            "sys.stdin.readline()\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", holds],
+            env=host.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        host._started.append(process)
+        note = NOTES / f"hermes-gpus-{os.getuid()}" / host.uuids[0]
+        assert line(process) == f"(0,) 1 {note}"
+        assert "is held by the server of /held/models (process " in host.take(gpus=[0])
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert line(process) == "0 False"
+        assert host.take(gpus=[0]) == "[0]"
+
     def test_nothing_that_is_removed_from_tmp_matters(self, host: Host) -> None:
         """Cleaners take what is 10 days old."""
         assert host.take(gpus=[0]) == "[0]"
@@ -525,6 +561,24 @@ class TestLocks:
         first.close()
         assert second.take(gpu)
         second.close()
+
+    def test_one_of_several_locks_is_given_back(self) -> None:
+        first, second = str(uuid.uuid4()), str(uuid.uuid4())
+        locks = Locks()
+        assert locks.take(first)
+        assert locks.take(second)
+        locks.release(first)
+        assert not is_locked(first)
+        assert is_locked(second)
+        locks.close()
+
+    def test_no_file_stays_open(self) -> None:
+        before = set(Path("/proc/self/fd").iterdir())
+        locks = Locks()
+        assert locks.take(gpu := str(uuid.uuid4()))
+        assert is_locked(gpu)
+        locks.close()
+        assert set(Path("/proc/self/fd").iterdir()) == before
 
     def test_what_is_locked_is_roots_and_open_to_all(self) -> None:
         status = Path(LOCKED).stat()
@@ -621,6 +675,10 @@ class TestDriver:
         host.environment["CUDA_VISIBLE_DEVICES"] = "1"
         assert host.take().startswith("WARNING hermes reads CUDA_VISIBLE_DEVICES=1 in the order of")
         assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in host.check()["gpu"]
+        host.kill()
+        assert host.take(n_gpus=1).startswith("WARNING hermes reads CUDA_VISIBLE_DEVICES=1 in the")
+        host.kill()
+        assert host.take(n_gpus=0) == "[]"
         host.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         assert host.take() == "[]"
 
@@ -734,9 +792,48 @@ class TestOtherUsers:
         for text in ("", "[]", "{", '{"pid": "x"}', "[" * 4000, '{"what": 1, "pid": 2}', "\0\xff"):
             note.write_text(text, encoding="latin-1")
             assert newest_note(host.uuids[0]) is None, text
+        note.write_text('{"what": "a", "pid": 2, "state": "/s"}')
+        assert newest_note(host.uuids[0]) == Holder(what="a", pid=2, state="/s")
+        note.rename(note.with_name(host.uuids[1]))
+        note.symlink_to(note.with_name(host.uuids[1]))
+        assert newest_note(host.uuids[0]) is None
         note.unlink()
         os.mkfifo(note)
         assert newest_note(host.uuids[0]) is None
+
+    def test_the_newest_of_several_users_is_the_holder(self, host: Host) -> None:
+        for user in (0, NOBODY, 0):
+            name = "nobody" if user == NOBODY else "root"
+            assert host.take(gpus=[0], user=user) == "[0]"
+            assert f", user {name})" in host.take(gpus=[0])
+            host._started[-2].kill()
+            host._started[-2].wait(20)
+
+    def test_a_user_without_a_name_and_a_directory_is_named_to_others(self, host: Host) -> None:
+        uid = 4712
+        directory = NOTES / f"hermes-gpus-{uid}"
+        shutil.rmtree(directory, ignore_errors=True)
+        strange = Path(tempfile.mkdtemp(prefix="hermes-gpus-", dir=NOTES))
+        try:
+            assert host.take(gpus=[0], user=uid) == "[0]"
+            assert f"/some/models (process {host._started[-1].pid}, user {uid})" in host.take(
+                gpus=[0], user=NOBODY
+            )
+        finally:
+            host.finish()
+            shutil.rmtree(strange, ignore_errors=True)
+
+    def test_who_cannot_write_that_it_holds_a_gpu_holds_it(self, host: Host) -> None:
+        uid = 4713
+        file = NOTES / f"hermes-gpus-{uid}"
+        file.touch()
+        try:
+            started = host.start(TAKE, '{"gpus": [0]}', "60", str(uid))
+            assert line(started).startswith(f"WARNING cannot record the holder of {host.uuids[0]}")
+            assert line(started) == "[0]"
+            assert "is held by an unknown process" in host.take(gpus=[0])
+        finally:
+            file.unlink()
 
 
 def until(happened: Callable[[], object], within_s: float = 15.0) -> None:
