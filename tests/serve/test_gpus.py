@@ -409,9 +409,19 @@ class TestLease:
         assert host.take(gpus=[1]) == "[1]"
 
     def test_a_holder_who_has_only_just_come_is_named_too(self, host: Host) -> None:
-        signs_late = TAKE.replace("lease.sign", "print(flush=True); time.sleep(0.3); lease.sign")
-        assert line(host.start(signs_late, '{"gpus": [0]}', "60", str(os.getuid()))) == ""
-        assert "is held by the server of /some/models (process " in host.take(gpus=[0])
+        signs_late = (
+            "import threading\n"
+            "from hermes.aeriel.serve._gpus import GPURequest\n"
+            "from hermes.aeriel.serve._leases import Holder, lease_gpus\n"
+            "from hermes.errors import GPUBusyError\n"
+            "lease = lease_gpus(GPURequest(gpus=(0,)))\n"
+            "threading.Timer(0.1, lease.sign, [Holder(what='/late/models')]).start()\n"
+            "try:\n"
+            "    lease_gpus(GPURequest(gpus=(0,)))\n"
+            "except GPUBusyError as error:\n"
+            "    print(error, flush=True)\n"
+        )
+        assert "is held by the server of /late/models (process " in line(host.start(signs_late))
 
     def test_a_gpu_is_one_under_all_its_names(self, host: Host) -> None:
         assert host.take(gpus=[host.uuids[0]]) == f"['{host.uuids[0]}']"
@@ -720,6 +730,19 @@ class TestParts:
         assert divided.take(n_gpus=1).startswith("GPUBusyError")
         assert "a single part of a GPU (MIG) and no other" in divided.take(n_gpus=2)
 
+    def test_a_part_that_is_refused_leaves_its_whole_free(self, host: Host) -> None:
+        first, second = host.parts
+        host.say({"parts": [{"uuid": first}]}, {"parts": [{"uuid": second}]})
+        assert host.take(gpus=[first]) == f"['{first}']"
+        job = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": f"{first},{second}"}
+        alone = dict(host.environment)
+        host.environment |= job
+        assert host.take(n_gpus=1) == f"['{second}']"
+        host.environment = alone
+        host._started[0].kill()
+        host._started[0].wait(20)
+        assert host.take(gpus=[0]) == "[0]"
+
     def test_whole_gpus_come_first(self, divided: Host) -> None:
         assert divided.take(n_gpus=1) == f"['{divided.uuids[0]}']"
 
@@ -779,6 +802,8 @@ class TestOtherUsers:
             assert "the server of ?[31mthe moon (process 1, user nobody)" in refused
             assert "is held by an unknown process" in host.take(gpus=[1])
             assert not list(treasure.iterdir())
+            os.chown(his / host.uuids[0], 0, 0)  # his directory has what root wrote
+            assert "is held by an unknown process" in host.take(gpus=[0])
         finally:
             shutil.rmtree(treasure)
             shutil.rmtree(ours)
