@@ -56,10 +56,10 @@ class Plan:
         )
 
 
-def year(seconds: float = YEAR_S) -> Work:
+def year() -> Work:
     """Return the work: windows of a second, one after the other, in every slide."""
     return Work(
-        rows=seconds * N_SLIDES, rows_per_file=FILE_S, files_per_job=N_SLIDES * FILES_PER_JOB
+        rows=YEAR_S * N_SLIDES, rows_per_file=FILE_S, files_per_job=N_SLIDES * FILES_PER_JOB
     )
 
 

@@ -6,8 +6,9 @@ copies this module beside each of them. It needs numpy, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,38 @@ class Request:
 
     inputs: Tensors
     outputs: Collection[str]
+
+
+def answer_requests(
+    requests: Sequence[Any],
+    inputs: Callable[[Any], Tensors],
+    run: Run,
+    *,
+    outputs: Sequence[str],
+    states: Collection[str],
+    batched: bool,
+) -> Iterator[tuple[Any, Tensors | Exception, list[str]]]:
+    """Yield each of Triton's requests with its answer, and the names of the outputs that it wants.
+
+    Parameters
+    ----------
+    requests
+        The requests, as the Python backend has them.
+    inputs
+        Returns the inputs of a request.
+    run, batched
+        As for `answer`.
+    outputs, states
+        The names of the model's outputs, and of those that are kept as the state of a sequence.
+    """
+    # Names come as a set, whose order differs from process to process.
+    asked = [request.requested_output_names() for request in requests]
+    wanted = [[name for name in outputs if name in names] for names in asked]
+    prepared = [
+        prepare(partial(inputs, request), {*names, *states})
+        for request, names in zip(requests, wanted, strict=True)
+    ]
+    yield from zip(requests, answer(prepared, run, batched=batched), wanted, strict=True)
 
 
 def prepare(inputs: Callable[[], Tensors], outputs: Collection[str]) -> Request | Exception:

@@ -7,13 +7,12 @@ https://github.com/triton-inference-server/onnxruntime_backend
 """
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
-from hermes_batching import answer, prepare
+from hermes_batching import answer_requests
 from hermes_bf16 import bits_of, exchangeable
 from hermes_sequences import SequenceStates, declared_states, sequence_inputs
 from hermes_session import default_max_batch_size, open_session
@@ -108,23 +107,15 @@ class TritonPythonModel:
         self.bf16 = {name for name, tensor in {**inputs, **outputs}.items() if tensor.type == BF16}
 
     def execute(self, requests):
-        wanted = [self._wanted(request) for request in requests]
-        answers = answer(
-            [
-                prepare(partial(self._inputs, request), {*outputs, *self.states.outputs})
-                for request, outputs in zip(requests, wanted, strict=True)
-            ],
+        answers = answer_requests(
+            requests,
+            self._inputs,
             self._run,
+            outputs=self.outputs,
+            states=self.states.outputs,
             batched=self.batched,
         )
-        return [
-            self._response(*answered) for answered in zip(requests, answers, wanted, strict=True)
-        ]
-
-    def _wanted(self, request):
-        # A set, whose order differs from process to process.
-        requested = request.requested_output_names()
-        return [name for name in self.outputs if name in requested]
+        return [self._response(*answered) for answered in answers]
 
     def _inputs(self, request):
         received = {

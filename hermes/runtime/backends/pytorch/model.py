@@ -7,12 +7,11 @@ backend: https://github.com/triton-inference-server/pytorch_backend
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from hermes_batching import answer, prepare
+from hermes_batching import answer_requests
 from hermes_sequences import SequenceStates, declared_states, sequence_inputs
 from hermes_threads import fair_threads
 
@@ -57,23 +56,15 @@ class TritonPythonModel:
         self.types = _types(config)
 
     def execute(self, requests):
-        wanted = [self._wanted(request) for request in requests]
-        answers = answer(
-            [
-                prepare(partial(self._inputs, request), {*outputs, *self.states.outputs})
-                for request, outputs in zip(requests, wanted, strict=True)
-            ],
+        answers = answer_requests(
+            requests,
+            self._inputs,
             self._run,
+            outputs=self.outputs,
+            states=self.states.outputs,
             batched=self.batched,
         )
-        return [
-            self._response(*answered) for answered in zip(requests, answers, wanted, strict=True)
-        ]
-
-    def _wanted(self, request):
-        # A set, whose order differs from process to process.
-        requested = request.requested_output_names()
-        return [name for name in self.outputs if name in requested]
+        return [self._response(*answered) for answered in answers]
 
     def _inputs(self, request):
         received = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
