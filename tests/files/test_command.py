@@ -447,6 +447,9 @@ def test_predictions_of_another_file_of_the_same_name_are_not_replaced(
     assert infer(*arguments, "linked/a.h5", cwd=data).returncode == 0  # the same file
     shutil.move(data / "part-0", data / "moved")
     assert infer(*arguments, "moved/a.h5", cwd=data).returncode == 0
+    with h5py.File(data / "out" / "a.h5", "r+") as file:
+        del file.attrs["input_file"]  # as a version that did not write it
+    assert infer(*arguments, "part-1/a.h5", cwd=data).returncode == 0
 
 
 @pytest.mark.parametrize("model", ["rows", "sums"])

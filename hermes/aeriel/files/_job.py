@@ -80,13 +80,15 @@ class FileJob:
         """Raise OutputError where the output is there, and is that of another input.
 
         Commands for one file each may have the same output directory, and files in different
-        directories the same name. An input that is gone may have been moved.
+        directories the same name. An input that is gone may have been moved, and an output that
+        names none is of an earlier version.
         """
         if fingerprint_of(self.output_file) is None:
             return
         others = inputs_of(self.output_file)
         here = [file.resolve() for file in self.input_files]
-        if [file.resolve() for file in others] != here and not any(map(_is_gone, others)):
+        is_other = [file.resolve() for file in others] != here
+        if others and is_other and not any(map(_is_gone, others)):
             problem = f"has the predictions of {' with '.join(map(str, others))}"
             raise OutputError(
                 str(self.output_file), f"{problem}; give another output_dir, or remove the file"
