@@ -16,6 +16,7 @@ from hermes.aeriel.files import (
     FINGERPRINT,
     FileJob,
     InferenceOptions,
+    check_unchanged,
     chunk_of,
     fingerprint_of,
     plan_files,
@@ -153,6 +154,14 @@ def test_an_input_is_never_replaced(inputs: list[Path]) -> None:
     link.symlink_to(inputs[0].parent)
     with pytest.raises(ParameterError, match=r"^output_dir: .*b\.h5 is an input too; give another"):
         plan_files(OPTIONS, [[inputs[1]]], link, model_stamp="model")
+
+
+def test_an_input_that_is_gone_when_it_has_been_read(inputs: list[Path]) -> None:
+    stamp = file_stamp(*inputs)
+    check_unchanged(inputs, stamp)
+    inputs[0].unlink()
+    with pytest.raises(DataError, match=r"b\.h5: was removed while it was read; run it again"):
+        check_unchanged(inputs, stamp)
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 9])
