@@ -160,8 +160,10 @@ def test_an_input_that_is_gone_when_it_has_been_read(inputs: list[Path]) -> None
     stamp = file_stamp(*inputs)
     check_unchanged(inputs, stamp)
     inputs[0].unlink()
-    with pytest.raises(DataError, match=r"b\.h5: was removed while it was read; run it again"):
+    with pytest.raises(DataError, match=r"a\.h5: was removed; put it back, and run it again"):
         check_unchanged(inputs, stamp)
+    with pytest.raises(DataError, match=r"a\.h5: was removed"):
+        job(inputs[0]).request({})
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 9])

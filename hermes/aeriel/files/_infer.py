@@ -256,13 +256,9 @@ def versions() -> dict[str, str]:
 
 def check_unchanged(files: Sequence[Path], stamp: str) -> None:
     """Raise DataError where a file, or one that it points at, is not what it was."""
-    try:
-        is_same, what = file_stamp(*files) == stamp, "changed"
-    except FileNotFoundError:
-        is_same, what = False, "removed"
-    if not is_same:
+    if file_stamp(*files) != stamp:
         file = " or ".join(map(str, files))
-        problem = f"was {what} while it was read; run it again when nobody writes it any more"
+        problem = "was changed while it was read; run it again when nobody writes it any more"
         raise DataError(file=file, problem=problem)
 
 

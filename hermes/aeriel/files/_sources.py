@@ -135,16 +135,19 @@ def file_stamp(*files: Path) -> str:
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
     DataError
-        It is damaged.
+        There is no such file any more, or it is damaged.
     """
     return "\n".join(map(_file_stamp, files))
 
 
 def _file_stamp(file: Path) -> str:
-    own = own_stamp(file)
+    try:
+        own = own_stamp(file)
+    except FileNotFoundError as error:
+        raise DataError(
+            file=str(file), problem="was removed; put it back, and run it again"
+        ) from error
     if own in _reaching_none or not h5py.is_hdf5(file):
         return own
     with as_data_errors(file), h5py.File(file, "r") as opened:

@@ -142,11 +142,12 @@ def _facts(predictions: FilePredictions) -> dict[str, object]:
 
 
 def _check_input(predictions: FilePredictions) -> None:
+    for file in predictions.input_files:
+        if not file.exists():
+            problem = f"is gone, but {predictions.path} holds predictions for it"
+            raise DataError(file=str(file), problem=problem)
     try:
         check_unchanged(predictions.input_files, predictions.attributes["input_stamp"])
-    except FileNotFoundError as error:
-        problem = f"is gone, but {predictions.path} holds predictions for it"
-        raise DataError(file=str(error.filename), problem=problem) from error
     except DataError as error:
         problem = f"is not what {predictions.path} holds predictions for any more; make them again"
         raise DataError(file=predictions.file, problem=problem) from error
