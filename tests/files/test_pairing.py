@@ -89,6 +89,11 @@ def test_results_have_the_names_of_all_files(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_alone_has_the_name_that_it_has_among_others() -> None:
+    alone, other = [Path("/data/a.hdf5")], [Path("/data/b.hdf5")]
+    assert output_names([alone]) == output_names([alone, other])[:1] == ["a.hdf5"]
+
+
 def test_inputs_whose_results_would_have_one_name_are_refused(tmp_path: Path) -> None:
     inputs = [(Path("/d/H/a.h5"), Path(f"/d/L/{part}/a.h5")) for part in (1, 2)]
     problem = r"a\+a\.h5 would have the predictions of /d/H/a.h5 with /d/L/1/a.h5 and of "

@@ -380,7 +380,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
         start_new_session=True,
     )
     predictions = tmp_path / "out" / "predictions"
-    name = "H-H1_GWOSC_1KHZ_R1-100-32+L-L1_GWOSC_1KHZ_R1-100-32.h5"
+    name = "H-H1_GWOSC_1KHZ_R1-100-32+L-L1_GWOSC_1KHZ_R1-100-32.hdf5"
     try:
         wait_until((predictions / "slide-1" / f"{name}.partial.json").exists, timeout_s=90)
     finally:

@@ -86,8 +86,6 @@ def output_names(inputs: Sequence[Sequence[Path]]) -> list[str]:
         first.with_stem("+".join([first.stem, *(other.stem for other in others)]))
         for first, *others in inputs
     ]
-    if len(files) == 1:
-        return [files[0].with_suffix(".h5").name]
     common = Path(*_common([file.parent.parts for file in files]))
     names = [str(file.relative_to(common)) for file in files]
     first: dict[str, Sequence[Path]] = {}
