@@ -105,7 +105,7 @@ class TestTable:
             ask(endpoint, "double", 5)
             wait_for(path, lambda rows: any(row["requests"] == "5" for row in rows))
         pending = {row["pending"] for row in table(path) if row["kind"] == "model"}
-        assert pending == {"0"}  # which the metrics say
+        assert pending <= {"0", "1"}  # which the metrics say; one is asked at a time
 
     def test_shows_an_ensemble_by_its_members(
         self, instance: TritonInstance, tmp_path: Path
