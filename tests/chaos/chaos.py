@@ -89,7 +89,6 @@ AT_A_MOMENT = (
     "driver SIGINT twice",
 )
 OTHER_FAULTS = ("disk full", "port taken", "shared server")
-GPU = "GPU-0000-chaos"
 WAIT_FOR_GPU_S = 15.0
 # How long a stopped process stays so: longer than it takes to be found out.
 STOPPED_S = 12.0
@@ -122,7 +121,7 @@ class Run:
         self.temporary = self.directory / "tmp"
         self.temporary.mkdir()
         self.gpus = self.directory / "gpus.json"
-        self.gpus.write_text(json.dumps([{"uuid": GPU}]))
+        self.gpus.write_text(json.dumps([{"uuid": f"GPU-{self.directory.name}"}]))
         self.environment = {
             **os.environ,
             "HERMES_STATE_HOME": str(self.state),
