@@ -23,8 +23,8 @@ REPOSITORY = ENVIRONMENT.parents[1]
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Path]:
-    """The directory of a real Slurm, whose jobs may open every GPU of their node."""
-    yield from _slurm_system()
+    """The directory of a real Slurm with accounting, whose jobs may open every GPU."""
+    yield from _slurm_system("--accounting")
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,6 @@ from tests.helpers import double_slowly_while, wait_until, write_model
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
 N_FILES = 2
-# law asks sacct for jobs that have ended, and this Slurm has no accounting.
-SACCT = r"""#!/bin/sh
-for ids; do :; done
-for id in $(echo "$ids" | tr , ' '); do
-    scontrol show job --oneliner "$id" | sed -nE \
-        's/^JobId=(\S+).* JobState=(\S+) Reason=(\S+).* ExitCode=(\S+).*/\1 \2 \4 \3/p'
-done
-"""
 
 
 class Workflow:
@@ -42,13 +34,8 @@ class Workflow:
             with h5py.File(directory / "data" / f"{index}.h5", "w") as file:
                 file["x"] = np.random.default_rng(index).standard_normal((50, 1), np.float32)
         write_model(directory / "models", "double", double_slowly_while(self.slow))
-        (directory / "bin").mkdir()
-        sacct = directory / "bin" / "sacct"
-        sacct.write_text(SACCT)
-        sacct.chmod(0o755)
         self.environment = {
             **os.environ,
-            "PATH": f"{sacct.parent}:{os.environ['PATH']}",
             "SLURM_CONF": str(slurm / "slurm.conf"),
             "LAW_HOME": str(directory / "law"),
             "HERMES_TEST": str(directory),

@@ -25,7 +25,7 @@ SNAKEFILE = REPOSITORY / "workflows" / "snakemake" / "Snakefile"
 # Jobs are looked at after 1 s and again 11 s later, in place of 40 s and 50 s later. All of the
 # inference is one job.
 ON_SLURM = (
-    *("--executor", "slurm", "--jobs", "2", "--slurm-status-command", "squeue"),
+    *("--executor", "slurm", "--jobs", "2"),
     *("--slurm-init-seconds-before-status-checks", "1"),
     *("--groups", "infer=infer", "--group-components", "infer=100"),
 )

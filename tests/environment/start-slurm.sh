@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Starts a real Slurm on this machine for the tests in tests/clusters, with GPUs that are not there.
 #
-#   start-slurm.sh DIRECTORY [--constrain | --hosts [PATH...]]    as root, on Debian
-#   stop-slurm.sh DIRECTORY                                       ends it
+#   start-slurm.sh DIRECTORY [--accounting | --constrain | --hosts [PATH...]]    as root, on Debian
+#   stop-slurm.sh DIRECTORY                                                      ends it
 #
 # It writes DIRECTORY/slurm.conf. The node has four GPUs: device nodes of NVIDIA's major number,
 # without a driver behind them. With --constrain a job may open its own GPUs only (ConstrainDevices,
 # through the cgroup for devices).
+#
+# With --accounting there is a slurmdbd, with a MariaDB of its own, so that sacct tells of jobs that have ended.
 #
 # With --hosts there are three hosts, two of them nodes with two GPUs each: "login", "node1" and
 # "node2" have network, PID, UTS and IPC namespaces of their own, know each other by name, and have
@@ -15,6 +17,7 @@
 set -euo pipefail
 directory=$(mkdir -p "$1" && cd "$1" && pwd)
 constrain=$([ "${2:-}" = --constrain ] && echo yes || echo no)
+accounting=$([ "${2:-}" = --accounting ] && echo yes || echo no)
 if [ "${2:-}" = --hosts ]; then
     shared=("$directory" "${@:3}") nodes=(node1 node2) cpus=3 gpus=2
 else
@@ -22,11 +25,12 @@ else
 fi
 
 [ "$(id -u)" = 0 ] || { echo "only root can start Slurm's daemons" >&2; exit 1; }
-if ! dpkg -s slurm-wlm munge >/dev/null 2>&1; then
+packages=(slurm-wlm slurm-client slurm-wlm-basic-plugins munge)
+[ $accounting = no ] || packages+=(slurmdbd mariadb-server)
+if ! dpkg -s "${packages[@]}" >/dev/null 2>&1; then
     command -v apt-get >/dev/null || { echo "Slurm is installed on Debian only" >&2; exit 1; }
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        slurm-wlm slurm-client slurm-wlm-basic-plugins munge >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 if [ $constrain = yes ] && [ ! -w /sys/fs/cgroup/devices/tasks ]; then
     echo "constraining devices needs the devices controller of cgroup v1" >&2
@@ -42,7 +46,7 @@ for index in $(seq 0 $((gpus - 1))); do
 done
 ports=($(python3 -c '
 import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
 print(*(one.getsockname()[1] for one in sockets))'))
 
 # Starts a host: NAME NUMBER. Its first process stays in the foreground of its own namespaces.
@@ -116,7 +120,14 @@ KillWait=5
 SlurmdTimeout=10
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+$(if [ $accounting = yes ]; then
+    echo AccountingStorageType=accounting_storage/slurmdbd
+    echo AccountingStorageHost=127.0.0.1
+    echo "AccountingStoragePort=${ports[2]}"
+    echo "AccountingStoragePass=$directory/munge.socket"
+else
+    echo AccountingStorageType=accounting_storage/none
+fi)
 $(for index in "${!nodes[@]}"; do
     echo "NodeName=${nodes[index]} Port=${ports[1]} CPUs=$cpus RealMemory=1024 Gres=gpu:$gpus State=UNKNOWN" \
         "$([ -n "${network:-}" ] && echo "NodeAddr=$network.$((index + 3))" || echo "NodeAddr=127.0.0.1 NodeHostname=$(hostname -s)")"
@@ -134,6 +145,36 @@ export SLURM_CONF=$directory/slurm.conf
 munged --key-file="$directory/munge/key" --socket="$directory/munge.socket" \
     --pid-file="$directory/munged.pid" --log-file="$directory/munged.log" \
     --seed-file="$directory/munge/seed"
+if [ $accounting = yes ]; then
+    mariadb-install-db --no-defaults --user=root --auth-root-authentication-method=socket \
+        --datadir="$directory/database" --skip-test-db >"$directory/mariadb.log" 2>&1
+    mariadbd --no-defaults --user=root --datadir="$directory/database" --skip-networking \
+        --socket="$directory/database.socket" --pid-file="$directory/mariadbd.pid" \
+        --innodb-lock-wait-timeout=900 </dev/null >>"$directory/mariadb.log" 2>&1 &
+    for _ in $(seq 150); do
+        mariadb-admin --no-defaults --socket="$directory/database.socket" ping >/dev/null 2>&1 && break
+        sleep 0.2
+    done
+    (umask 077 && cat >"$directory/slurmdbd.conf" <<CONF
+AuthType=auth/munge
+AuthInfo=socket=$directory/munge.socket
+DbdHost=$(hostname -s)
+DbdAddr=127.0.0.1
+DbdPort=${ports[2]}
+SlurmUser=root
+LogFile=$directory/slurmdbd.log
+PidFile=$directory/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+CONF
+    )
+    MYSQL_UNIX_PORT=$directory/database.socket slurmdbd
+    for _ in $(seq 150); do
+        timeout 5 sacctmgr --immediate add cluster hermes >/dev/null 2>&1 && break
+        sleep 0.2
+    done
+fi
 slurmctld -c
 for node in "${nodes[@]}"; do
     mkdir -p "$directory/spool/$node"

@@ -12,7 +12,7 @@ fi
 for host in login node1 node2; do # the first process of each: the kernel ends the others with it
     pid=$(cat "$directory/$host.pid" 2>/dev/null) && kill -9 "$pid" 2>/dev/null
 done
-for daemon in slurmd-node slurmctld munged; do
+for daemon in slurmd-node slurmctld slurmdbd mariadbd munged; do
     pid=$(cat "$directory/$daemon.pid" 2>/dev/null) || continue
     kill "$pid" 2>/dev/null
     for _ in $(seq 100); do
