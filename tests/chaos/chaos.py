@@ -458,7 +458,10 @@ def _is_ours(path: Path) -> bool:
 
 
 def _entries(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir()) if directory.is_dir() else []
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:  # it goes with what was last in it
+        return []
 
 
 def faults(runs: int, rng: random.Random) -> list[str]:
