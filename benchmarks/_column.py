@@ -88,7 +88,7 @@ class Job:
 
 def hermes_client(job, transport):
     from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
-    from hermes.aeriel.files._rows import read_rows
+    from hermes.aeriel.files._reading import read_rows
 
     dataset = job.dataset
     layout = RowLayout(shapes={"x": dataset.shape[1:]}, rows_per_request=job.batch)
