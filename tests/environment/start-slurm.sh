@@ -27,11 +27,13 @@ fi
 [ "$(id -u)" = 0 ] || { echo "only root can start Slurm's daemons" >&2; exit 1; }
 packages=(slurm-wlm slurm-client slurm-wlm-basic-plugins munge)
 [ $accounting = no ] || packages+=(slurmdbd mariadb-server)
-if ! dpkg -s "${packages[@]}" >/dev/null 2>&1; then
+( # several may be started at once
+    flock 9
+    dpkg -s "${packages[@]}" >/dev/null 2>&1 && exit 0
     command -v apt-get >/dev/null || { echo "Slurm is installed on Debian only" >&2; exit 1; }
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-fi
+) 9>/var/lock/hermes-slurm
 if [ $constrain = yes ] && [ ! -w /sys/fs/cgroup/devices/tasks ]; then
     echo "constraining devices needs the devices controller of cgroup v1" >&2
     exit 1
