@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import ipaddress
 import os
@@ -24,7 +25,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from hermes._cleanup import end_leftovers
-from hermes._directory import ServerDirectory, state_home
+from hermes._directory import ServerDirectory, new_server_id, state_home
 from hermes._processes import ProcessIdentity, is_stub, server_processes
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.serve import Endpoint, Ports, TritonInstance, serve
@@ -480,6 +481,17 @@ def test_server_that_ignores_the_signal_is_killed_after_the_grace_period(
     assert 1.5 <= time.monotonic() - started < 6
     assert instance.exit_code == -signal.SIGKILL
     assert remains(instance.server_id) == [instance.log_file]
+
+
+def test_what_was_left_meanwhile_goes_with_the_end_of_a_server(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_STATE_HOME", str(tmp_path / "home"))
+    with serve(empty, listen="unix"):
+        other = ServerDirectory(state_home() / new_server_id())
+        me = ProcessIdentity.of(os.getpid())
+        other.set_owner(dataclasses.replace(me, start_ticks=me.start_ticks - 1))
+    assert not other.path.exists()
 
 
 def test_script_around_triton_that_stays_is_stopped_with_it(use: Any, empty: Path) -> None:

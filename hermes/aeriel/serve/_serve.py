@@ -150,6 +150,8 @@ def serve(
     with ExitStack() as stack:
         if directory is None:
             sweep(state_home())
+            # Also at the end: an owner may have been killed meanwhile, and its guard as it cleaned.
+            stack.callback(sweep, state_home())
             directory = ServerDirectory(state_home() / new_server_id())
         if isinstance(gpus, GPULease):
             lease = gpus
