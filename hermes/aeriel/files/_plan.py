@@ -96,8 +96,10 @@ def examine(
         inputs = list(options.input_map)
     files = (files,) if isinstance(files, Path) else tuple(files)
     cut = WindowOptions.of(options)
+    # Before they are read: what is found is of these, or newer, and then kept for nobody.
+    stamps = tuple(own_stamp(file) if file.exists() else "" for file in files)
     if target is None and inputs is not None and options.input_map.keys() == set(inputs):
-        known = _examined.get(_key(files, options.input_map, cut, options))
+        known = _examined.get(_key(stamps, options.input_map, cut, options))
         if known is not None:
             return replace(known, datasets={name: known.datasets[name] for name in inputs})
     facts = inspect(
@@ -110,11 +112,11 @@ def examine(
         cut=cut,
         allow_external_data=options.allow_external_data,
     )
-    key = _key(files, {name: each.paths for name, each in facts.datasets.items()}, cut, options)
-    if all(map(reaches_none, key[0])):
+    if all(map(reaches_none, stamps)):
         if len(_examined) >= MOST_KNOWN:
             _examined.clear()
-        _examined[key] = replace(facts, target=None)
+        found = {name: each.paths for name, each in facts.datasets.items()}
+        _examined[_key(stamps, found, cut, options)] = replace(facts, target=None)
     return facts
 
 
@@ -183,13 +185,12 @@ def plan(
 
 
 def _key(
-    files: Sequence[Path],
+    stamps: tuple[str, ...],
     input_map: InputMap,
     cut: WindowOptions | None,
     options: InferenceOptions,
 ) -> tuple[Any, ...]:
-    """Return what the facts of an input depend on: first what stands for its files."""
-    stamps = tuple(own_stamp(file) if file.exists() else "" for file in files)
+    """Return what the facts of an input depend on."""
     return stamps, frozenset(input_map.items()), cut, options.allow_external_data
 
 
