@@ -8,6 +8,7 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
+from hermes.aeriel._flags import flag_values
 from hermes.aeriel._onnx import OnnxGraph, OnnxTensor, read_graph
 
 # The file or directory in a version's directory, by backend; Triton's model_config.h.
@@ -116,11 +117,10 @@ def configuration_of_onnx(
 def _default_max_batch_size(server_args: Sequence[str]) -> int:
     """Return what ``--backend-config=onnxruntime,default-max-batch-size=N`` says."""
     settings: dict[str, str] = {}
-    for argument, following in zip(server_args, [*server_args[1:], ""], strict=False):
-        option, equals, text = argument.partition("=")
-        setting, _, value = (text if equals else following).rpartition("=")
+    for text in flag_values(server_args, "backend-config"):
+        setting, _, value = text.rpartition("=")
         backend, _, name = setting.rpartition(",")
-        if option == "--backend-config" and name == "default-max-batch-size":
+        if name == "default-max-batch-size":
             settings[backend] = value
     # A setting without a backend is that of all backends.
     value = settings.get("onnxruntime", settings.get("", ""))

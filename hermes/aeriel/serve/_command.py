@@ -10,14 +10,13 @@ from pathlib import Path
 
 from hermes._directory import ServerDirectory
 from hermes.aeriel._credentials import ServerCredentials, reachable_name
+from hermes.aeriel._flags import flag_values, is_off
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.serve._ports import UNIX, Ports, host_and_port
 from hermes.errors import ParameterError
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 SERVICES = ("grpc", "http", "metrics")
-# Triton's words for false.
-_FALSE = {"false", "off", "0"}
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
 # Flags that hermes sets, and the parameter of `serve` that sets each.
 _OWNED = {
@@ -247,17 +246,3 @@ def check_model_repository(model_repository: str | Path) -> str:
             problem = f"{path} has a model named {model.name!r}; Triton does not accept such names"
             raise ParameterError("model_repository", problem)
     return str(path)
-
-
-def flag_values(arguments: Sequence[str], name: str) -> list[str]:
-    """Return the values of a flag of tritonserver, in either spelling; the last one counts."""
-    return [
-        argument.partition("=")[2] if "=" in argument else following
-        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True)
-        if argument.partition("=")[0] == f"--{name}"
-    ]
-
-
-def is_off(arguments: Sequence[str], name: str) -> bool:
-    """Return whether a flag that is true by default has the value false."""
-    return any(value.lower() in _FALSE for value in flag_values(arguments, name)[-1:])

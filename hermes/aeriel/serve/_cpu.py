@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hermes.aeriel.serve._command import flag_values, is_off
+from hermes.aeriel._flags import flag_values, is_off
 from hermes.aeriel.serve._gpu_names import cuda_devices
 from hermes.aeriel.serve._nvml import list_gpus, why_no_gpu
 from hermes.errors import ModelLoadError
