@@ -117,6 +117,19 @@ def test_levels_of_scores_change_little(monkeypatch: pytest.MonkeyPatch) -> None
             assert coarse[name][end] == pytest.approx(found[end], abs=0.05 * width)
 
 
+def test_levels_of_a_sample_of_the_scores_change_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    new, labels = probabilities(9000, 3, seed=1, strength=1)
+    old, _ = probabilities(9000, 3, seed=2, strength=0.8)
+    exact = compare(["roc_auc", "average_precision"], new, old, labels).metrics
+    monkeypatch.setattr("hermes.aeriel.metrics._ranking.SAMPLE_ROWS", 1000)
+    monkeypatch.setattr(rank_bootstrap, "COLUMNS_AT_ONCE", 2)
+    sampled = compare(["roc_auc", "average_precision"], new, old, labels).metrics
+    for name, found in exact.items():
+        width = found["high"] - found["low"]
+        for end in ("low", "high"):
+            assert sampled[name][end] == pytest.approx(found[end], abs=0.05 * width)
+
+
 def test_a_paired_interval_is_narrower_than_either_models() -> None:
     new, labels = probabilities(5000, 3, seed=1, strength=1)
     old = new.copy()

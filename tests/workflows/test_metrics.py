@@ -6,6 +6,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -333,6 +334,31 @@ def test_classes_are_ranked_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     assert compute_metrics(["roc_auc", "average_precision"], logits, labels) == whole
     assert len(whole.curves["roc"]) == 20
     assert whole.notes[-1] == "ROC curves are given for the first 20 of 25 classes."
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("decimals", [0, 1, 7])
+def test_scores_are_ranked_a_range_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, decimals: int, dtype: npt.DTypeLike
+) -> None:
+    random = np.random.default_rng(5)
+    labels = random.integers(0, 2, size=5000)
+    scores = random.normal(0.4 + 0.2 * labels, 0.3).clip(0, 1).round(decimals).astype(dtype)
+    names = ["roc_auc", "average_precision"]
+    whole = compute_metrics(names, scores, labels)
+    monkeypatch.setattr("hermes.aeriel.metrics._ranking.SCORES_AT_ONCE", 300)
+    monkeypatch.setattr("hermes.aeriel.metrics._ranking.SAMPLE_ROWS", 500)
+    monkeypatch.setattr("hermes.aeriel.metrics._pairs.CHUNK_ELEMENTS", 100)
+    parted = compute_metrics(names, scores, labels)
+    assert parted.scalars == pytest.approx(whole.scalars, rel=1e-14)
+    area = sklearn_metrics.roc_auc_score(labels, scores)
+    assert parted.scalars["roc_auc"] == pytest.approx(area, rel=1e-12)
+    precision = sklearn_metrics.average_precision_score(labels, scores)
+    assert parted.scalars["average_precision"] == pytest.approx(precision, rel=1e-12)
+    (curve,) = parted.curves["roc"]
+    x, y = curve["false_positive_rate"], curve["true_positive_rate"]
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert sklearn_metrics.auc(x, y) == pytest.approx(parted.scalars["roc_auc"], abs=1e-3)
 
 
 # --------------------------------------------------------------------------- regression

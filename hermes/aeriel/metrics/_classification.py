@@ -30,6 +30,7 @@ class ClassTotals:
     classes: Classes
     n_rows: int = 0
     n_correct: int = 0
+    class_rows: Integers
     ranks: Integers
     log_loss: float = 0.0
     confusion: Integers | None
@@ -57,6 +58,7 @@ class ClassTotals:
         scores = columns_of(chunk, form)
         predicted = scores.argmax(axis=1)
         self._count(predicted, labels)
+        self.class_rows += np.bincount(labels, minlength=n_classes)
         in_top = {}
         if self.ranks.size:
             own = np.take_along_axis(scores, labels[:, None], axis=1)
@@ -115,9 +117,7 @@ class ClassTotals:
                 {
                     "class": curve["class"],
                     **({"average_precision": value} if value is not None else {}),
-                    **precision_recall(
-                        curve, int(self.details.counts[0, curve["class"]]), self.n_rows
-                    ),
+                    **precision_recall(curve, int(self.class_rows[curve["class"]]), self.n_rows),
                 }
                 for curve, value in zip_longest(roc, self.rankings.precisions[: len(roc)])
             ]
@@ -153,6 +153,7 @@ def gather_classes(pair: Pair, options: MetricOptions) -> ClassTotals:
         )
     totals = ClassTotals(
         classes=classes,
+        class_rows=np.zeros(0 if classes.form == "labels" else n_classes, np.int64),
         ranks=np.zeros(n_classes if wants_ranks else 0, np.int64),
         confusion=np.zeros((n_classes, n_classes), np.int64) if wants_confusion else None,
         histograms=np.zeros((2, N_BINS), np.int64),
@@ -169,7 +170,7 @@ def gather_classes(pair: Pair, options: MetricOptions) -> ClassTotals:
         else:
             totals.add_scores(start, predictions, labels)
     if any(metric.needs == "all scores" for metric in pair.metrics):
-        totals.rankings = gather_rankings(pair, classes)
+        totals.rankings = gather_rankings(pair, classes, totals.class_rows)
     return totals
 
 

@@ -45,8 +45,8 @@ class Metric:
     kind
         What the predictions and targets are taken for.
     needs
-        What it is computed from. ``"all scores"`` holds the scores of at least one class,
-        for every row, in memory; the others hold one chunk of rows.
+        What it is computed from. ``"all scores"`` sorts the scores of a class, up to 17 million of
+        them in memory at once; the others hold one chunk of rows.
     gather
         Reads the rows and returns their totals. Metrics with the same function share one call.
     scalars
