@@ -216,3 +216,34 @@ def test_what_the_user_put_on_the_module_path_stays_there() -> None:
     assert "relative" not in paths
     assert "" not in paths
     assert environment["HOME"] == "/home"
+
+
+def test_a_relative_path_in_a_variable_is_one_below_the_callers_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = supervisor_environment(
+        {
+            "HERMES_TRITON_HOME": "triton",
+            "HERMES_TRITON_BINARY": "../bin/tritonserver",
+            "XDG_CACHE_HOME": "~/cache",
+            "TMPDIR": "",
+            "HERMES_IMAGE_PATH": "images::/images",
+        }
+    )
+    assert environment["HERMES_TRITON_HOME"] == str(tmp_path / "triton")
+    assert environment["HERMES_TRITON_BINARY"] == str(tmp_path / "../bin/tritonserver")
+    assert environment["XDG_CACHE_HOME"] == "~/cache"
+    assert not environment["TMPDIR"]
+    assert environment["HERMES_IMAGE_PATH"] == f"{tmp_path / 'images'}::/images"
+
+
+def test_relative_paths_to_two_tritons_are_two_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, ids = ServerSpec(model_repository=str(tmp_path)), set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        ids.add(spec.server_id({"HERMES_TRITON_HOME": "triton"}))
+    assert len(ids) == 2

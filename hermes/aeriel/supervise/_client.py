@@ -14,7 +14,7 @@ from hermes import _launch
 from hermes._cleanup import Plan, end_all, sweep
 from hermes._processes import ProcessIdentity, send
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.supervise._spec import ServerSpec
+from hermes.aeriel.supervise._spec import ServerSpec, with_absolute_paths
 from hermes.aeriel.supervise._state import ServerState
 from hermes.errors import (
     GPUBusyError,
@@ -143,7 +143,7 @@ def supervisor_environment(environ: Mapping[str, str]) -> dict[str, str]:
     if own.name not in {"site-packages", "dist-packages"}:  # which are on the path by default
         kept.append(str(own))
     return {
-        **{name: value for name, value in environ.items() if name != "PYTHONPATH"},
+        **with_absolute_paths({n: value for n, value in environ.items() if n != "PYTHONPATH"}),
         **({"PYTHONPATH": os.pathsep.join(kept)} if kept else {}),
     }
 

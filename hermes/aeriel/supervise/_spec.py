@@ -31,6 +31,15 @@ _DECIDING = (
     "HERMES_TRITON_HOME",
     "HERMES_IMAGE_PATH",
 )
+# Variables that hold a path, and those that hold several, which servers are started with.
+_PATH_VARIABLES = (
+    "HERMES_TRITON_BINARY",
+    "HERMES_TRITON_HOME",
+    "HERMES_STATE_HOME",
+    "XDG_CACHE_HOME",
+    "TMPDIR",
+)
+_PATHS_VARIABLES = ("HERMES_IMAGE_PATH", "PATH", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +127,7 @@ class ServerSpec:
         It is a digest of the fields, with paths resolved, of the environment variables that matter,
         of the host and of the state home.
         """
+        environ = with_absolute_paths(environ)
         facts = asdict(self)
         del facts["timeout_s"]
         facts["model_repository"] = _resolved(self.model_repository)
@@ -129,6 +139,20 @@ class ServerSpec:
         )
         facts["home"] = str(state_home(environ))
         return new_server_id(json.dumps(facts, sort_keys=True))
+
+
+def with_absolute_paths(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment whose paths do not depend on the working directory.
+
+    A supervisor has another one than the process that starts it.
+    """
+    several = {
+        name: os.pathsep.join(map(_absolute, environ[name].split(os.pathsep)))
+        for name in _PATHS_VARIABLES
+        if name in environ
+    }
+    one = {name: _absolute(environ[name]) for name in _PATH_VARIABLES if name in environ}
+    return {**environ, **several, **one}
 
 
 def repository_stamp(model_repository: str, models: Iterable[str] = (".",)) -> str:
@@ -164,6 +188,11 @@ def _files(directory: Path) -> Iterator[Path]:
         seen.add(real)
         directories[:] = [name for name in directories if name != "__pycache__"]
         yield from (path for name in names if (path := Path(parent, name)).is_file())
+
+
+def _absolute(path: str) -> str:
+    # An empty path is no path; one in the home directory is expanded by whoever reads it.
+    return path if not path or path.startswith("~") else str(Path(path).absolute())
 
 
 def _resolved(path: str) -> str:
