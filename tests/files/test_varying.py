@@ -39,6 +39,11 @@ BOXES = """
             words=words.reshape(*{0}, n), n=np.full((*{1}, 1), n, np.int64),
         )
 """
+# An output whose rows are the columns of the input.
+COLUMNS = """
+    def answer(self, request):
+        return response(y=array(request, "x").T)
+"""
 COUNTS = [3, 0, 1, 0, 0, 70, 2]
 
 
@@ -99,6 +104,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, triton_home: Path) -> Itera
         BOXES.format("()", "()"),
         inputs={"x": ("FP32", [3])},
         outputs={**wrong, "n": ("INT64", [1])},
+        max_batch_size=0,
+    )
+    write_model(
+        models,
+        "columns",
+        COLUMNS,
+        inputs={"x": ("FP32", [-1, 3])},
+        outputs={"y": ("FP32", [3, -1])},
         max_batch_size=0,
     )
     write_detector(models)
@@ -237,6 +250,18 @@ def test_outputs_of_one_shape_stay_datasets_of_rows(server: TritonInstance, tmp_
     with h5py.File(output) as file:
         assert file["boxes"].shape == (4, 2, 4)
         assert file["words"].shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "message"), [(3, r"begins with 3 for any number of rows"), (4, "for 4 rows")]
+)
+def test_columns_are_not_taken_for_rows(
+    server: TritonInstance, tmp_path: Path, n_rows: int, message: str
+) -> None:
+    """Also where there are, by chance, as many rows as columns."""
+    file = write_rows(tmp_path / "x.h5", [1] * n_rows)
+    with pytest.raises(RequestError, match=message):
+        infer(server, "columns", file, varying=())
 
 
 # Kills itself in row N, with a checkpoint before.

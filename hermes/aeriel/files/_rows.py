@@ -255,6 +255,10 @@ def rows_of_outputs(
         An output does not have a row for each row of the request, or is not what was announced
         and is of varying length.
     """
+    model = client.specification
+    is_free = model.max_batch_size == 0 and takes_leading_rows(
+        {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
+    )
     rows = {}
     for name, array in outputs.items():
         given = f"output {name!r} has shape {array.shape}"
@@ -266,6 +270,12 @@ def rows_of_outputs(
             row = array if with_row_axis else array[np.newaxis]
             if row.ndim == 0 or len(row) != expected:
                 raise _misfit(client, f"{given} for {expected} {unit}; {how_to_vary(name)}")
+            # Without a batch dimension another axis may have as many as there are rows, by chance.
+            first = model.outputs[name].shape[:1]
+            if is_free and expected > 1 and first == (expected,):
+                problem = f"{given}, which begins with {expected} for any number of {unit}"
+                advice = "if it has a row for each, let its dims in config.pbtxt begin with -1"
+                raise _misfit(client, f"{problem}, as the model says; {advice}")
         rows[name] = row
     return rows
 
