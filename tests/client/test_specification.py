@@ -129,6 +129,12 @@ MISFITS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "no batch dimension": ({"x": FITS[0]}, "x", "shape (2, 3)", "shape (rows, 2, any)"),
     "a number": ({"x": np.array(1, np.float32)}, "x", "shape ()", "shape (rows, 2, any)"),
     "a list": ({"x": [[1.0]]}, "x", "list", "a numpy array"),
+    "values that are masked": (
+        {"x": np.ma.masked_less(FITS, 1.0)},
+        "x",
+        "a masked array with 12 values masked",
+        "each value; fill those, or leave their rows out",
+    ),
     "no rows": ({"x": FITS[:0]}, "x", "0 rows", "1 to 4 rows (max_batch_size)"),
     "too many rows": (
         {"x": np.zeros((5, 2, 3), np.float32)},
@@ -149,6 +155,11 @@ MISFITS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "dtype object (BYTES)",
     ),
 }
+
+
+def test_a_masked_array_of_which_nothing_is_masked_is_an_array() -> None:
+    arrays = {"x": np.ma.array(FITS), "text": np.array([["a"], ["b"]], object)}
+    assert specification().check(arrays) == 2
 
 
 @pytest.mark.parametrize("misfit", MISFITS)

@@ -229,6 +229,13 @@ class ModelSpecification:
     def _check_one(self, tensor: TensorSpecification, array: NDArray[Any], rows: int | None) -> int:
         if not isinstance(array, np.ndarray):
             raise self._misfit(tensor.name, type(array).__name__, "a numpy array")
+        if np.ma.is_masked(array):
+            given = (
+                f"a masked array with {np.count_nonzero(np.ma.getmaskarray(array))} values masked"
+            )
+            raise self._misfit(
+                tensor.name, given, "each value; fill those, or leave their rows out"
+            )
         if not _same_dtype(array.dtype, tensor.dtype):
             wanted = f"dtype {tensor.dtype} ({tensor.datatype})"
             raise self._misfit(tensor.name, _given(array), wanted)
