@@ -419,6 +419,8 @@ def _option_parameter(
     arguments: dict[str, Any] = {
         "description": text[0].lower() + text[1:],
         "significant": option.metadata["changes_result"],
+        # The first positional parameter is one of the task's own: Luigi's range tools set it.
+        "positional": False,
     }
     if parameter is Choice:
         arguments["choices"] = get_args(kind)

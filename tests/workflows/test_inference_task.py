@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 import h5py
 import luigi as luigi_package
 import numpy as np
+import pytest
+from luigi.tools.range import RangeDaily
 
 from tests.workflows.conftest import CONFIG, Luigi, write_input, write_model
 from workflows import InferenceTask, TritonServerTask
@@ -170,3 +173,29 @@ def test_time_slides_of_an_input_that_is_not_there_yet_are_to_be_made(tmp_path: 
     given: dict[str, Any] = {"directory": str(tmp_path), "model_name": "double", "window": "1s"}
     task = Sliding(**given, n_slides=2, slide_step="1s")  # type: ignore[call-arg]
     assert not task.complete()
+
+
+class Daily(InferenceTask):
+    """A task with a parameter of its own, of which there is one for each day."""
+
+    date = luigi_package.DateParameter()
+
+    def requires(self) -> dict[str, luigi_package.Task]:
+        return {}
+
+    def output(self) -> luigi_package.LocalTarget:
+        return luigi_package.LocalTarget(f"missing/{self.date}.h5")
+
+
+# Luigi's own, of its own default.
+@pytest.mark.filterwarnings('ignore:Parameter "param_name" with value "None":UserWarning')
+def test_luigis_range_tools_set_the_parameter_that_a_subclass_adds() -> None:
+    days = RangeDaily(
+        of=Daily,
+        of_params={"model_name": "double"},
+        start=dt.date(2024, 2, 28),
+        stop=dt.date(2024, 3, 1),
+        days_back=9999,
+    )
+    expected = [dt.date(2024, 2, 28), dt.date(2024, 2, 29)]
+    assert [day.date for day in days.requires()] == expected
