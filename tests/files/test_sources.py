@@ -164,6 +164,27 @@ def test_netcdf_s_unsigned_integers_are_refused(tmp_path: Path) -> None:
     refused(file, "_Unsigned is true, which is not applied")
 
 
+def test_an_empty_array_of_matlab_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.mat", x=np.array([0, 4], "u8"))
+    with h5py.File(file, "a") as opened:
+        opened["x"].attrs.update({"MATLAB_class": np.bytes_("double"), "MATLAB_empty": np.uint8(1)})
+    refused(file, "stores its shape in place of values")
+
+
+def test_axes_in_matlabs_order_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path / "a.mat", x=np.zeros((5, 3, 2), "f8"))
+    read(file, "f8")
+    assert not caplog.messages
+    with h5py.File(file, "a") as opened:
+        opened["x"].attrs["MATLAB_class"] = np.bytes_("double")
+    read(file, "f8")
+    (said,) = caplog.messages
+    assert "(5, 3, 2) is read, which is (2, 3, 5) in MATLAB" in said
+    assert "permute(x, [3, 2, 1])" in said
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("scale_factor", 10.0), ("_FillValue", 5.0), ("valid_max", 300.0)]
 )

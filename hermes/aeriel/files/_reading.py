@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.files._blocks import BLOCKS_BYTES, BlockPlan, Blocks, within_bounds
 from hermes.aeriel.files._facts import InputFacts, Location
-from hermes.aeriel.files._links import as_data_errors, find
+from hermes.aeriel.files._links import as_data_errors, attributes_of, find
 from hermes.aeriel.files._opening import open_inputs
 from hermes.aeriel.files._stack import Selection, Stack
 from hermes.aeriel.files._values import InputValues
@@ -201,6 +201,8 @@ def open_data(
                 stacks[name] = cut.stack(datasets) if cut else Stack.of_rows(datasets[0])
                 # Of several datasets each is a channel, which is read by itself.
                 shifts = cut.windows(stacks[name]).shifts if cut and len(datasets) == 1 else (0,)
+                for location, dataset in zip(places, datasets, strict=True):
+                    _warn_of_axes(location, dataset)
                 plans += [
                     BlockPlan.of(dataset, axis=axis, n_readers=n_readers, shifts=shifts)
                     for dataset in datasets
@@ -262,6 +264,19 @@ def parts_of(dataset: h5py.Dataset, n_bytes: int) -> Iterator[tuple[int, NDArray
             blocks.read(array, begin, begin + len(array))
         values.check(begin, begin, array, array)
         yield begin, array
+
+
+def _warn_of_axes(location: Location, dataset: h5py.Dataset) -> None:
+    if dataset.ndim > 1 and "MATLAB_class" in attributes_of(dataset):
+        logger.warning(
+            "%s, dataset %r: MATLAB stores arrays with their axes in reverse: %s is read, which is "
+            "%s in MATLAB; where the model takes axes as MATLAB has them, save permute(x, %s)",
+            location.file,
+            location.path,
+            dataset.shape,
+            dataset.shape[::-1],
+            list(range(dataset.ndim, 0, -1)),
+        )
 
 
 def _blocks(location: Location, dataset: h5py.Dataset, axis: int, plan: BlockPlan) -> Blocks | None:

@@ -28,8 +28,9 @@ _NETCDF_FILLS = (
     *(65535, 4294967295, 18446744073709551614),
 )
 _LIMITS = ("valid_range", "valid_min", "valid_max")
+_MATLAB_EMPTY = "MATLAB_empty"
 # Attributes without which values would be taken for others.
-MEANINGS = (*_SCALES, *_FILLS, *_LIMITS, "_Unsigned")
+MEANINGS = (*_SCALES, *_FILLS, *_LIMITS, "_Unsigned", _MATLAB_EMPTY)
 
 
 @dataclass(kw_only=True)
@@ -226,8 +227,12 @@ def loses_digits(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
 
 
 def check_scales(dataset: h5py.Dataset) -> None:
-    """Raise DataError where attributes say that values are to be changed, which is not done."""
+    """Raise DataError where attributes say that values are to be changed, or are none."""
     attributes = attributes_of(dataset)
+    if np.any(attributes.get(_MATLAB_EMPTY, 0)):
+        problem = "is an empty array of MATLAB, which stores its shape in place of values"
+        path = dataset.name.lstrip("/")
+        raise DataError(file=dataset.file.filename, dataset=path, problem=problem)
     given = {
         name: attributes[name]
         for name, neutral in _SCALES.items()
