@@ -108,7 +108,8 @@ class _Todo:
     failures
         Why the others cannot be used.
     progressed
-        When an answer came last, in seconds of the monotonic clock.
+        When a row was done last that no connection before had done, in seconds of the monotonic
+        clock.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class _Todo:
         self.done: list[ClientStatistics] = []
         self.failures: list[DataError] = []
         self.progressed = time.monotonic()
+        self._most_rows = -1  # of the first that is pending
 
     def infer(self, client: InferenceClient, publisher: Publisher) -> None:
         """Stream one after the other; what raises is left, to be streamed again."""
@@ -133,7 +135,10 @@ class _Todo:
                 self.failures.append(error)
                 logger.warning("%s", error)
             self._pending.popleft()
+            self._most_rows = -1
 
     def _show(self, request: Request, done: int, total: int) -> None:
-        self.progressed = time.monotonic()
+        if done > self._most_rows:
+            self._most_rows = done
+            self.progressed = time.monotonic()
         self._on_progress(request, done, total)
