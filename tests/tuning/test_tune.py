@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import matplotlib as mpl
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -268,5 +269,6 @@ def test_the_table_has_what_failed_and_the_fastest_first(tmp_path: Path) -> None
     assert tuning.is_faster
     tuning.confirmed = [(1000.0, 900.0), (1000.0, 1100.0)]
     assert not tuning.is_faster
-    draw(tmp_path / "plot.png", tuning)
+    with mpl.rc_context({"text.usetex": True}):  # of the user; LaTeX may not be there
+        draw(tmp_path / "plot.png", tuning)
     assert (tmp_path / "plot.png").stat().st_size > 1000

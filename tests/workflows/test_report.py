@@ -352,6 +352,15 @@ def test_plots_take_the_colours_of_the_scheme() -> None:
         assert f"var(--series-{index})" in body
 
 
+def test_plots_are_the_same_whatever_the_users_matplotlibrc_says() -> None:
+    import matplotlib as mpl
+
+    report = REPORTS["classification"]()
+    page = render_report(report)
+    with mpl.rc_context({"text.usetex": True, "font.size": 40, "axes.grid": True}):
+        assert render_report(report) == page
+
+
 def test_a_wide_table_can_be_scrolled_and_says_so() -> None:
     page = render_report(REPORTS["classification"]())
     assert page.count('<div class="scroll" tabindex="0">') == page.count('<div class="scroll"') == 7

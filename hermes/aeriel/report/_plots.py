@@ -123,13 +123,14 @@ def _with(key: str, files: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str,
 
 
 def _svg(name: str, title: str, draw: Callable[[Figure, Any], None], data: Any) -> Any:
-    import matplotlib as mpl  # noqa: PLC0415 (an extra)
     from markupsafe import Markup, escape  # noqa: PLC0415 (comes with jinja2)
+    from matplotlib import style  # noqa: PLC0415 (an extra)
     from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415 (as above)
     from matplotlib.figure import Figure  # noqa: PLC0415 (as above)
 
     file = StringIO()
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+    # Not in the style of the user's matplotlibrc, which may want what this host lacks, as LaTeX.
+    with style.context(["default", {**STYLE, "svg.hashsalt": name}]):
         figure = Figure(figsize=SIZE)
         place_axes(figure)
         FigureCanvasSVG(figure)

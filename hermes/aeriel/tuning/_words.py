@@ -102,6 +102,7 @@ def draw(path: Path, tuning: Tuning) -> None:
         When matplotlib is not installed.
     """
     check_extra()
+    from matplotlib import style  # noqa: PLC0415 (an extra)
     from matplotlib.figure import Figure  # noqa: PLC0415 (an extra)
 
     measured = [each for each in tuning.measurements if not each.problem]
@@ -110,28 +111,29 @@ def draw(path: Path, tuning: Tuning) -> None:
         for number, name in enumerate(SETTINGS)
     ]
     columns = [(name, texts) for name, texts in columns if len(set(texts)) > 1] or columns[-1:]
-    figure = Figure(figsize=(3 * len(columns), 5.5), layout="constrained")
-    grid: Any = figure.subplots(2, len(columns), squeeze=False, sharex="col", sharey="row")
-    values = (
-        ("rows/s", [each.rows_per_s for each in measured]),
-        ("memory, MiB", [each.memory_bytes / MIB for each in measured]),
-    )
-    best = measured.index(tuning.best)
-    for (name, texts), axes_of in zip(columns, grid.T, strict=True):
-        ticks = sorted(set(texts), key=_number)
-        places = [ticks.index(text) for text in texts]
-        for axes, (label, numbers) in zip(axes_of, values, strict=True):
-            axes.plot(places, numbers, "o", color="#0072b2", alpha=0.5, label="measured")
-            for index, colour, what in ((0, "#e69f00", "now"), (best, "#009e73", "fastest")):
-                axes.plot(places[index], numbers[index], "o", color=colour, label=what)
-            axes.set_ylim(0, 1.1 * max(numbers))
-            axes.grid(linewidth=0.4)
-            if axes in grid[:, 0]:
-                axes.set_ylabel(label)
-        axes_of[1].set_xticks(range(len(ticks)), ticks)
-        axes_of[1].set_xlabel(name)
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    figure.savefig(path, dpi=120)
+    with style.context("default"):  # and nothing of the user's matplotlibrc
+        figure = Figure(figsize=(3 * len(columns), 5.5), layout="constrained")
+        grid: Any = figure.subplots(2, len(columns), squeeze=False, sharex="col", sharey="row")
+        values = (
+            ("rows/s", [each.rows_per_s for each in measured]),
+            ("memory, MiB", [each.memory_bytes / MIB for each in measured]),
+        )
+        best = measured.index(tuning.best)
+        for (name, texts), axes_of in zip(columns, grid.T, strict=True):
+            ticks = sorted(set(texts), key=_number)
+            places = [ticks.index(text) for text in texts]
+            for axes, (label, numbers) in zip(axes_of, values, strict=True):
+                axes.plot(places, numbers, "o", color="#0072b2", alpha=0.5, label="measured")
+                for index, colour, what in ((0, "#e69f00", "now"), (best, "#009e73", "fastest")):
+                    axes.plot(places[index], numbers[index], "o", color=colour, label=what)
+                axes.set_ylim(0, 1.1 * max(numbers))
+                axes.grid(linewidth=0.4)
+                if axes in grid[:, 0]:
+                    axes.set_ylabel(label)
+            axes_of[1].set_xticks(range(len(ticks)), ticks)
+            axes_of[1].set_xlabel(name)
+        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.savefig(path, dpi=120)
 
 
 def client_options(settings: Settings) -> str:
