@@ -41,7 +41,10 @@ def closing_lines(output_dir: Path, log_file: Path | None = None) -> list[str]:
 
 def short_path(path: Path) -> str:
     """Return a path as seen from the current directory, where that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)
+    try:
+        return min(str(path), os.path.relpath(path), key=len)
+    except FileNotFoundError:  # the current directory was removed
+        return str(path)
 
 
 def _verdict(report: dict[str, Any]) -> str:

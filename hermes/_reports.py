@@ -93,7 +93,8 @@ def show_reports_of(reports: Reports | None) -> None:
 
 def is_terminal() -> bool:
     """Tell whether a display can be drawn: standard error is a terminal that moves its cursor."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    # It is None where the process was started with it closed.
+    return bool(sys.stderr and sys.stderr.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def report(kind: str, **facts: Any) -> None:

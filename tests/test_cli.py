@@ -79,6 +79,26 @@ def test_version_and_help_are_told() -> None:
     assert "install-triton" in CliRunner().invoke(app, []).output
 
 
+# Says where the standard streams of a command lead.
+STREAMS = """
+import os, sys
+from hermes.__main__ import main
+file, sys.argv = sys.argv[1], ["hermes", "--version"]
+try:
+    main()
+finally:
+    open(file, "w").write(" ".join(os.readlink(f"/proc/self/fd/{n}") for n in range(3)))
+"""
+
+
+def test_no_file_takes_the_place_of_a_standard_stream_that_is_closed(tmp_path: Path) -> None:
+    file = tmp_path / "streams"
+    command = [sys.executable, "-c", STREAMS, str(file)]
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(closed, check=False).returncode == 0
+    assert file.read_text() == " ".join([os.devnull] * 3)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_server_runs_until_the_signal_and_its_endpoint_file_as_long(
     number: signal.Signals, empty: Path, tmp_path: Path

@@ -6,8 +6,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
-from hermes._reports import Reports
+import pytest
+
+from hermes._closing import short_path
+from hermes._reports import Reports, is_terminal
 
 # In a process of its own: pytest's has threads, beside which Python 3.12 warns of a fork.
 MANY_WRITERS = """
@@ -61,3 +65,20 @@ def test_a_report_that_is_too_long_is_left_out() -> None:
     reports.send("line", text="short")
     assert [report["text"] for report in reports.receive(1.0)] == ["short"]
     reports.close()
+
+
+def test_a_path_is_whole_where_the_current_directory_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    assert short_path(tmp_path / "a") == "../a"
+    (tmp_path / "gone").rmdir()
+    assert short_path(tmp_path / "a") == str(tmp_path / "a")
+
+
+def test_there_is_no_terminal_where_standard_error_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not is_terminal()
