@@ -39,13 +39,13 @@ def make_private(directory: Path) -> None:
         directory.chmod(0o700)
 
 
-def is_own(directory: Path) -> bool:
-    """Return whether a directory exists and belongs to this user."""
+def is_own(directory: Path, user: int | None = None) -> bool:
+    """Return whether a directory exists and belongs to a user, by default this one."""
     try:
         status = directory.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == (os.getuid() if user is None else user)
 
 
 def entries(directory: Path) -> list[Path]:

@@ -13,7 +13,6 @@ the locks alone decide.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -28,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hermes._files import write_whole
+from hermes._state_files import is_own
 from hermes.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -86,10 +86,8 @@ class Locks:
         kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         try:
             fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(kind, _byte(uuid)))
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise
+        except (BlockingIOError, PermissionError):
+            return False
         return True
 
     def release(self, uuid: str) -> None:
@@ -121,7 +119,7 @@ def write_note(uuid: str, holder: Holder) -> None:
     note = own_note_file(uuid)
     try:
         note.parent.mkdir(mode=0o700, exist_ok=True)
-        if not _is_directory_of(note.parent, os.getuid()):
+        if not is_own(note.parent):
             logger.warning(
                 "cannot record the holder of %s: %s belongs to another user", uuid, note.parent
             )
@@ -146,13 +144,13 @@ def own_note_file(uuid: str) -> Path:
 
 def own_note(uuid: str) -> Holder | None:
     """Return the holder in this user's note on a GPU."""
-    found = _read(own_note_file(uuid), os.getuid())
+    found = _read(uuid, os.getuid())
     return None if found is None else found[1]
 
 
 def newest_note(uuid: str) -> Holder | None:
     """Return the holder in the newest note on a GPU, of all users."""
-    notes = [note for uid in _users() if (note := _read(_note(uuid, uid), uid)) is not None]
+    notes = [note for uid in _users() if (note := _read(uuid, uid)) is not None]
     return max(notes, key=lambda note: note[0])[1] if notes else None
 
 
@@ -171,22 +169,16 @@ def _note(uuid: str, uid: int) -> Path:
 def _users() -> Iterator[int]:
     for directory in NOTES.glob("hermes-gpus-*"):
         uid = directory.name.rpartition("-")[2]
-        if uid.isdecimal() and _is_directory_of(directory, int(uid)):
+        if uid.isdecimal() and is_own(directory, int(uid)):
             yield int(uid)
 
 
-def _is_directory_of(directory: Path, uid: int) -> bool:
+def _read(uuid: str, uid: int) -> tuple[int, Holder] | None:
+    """Return the time and the holder in a user's note; the content may be invalid."""
     try:
-        status = directory.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid
-
-
-def _read(note: Path, uid: int) -> tuple[int, Holder] | None:
-    """Return the time of a note and its holder; the content may be invalid."""
-    try:
-        descriptor = os.open(note, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(
+            _note(uuid, uid), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        )
     except OSError:
         return None
     try:

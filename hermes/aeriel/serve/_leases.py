@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from hermes.aeriel.serve._gpu_locks import (
@@ -110,13 +110,19 @@ def lease_gpus(request: GPURequest) -> GPULease:
         return GPULease(())
     gpus, environ = list_gpus(), os.environ
     if request.n_gpus is not None:
-        lease = _lease_any(request.n_gpus, visible_gpus(gpus, environ), environ)
-    elif request.gpus is not None:
-        named = named_gpus(request.gpus, gpus, environ)
-        lease = _lease_all(named, request.gpus, environ, shared=False)
+        lease = _lease_any(request.n_gpus, visible_gpus(gpus, environ))
     else:
-        lease = _lease_all(claimed_gpus(gpus, environ) or [], None, environ, shared=True)
-    for warning in _warnings(request, gpus):
+        is_shared = request.gpus is None
+        if request.gpus is None:
+            wanted = claimed_gpus(gpus, environ) or []
+        else:
+            wanted = named_gpus(request.gpus, gpus, environ)
+        for gpu in wanted:
+            if (problem := unusable(gpu, environ)) is not None:
+                raise ParameterError("gpus", f"{problem}, or omit this GPU")
+        text = ", ".join(map(str, wanted))
+        lease = GPULease(request.gpus, *_lock(wanted, len(wanted), wanted=text, shared=is_shared))
+    for warning in gpu_warnings(request, gpus):
         logger.warning("%s", warning)
     return lease
 
@@ -156,16 +162,20 @@ def gpu_holders(gpus: Sequence[GPU]) -> dict[str, Holder]:
     }
 
 
-def gpu_warnings(request: GPURequest) -> list[str]:
+def gpu_warnings(request: GPURequest, gpus: Sequence[GPU] | None = None) -> list[str]:
     """Return warnings about a request, as sentences.
 
     For example, models run on the CPU where GPUs are requested and the driver shows none. The log,
     `hermes check` and the report show the warnings.
+
+    Parameters
+    ----------
+    request
+        The request.
+    gpus
+        The GPUs of this machine, where they are known already.
     """
-    return _warnings(request, list_gpus())
-
-
-def _warnings(request: GPURequest, gpus: Sequence[GPU]) -> list[str]:
+    gpus = list_gpus() if gpus is None else gpus
     found = []
     if request.gpus and not gpus and (reason := why_no_gpu()) is not None:
         asked = ", ".join(map(str, request.gpus))
@@ -175,69 +185,59 @@ def _warnings(request: GPURequest, gpus: Sequence[GPU]) -> list[str]:
     return found
 
 
-def _lease_all(
-    gpus: Sequence[GPU],
-    names: tuple[int | str, ...] | None,
-    environ: Mapping[str, str],
-    *,
-    shared: bool,
-) -> GPULease:
-    """Lease these GPUs; `names` are those that the server sees."""
-    for gpu in gpus:
-        if (problem := unusable(gpu, environ)) is not None:
-            raise ParameterError("gpus", f"{problem}, or omit this GPU")
-    with _locks() as locks:
-        missed = [gpu for gpu in gpus if not _take(locks, gpu, shared=shared)]
-        if missed:
-            raise _busy(", ".join(map(str, gpus)), {gpu: _holder(gpu) for gpu in missed})
-        return GPULease(names, [gpu.uuid for gpu in gpus], locks)
-
-
-def _lease_any(n_gpus: int, visible: Sequence[GPU], environ: Mapping[str, str]) -> GPULease:
+def _lease_any(n_gpus: int, visible: Sequence[GPU]) -> GPULease:
     """Lease so many of the GPUs that are free and idle; parts where there are no whole GPUs."""
-    problems = [problem for gpu in visible if (problem := unusable(gpu, environ)) is not None]
-    usable = [gpu for gpu in visible if unusable(gpu, environ) is None]
+    problems = {gpu: unusable(gpu, os.environ) for gpu in visible}
+    usable = [gpu for gpu, problem in problems.items() if problem is None]
     candidates = [gpu for gpu in usable if gpu.whole is None] or usable
     if len(candidates) < n_gpus:
         seen = f"{n_gpus} are requested, but {len(candidates)} can be used here"
-        raise ParameterError("n_gpus", "; ".join([seen, *problems]))
+        raise ParameterError("n_gpus", "; ".join([seen, *filter(None, problems.values())]))
     check_parts(candidates[:n_gpus], "n_gpus")
-    with _locks() as locks:
-        taken: list[GPU] = []
-        holders: dict[GPU, object] = {}
-        for gpu in candidates:
-            if len(taken) == n_gpus:
-                break
-            if gpu.used_by is not None:
-                holders[gpu] = gpu.used_by
-            elif _take(locks, gpu, shared=False):
-                taken.append(gpu)
-            else:
-                holders[gpu] = _holder(gpu)
-        if len(taken) < n_gpus:
-            raise _busy(f"{n_gpus} of {len(candidates)} GPUs", holders)
-        uuids = tuple(gpu.uuid for gpu in taken)
-        return GPULease(uuids, uuids, locks)
+    wanted = f"{n_gpus} of {len(candidates)} GPUs"
+    uuids, locks = _lock(candidates, n_gpus, wanted=wanted, idle=True)
+    return GPULease(uuids, uuids, locks)
 
 
-@contextmanager
-def _locks() -> Iterator[Locks]:
-    """Yield locks, which are released when the block fails.
+def _lock(
+    gpus: Sequence[GPU], n_gpus: int, *, wanted: str, shared: bool = False, idle: bool = False
+) -> tuple[tuple[str, ...], Locks]:
+    """Lock so many of these GPUs, the first that are free; with `idle`, those without a process.
 
     Raises
     ------
+    GPUBusyError
+        Too few are free; the error names what was `wanted`, and the holders.
     ParameterError
         This system does not support such locks.
     """
+    taken: list[str] = []
+    holders: dict[GPU, object] = {}
     try:
         locks = Locks()
         with ExitStack() as undo:
             undo.callback(locks.close)
-            yield locks
+            for gpu in gpus:
+                if len(taken) == n_gpus:
+                    break
+                if idle and gpu.used_by is not None:
+                    holders[gpu] = gpu.used_by
+                elif _take(locks, gpu, shared=shared):
+                    taken.append(gpu.uuid)
+                else:
+                    holders[gpu] = _holder(gpu)
+            if len(taken) < n_gpus:
+                states = [each.state for each in holders.values() if isinstance(each, Holder)]
+                raise GPUBusyError(
+                    wanted=wanted,
+                    holders=tuple(f"{gpu} is held by {holder}" for gpu, holder in holders.items()),
+                    states=tuple(filter(None, states)),
+                )
             undo.pop_all()
     except OSError as error:
         problem = f"cannot lock {LOCKED}, which a lease on a GPU needs: {error}"
         raise ParameterError("gpus", problem) from error
+    return tuple(taken), locks
 
 
 def _take(locks: Locks, gpu: GPU, *, shared: bool) -> bool:
@@ -251,14 +251,6 @@ def _take(locks: Locks, gpu: GPU, *, shared: bool) -> bool:
     return False
 
 
-def _busy(wanted: str, holders: Mapping[GPU, object]) -> GPUBusyError:
-    return GPUBusyError(
-        wanted=wanted,
-        holders=tuple(f"{gpu} is held by {holder}" for gpu, holder in holders.items()),
-        states=tuple(h.state for h in holders.values() if isinstance(h, Holder) and h.state),
-    )
-
-
 def _holder(gpu: GPU) -> object:
     """Return the holder of a locked GPU; a process that has just locked it may still write it."""
     deadline = time.monotonic() + NOTE_S
@@ -269,9 +261,5 @@ def _holder(gpu: GPU) -> object:
 
 def _locked(gpu: GPU) -> str:
     """Return the UUID of the unit that is locked: a part of the GPU, itself, or its whole."""
-    uuids = [
-        *(part.uuid for part in gpu.parts or ()),
-        gpu.uuid,
-        *([gpu.whole] if gpu.whole else []),
-    ]
-    return next((uuid for uuid in uuids if is_locked(uuid)), gpu.uuid)
+    uuids = [*(part.uuid for part in gpu.parts or ()), gpu.uuid, gpu.whole]
+    return next((uuid for uuid in uuids if uuid and is_locked(uuid)), gpu.uuid)

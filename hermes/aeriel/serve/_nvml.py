@@ -94,8 +94,8 @@ def _unit(index: int, handle: Any) -> GPU | None:
         return None
     return GPU(
         index=index,
-        uuid=_text(uuid),
-        model=_text(_ask(pynvml.nvmlDeviceGetName, handle) or ""),
+        uuid=uuid,
+        model=_ask(pynvml.nvmlDeviceGetName, handle) or "",
         processes=_processes(handle),
         used_bytes=_used_bytes(handle),
     )
@@ -114,7 +114,3 @@ def _used_bytes(handle: Any) -> int | None:
         return None
     drawing = _ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
     return max(0, int(memory.used) - sum(process.usedGpuMemory or 0 for process in drawing))
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
