@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes._directory import Status
 from hermes.aeriel.serve._gpu_locks import printable
 from hermes.aeriel.supervise import ServerState
 
@@ -74,21 +75,18 @@ def list_servers(home: Path) -> list[Server]:
     """Return the servers whose owners run."""
     found = []
     for state in ServerState.all(home):
-        owner, status = state.owner(), state.status()
+        owner = state.owner()
         if owner is None:
             continue
+        status = state.status() or Status(phase="starting")
         endpoint = state.endpoint()
         consumers = state.consumers()
         leases = [lease for each in consumers.values() for lease in each]
         found.append(
             Server(
                 id=short_id(state),
-                phase="starting" if status is None else status.phase,
-                detail="" if status is None else status.detail,
+                **vars(status),
                 endpoint=None if endpoint is None else endpoint.grpc,
-                model_repository="" if status is None else status.model_repository,
-                image="" if status is None else status.image,
-                gpus=() if status is None else status.gpus,
                 drivers=tuple(driver.pid for driver in consumers),
                 consumers=len(leases),
                 running=sum(lease.is_running for lease in leases),

@@ -40,16 +40,13 @@ def find_image(image: str | Path, environ: Mapping[str, str], cwd: Path) -> str:
     """
     if isinstance(image, str) and _URI.match(image):
         return image
-    path = Path(image)
-    if path.is_absolute():
-        candidates = [path]
-    else:
-        directories = environ.get("HERMES_IMAGE_PATH", DEFAULT_IMAGE_PATH).split(":")
-        candidates = [cwd / path, *(Path(each) / path for each in directories if each)]
+    named = environ.get("HERMES_IMAGE_PATH", DEFAULT_IMAGE_PATH).split(":")
+    # An absolute path is the same one below each directory.
+    candidates = dict.fromkeys(Path(each) / image for each in (str(cwd), *named) if each)
     for candidate in candidates:
         if os.path.lexists(candidate):
             return str(candidate)
-    places = ", ".join(str(candidate) for candidate in candidates)
+    places = ", ".join(map(str, candidates))
     raise ImageError(image=str(image), problem=f"does not exist; looked for {places}")
 
 
