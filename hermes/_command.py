@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from types import FrameType
 
@@ -39,7 +38,7 @@ def run_bound(command: Sequence[str], **variables: str) -> int:
         Environment variables besides those of this process.
     """
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", _launch.__file__, "bound", str(os.getpid()), *command],
+        _launch.isolated(_launch.__file__, "bound", str(os.getpid()), *command),
         env={**os.environ, **variables},
     )
 

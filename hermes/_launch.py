@@ -22,6 +22,11 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 CANNOT_BE_STARTED = 126  # the exit code of a shell for it
 
 
+def isolated(file: str, *arguments: str) -> list[str]:
+    """Return the command that runs a file of hermes with the standard library alone."""
+    return [sys.executable, "-I", "-S", file, *arguments]
+
+
 def bind_to(parent: int) -> None:
     """Let the kernel send SIGTERM to this process when its parent ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
