@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes._captured import run_captured
-from hermes._directory import ServerDirectory, old_logs
+from hermes._directory import LOCK_TIMEOUT_S, ServerDirectory, old_logs
 from hermes._processes import is_stub, is_tritonserver, send, server_processes
 from hermes._shared_memory import server_regions, sweep_regions
 from hermes._state_files import facts_of, write_state
@@ -97,8 +97,7 @@ def end_all(
     directory: ServerDirectory,
     *,
     grace_s: float | None = None,
-    settle_s: float = SETTLE_S,
-    reap: Callable[[], object] = lambda: None,
+    reap: Callable[[], object] | None = None,
 ) -> None:
     """End all processes of a server, and remove its files except logs and leases.
 
@@ -111,11 +110,9 @@ def end_all(
         The server's directory.
     grace_s
         Seconds that the server may take to finish; by default those of its plan.
-    settle_s
-        Seconds without any process after which the search ends. A caller that cannot rule out that
-        the server is just starting gives some.
     reap
-        Called while waiting, so that the parent of a process can collect its exit status.
+        Called while waiting, so that the parent of the server can collect its exit status. To any
+        other process the server may be just starting: the search then goes on for `SETTLE_S`.
 
     Raises
     ------
@@ -125,6 +122,8 @@ def end_all(
     plan = Plan.read(directory)
     server_id = directory.server_id
     remaining: list[str] = []
+    settle_s = SETTLE_S if reap is None else 0.0
+    reap = reap or (lambda: None)
     directory.endpoint_file.unlink(missing_ok=True)
     if plan.endpoint_file is not None:
         _remove_endpoint(Path(plan.endpoint_file), server_id)
@@ -154,6 +153,25 @@ def end_leftovers(directory: ServerDirectory) -> None:
     directory.log_file.unlink(missing_ok=True)
 
 
+def end_abandoned(directory: ServerDirectory, timeout_s: float = LOCK_TIMEOUT_S) -> None:
+    """End the server of an owner that was killed, and remove the directory that no process needs.
+
+    Raises
+    ------
+    LockTimeoutError
+        Another process has been cleaning the directory for `timeout_s` seconds.
+    ServerStopError
+        Parts of the server remain.
+    """
+    # A process that starts a server here holds `cleaning` until it is the owner.
+    with directory.cleaning(timeout_s):
+        if directory.is_left():
+            logger.info("ending the server of %s: its owner is gone", directory.path)
+            end_leftovers(directory)
+            directory.clear_owner()
+        directory.tidy()
+
+
 def sweep(home: Path) -> None:
     """End the servers of this user whose owners were killed.
 
@@ -162,16 +180,10 @@ def sweep(home: Path) -> None:
     a week.
     """
     for directory in ServerDirectory.all(home):
-        if not (directory.is_left() or directory.is_vacant()):
+        if not (directory.is_left() or directory.is_over()):
             continue
         try:
-            # A process that starts a server here holds `cleaning` until it is the owner.
-            with directory.cleaning(timeout_s=0):
-                if directory.is_left():
-                    logger.info("ending the server of %s: its owner is gone", directory.path)
-                    end_leftovers(directory)
-                    directory.clear_owner()
-                directory.tidy()
+            end_abandoned(directory, timeout_s=0)
         except LockTimeoutError:
             continue
         except (ServerStopError, OSError) as error:

@@ -94,7 +94,6 @@ def serve(
                 raise ParameterError("endpoint_file", f"{endpoint_file} cannot be written")
             endpoint_file.unlink(missing_ok=True)  # of a server that was killed
         watch = None if beacon is None else _beacon_reader(beacon)
-        request = serving.GPURequest(gpus=read_gpus(gpus), n_gpus=n_gpus, cpu=cpu)
         with serving.stop_signal() as stopped:
 
             def publish(endpoint: serving.Endpoint) -> None:
@@ -102,15 +101,11 @@ def serve(
                 if endpoint_file is not None:
                     endpoint.write(endpoint_file)
 
-            def unpublish() -> None:
-                if endpoint_file is not None:
-                    endpoint_file.unlink(missing_ok=True)
-
             server = serving.serve(
                 model_repository,
                 image or None,
                 name=name,
-                gpus=request.gpus,
+                gpus=read_gpus(gpus),
                 n_gpus=n_gpus,
                 cpu=cpu,
                 gpu_timeout_s=gpu_timeout_s,
@@ -129,7 +124,6 @@ def serve(
                 timeout_s=timeout_s,
                 is_wanted=lambda: not stopped.is_set() and (watch is None or watch.is_moving()),
                 publish=publish,
-                unpublish=unpublish,
                 most_restarts=restarts,
             )
         if watch is not None and not stopped.is_set():

@@ -16,8 +16,8 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +32,7 @@ from hermes._state_files import (
     text_of,
     write_state,
 )
+from hermes.errors import OutputError
 
 LOCK_TIMEOUT_S = 60.0
 # A socket's path has 107 bytes at most.
@@ -141,17 +142,15 @@ class ServerDirectory:
         owner = self._read_owner()
         return owner is not None and owner.is_dead()
 
-    def is_vacant(self) -> bool:
-        """Return whether the directory has no server and no process needs one.
+    def is_over(self) -> bool:
+        """Return whether no process owns or needs the server, and nothing of it is left.
 
-        A driver that was killed before it had started a supervisor leaves such a directory.
+        A driver that was killed before it had started a supervisor leaves such a directory. While
+        the plan exists something may be left: a container outlives all processes of hermes.
         """
-        return (
-            is_own(self.path)
-            and not text_of(self._owner)
-            and not self.plan_file.exists()
-            and not self.is_needed()
-        )
+        owner = self._read_owner()
+        is_owned = owner is not None and not owner.is_dead()
+        return not (is_owned or self.plan_file.exists() or self.is_needed())
 
     def set_owner(self, owner: ProcessIdentity) -> None:
         """Record the process that started the server."""
@@ -165,9 +164,21 @@ class ServerDirectory:
             if owner is None or owner.is_dead() or owner == ProcessIdentity.of(os.getpid()):
                 self._owner.unlink(missing_ok=True)
 
+    def leave(self) -> None:
+        """Give the directory up, and remove it if no process needs it; not with a server's plan."""
+        if not self.plan_file.exists():
+            self.clear_owner()
+            self.tidy()
+
     def write_status(self, status: Status) -> None:
         """Record the state of the server."""
         write_state(self.status_file, json.dumps(asdict(status)))
+
+    def set_phase(self, phase: str, detail: str = "") -> None:
+        """Record another phase of the server, where the disk has room for it."""
+        status = self.status() or Status(phase=phase)
+        with suppress(OutputError):
+            self.write_status(replace(status, phase=phase, detail=detail))
 
     def status(self) -> Status | None:
         """Return the state that the owner recorded last, if the owner runs."""
@@ -186,33 +197,22 @@ class ServerDirectory:
         """Return whether a running driver has a lease."""
         return any(True for _ in self._live_leases())
 
-    def sockets(self) -> list[Path]:
-        """Return the sockets of the server, or of an earlier one."""
-        return [path for path in entries(self.path) if stat.S_ISSOCK(path.lstat().st_mode)]
-
     def remove_server_files(self) -> None:
         """Remove the files of a server that has ended; keep the leases."""
         shutil.rmtree(self.keys, ignore_errors=True)
         shutil.rmtree(self.overlay, ignore_errors=True)
-        for path in self._server_files():
+        sockets = [path for path in entries(self.path) if stat.S_ISSOCK(path.lstat().st_mode)]
+        files = [self.endpoint_file, self.models_link, self.backends_link, *sockets]
+        # The plan last: while it exists, a sweep looks for the rest.
+        for path in (*files, self.plan_file):
             path.unlink(missing_ok=True)
 
-    def _server_files(self) -> list[Path]:
-        # The plan last: while it exists, a sweep looks for the rest.
-        files = [self.endpoint_file, self.models_link, self.backends_link]
-        return [*files, *self.sockets(), self.plan_file]
-
     def tidy(self) -> None:
-        """Remove the directory if no process needs or owns the server and nothing of it is left.
-
-        While the plan exists something may be left: a container outlives all processes of hermes.
-        """
+        """Remove the directory if `is_over`."""
         if not is_own(self.path):
             return
         with self.exclusive():
-            owner = self._read_owner()
-            is_over = (owner is None or owner.is_dead()) and not self.plan_file.exists()
-            if is_over and not self.is_needed():
+            if self.is_over():
                 shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):  # it has other directories
             self.path.parent.rmdir()
@@ -229,8 +229,7 @@ class ServerDirectory:
                 except OSError:  # it was removed
                     continue
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Hold the directory's lock for a short time; it ends with the process.
 
         Raises
@@ -238,11 +237,9 @@ class ServerDirectory:
         LockTimeoutError
             Another process has held it for a minute.
         """
-        with locked(self.path / "lock", LOCK_TIMEOUT_S):
-            yield
+        return locked(self.path / "lock", LOCK_TIMEOUT_S)
 
-    @contextmanager
-    def cleaning(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    def cleaning(self, timeout_s: float = LOCK_TIMEOUT_S) -> AbstractContextManager[None]:
         """Hold the lock for ending or starting a server here.
 
         Raises
@@ -250,8 +247,7 @@ class ServerDirectory:
         LockTimeoutError
             Another process has held it for `timeout_s` seconds.
         """
-        with locked(self.path / "cleaning", timeout_s):
-            yield
+        return locked(self.path / "cleaning", timeout_s)
 
     def _live_leases(self) -> Iterator[tuple[ProcessIdentity, list[Path]]]:
         """Yield the running drivers that have leases, with the files of these."""

@@ -14,7 +14,7 @@ from pathlib import Path
 # Last on the path: behind the standard library.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from hermes._cleanup import Plan, end_leftovers
+from hermes._cleanup import Plan, end_abandoned
 from hermes._directory import ServerDirectory
 from hermes._processes import ProcessIdentity
 from hermes._shared_memory import sweep_regions
@@ -34,11 +34,7 @@ def watch(directory: ServerDirectory, owner: ProcessIdentity) -> None:
             touch_at = time.monotonic() + TOUCH_S
             directory.touch(*Plan.read(directory).gpu_notes)
         time.sleep(POLL_S)
-    with directory.cleaning():
-        if directory.is_left():  # otherwise another process owns it by now
-            end_leftovers(directory)
-            directory.clear_owner()
-    directory.tidy()
+    end_abandoned(directory)
     sweep_regions()
 
 

@@ -10,6 +10,7 @@ import ssl
 from contextlib import closing
 from typing import Literal
 
+CONNECT_S = 5.0
 PROTOCOL_TIMEOUT_S = 2.0
 
 _UNIX = "unix:"
@@ -28,24 +29,15 @@ def is_unix(address: str) -> bool:
 
 def is_this_host(address: str) -> bool:
     """Return whether an address belongs to this host: a socket can be bound to it."""
-    if is_unix(address):
-        return True
-    try:
-        found = socket.getaddrinfo(_split(address)[0], 0, type=socket.SOCK_DGRAM)
-    except OSError:
-        return False
-    return any(_is_own(family, str(name[0])) for family, *_, name in found)
+    return is_unix(address) or any(map(_is_own, _resolved(address)))
 
 
 def is_only_here(address: str) -> bool:
     """Tell whether other hosts cannot mean this host by an address, as far as this host knows."""
-    if is_unix(address):
-        return True
-    try:
-        found = socket.getaddrinfo(_split(address)[0], 0, type=socket.SOCK_DGRAM)
-    except OSError:  # nor can this one
-        return True
-    return all(ipaddress.ip_address(str(name[0])).is_loopback for *_, name in found)
+    # An address that this host cannot resolve others cannot either.
+    return is_unix(address) or all(
+        ipaddress.ip_address(each).is_loopback for each in _resolved(address)
+    )
 
 
 def usual_http(grpc: str) -> str | None:
@@ -85,6 +77,15 @@ def connect(address: str, timeout_s: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def listens(address: str) -> bool:
+    """Return whether something listens at an address."""
+    try:
+        connect(address, CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def other_protocol(address: str) -> Literal["HTTP/1", "TLS"] | None:
@@ -134,7 +135,17 @@ def _split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _is_own(family: int, host: str) -> bool:
+def _resolved(address: str) -> list[str]:
+    """Return the IP addresses of an address's host; none where it cannot be resolved."""
+    try:
+        found = socket.getaddrinfo(_split(address)[0], 0, type=socket.SOCK_DGRAM)
+    except OSError:
+        return []
+    return [str(name[0]) for *_, name in found]
+
+
+def _is_own(host: str) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((host, 0))

@@ -40,19 +40,10 @@ class ServerCredentials:
     pem: Mapping[str, str] = field(repr=False)
 
     @property
-    def certificate(self) -> Path:
-        """The PEM file with the server's certificate."""
-        return self.directory / "server.crt"
-
-    @property
-    def key(self) -> Path:
-        """The PEM file with the server's private key."""
-        return self.directory / "server.key"
-
-    @property
-    def root(self) -> Path:
-        """The PEM file with the authority that signs the clients' certificates."""
-        return self.directory / "root.crt"
+    def flags(self) -> list[str]:
+        """The flags of tritonserver that name the files."""
+        files = {"server-cert": "server.crt", "server-key": "server.key", "root-cert": "root.crt"}
+        return [f"--grpc-{flag}={self.directory / name}" for flag, name in files.items()]
 
     def write(self) -> None:
         """Write the files; the caller has arranged that they are removed in any case."""
@@ -101,9 +92,11 @@ def make_credentials(directory: Path, advertise: str = "") -> ServerCredentials:
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         )
         if name == "hermes server":
-            names = [general_name(text) for text in sorted(_host_names() | _addresses())]
-            names += [general_name(advertise)] if advertise else []
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            names = {"localhost", socket.gethostname(), socket.getfqdn(), advertise} - {""}
+            alternatives = map(general_name, sorted(names | _addresses()))
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName(alternatives), critical=False
+            )
         signed = builder.sign(authority_key, hashes.SHA256())
         return signed.public_bytes(serialization.Encoding.PEM).decode()
 
@@ -163,10 +156,6 @@ def _routed_address() -> str:
         except OSError:
             return ""
         return str(probe.getsockname()[0])
-
-
-def _host_names() -> set[str]:
-    return {"localhost", socket.gethostname(), socket.getfqdn()}
 
 
 def _addresses() -> set[str]:

@@ -12,10 +12,8 @@ from typing import Any, NoReturn
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
 from hermes._files import write_whole
-from hermes.aeriel._addresses import connect, is_address, is_this_host
+from hermes.aeriel._addresses import is_address, is_this_host, listens
 from hermes.errors import ParameterError
-
-CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +120,7 @@ class Endpoint:
 
     def is_reachable(self) -> bool:
         """Return whether something listens at the address of the GRPC service."""
-        try:
-            connect(self.grpc, CONNECT_S).close()
-        except OSError:
-            return False
-        return True
+        return listens(self.grpc)
 
     def channel(self, options: Sequence[tuple[str, Any]] = ()) -> Channel:
         """Return a new GRPC channel to the server, encrypted where there are credentials.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hermes.aeriel.serve import serve
 from hermes.aeriel.serve._cpu import check_gpu_models, gpu_lines, make_cpu_repository, on_cpu
 from hermes.aeriel.supervise._spec import ServerSpec
 from hermes.errors import ModelLoadError, ParameterError
+from tests.helpers import server_pid, wait_until
 
 CONFIG = """\
 # KIND_GPU is what exporters write
@@ -165,6 +168,13 @@ class TestOverlay:
                 assert client.is_model_ready(model)
             client.close()
         assert not list(state_home().glob(f"{instance.server_id}*"))
+
+    def test_they_are_after_a_crash_too(self, repository: Path, image: Path | None) -> None:
+        with serve(repository, image, cpu=True, listen="unix", wait=True) as instance:
+            os.kill(server_pid(instance.server_id), signal.SIGKILL)
+            wait_until(lambda: not instance.is_alive())
+            instance.restart()
+            assert instance.wait(60)
 
     def test_the_repository_is_as_it_was(self, repository: Path, tmp_path: Path) -> None:
         before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}

@@ -151,7 +151,7 @@ def test_an_endpoint_that_another_user_planted_is_not_believed(tmp_path: Path) -
     state = ServerState(tmp_path / "states" / new_server_id())
     state.acquire(me, Lease(consumer="Consumer"))
     state.set_owner(me)
-    state.publish(Endpoint(grpc="127.0.0.1:1"))
+    Endpoint(grpc="127.0.0.1:1").write(state.endpoint_file)
     assert state.endpoint() is not None
     os.chown(state.path, NOBODY, NOBODY)
     assert state.owner() is None

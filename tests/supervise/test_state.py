@@ -172,11 +172,11 @@ def test_an_endpoint_is_its_supervisors(
     state.set_owner(other)
     assert state.endpoint() is None
     state.unpublish()
-    state.publish(endpoint)
+    endpoint.write(state.endpoint_file)
     assert state.endpoint() == endpoint
     state.endpoint_file.write_text("{")
     assert state.endpoint() is None
-    state.publish(endpoint)
+    endpoint.write(state.endpoint_file)
     process.kill()
     process.wait()
     assert state.endpoint() is None
@@ -193,7 +193,7 @@ def test_a_new_supervisor_finds_the_specification_and_nothing_of_the_last_one(
     state.clear(replace(SPEC, cpu=True))
     state.clear(SPEC)
     assert state.spec() == SPEC
-    state.publish(Endpoint(grpc="unix:/somewhere"))
+    Endpoint(grpc="unix:/somewhere").write(state.endpoint_file)
     state.write_status(Status(phase="ready"))
     state.fail("it burns")
     assert state.failure() == "it burns"

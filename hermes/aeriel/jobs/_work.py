@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -22,12 +23,7 @@ from hermes.aeriel.jobs._client_server import ClientServer
 from hermes.aeriel.jobs._files import JobStatus, RunDirectory, is_done
 from hermes.aeriel.jobs._server_request import ServerRequest, check_reachable
 from hermes.aeriel.monitor import monitored
-from hermes.aeriel.serve import (
-    GPURequest,
-    run_with_restarts,
-    serve,
-    stop_signal,
-)
+from hermes.aeriel.serve import run_with_restarts, stop_signal
 from hermes.errors import (
     DataError,
     FilesError,
@@ -168,38 +164,21 @@ def run_server(run: RunDirectory, number: int) -> int:
         return 0
     wanted = ServerRequest.read(run.server(number))
     endpoint_file = run.endpoint(number)
-    spec = wanted.spec
+    spec = replace(wanted.spec, stop_timeout_s=min(wanted.spec.stop_timeout_s, STOP_TIMEOUT_S))
     watch = BeaconWatch(run)
-    published = None
 
     def publish(endpoint: Endpoint) -> None:
-        nonlocal published
         check_reachable(endpoint, is_advertised=bool(spec.advertise))
-        published = endpoint
         endpoint.write(endpoint_file)
-
-    def unpublish() -> None:
-        if run.endpoints().get(number) == published:  # else another job has its place
-            endpoint_file.unlink(missing_ok=True)
 
     def is_wanted() -> bool:
         return not stopped.is_set() and run.has_work_for(number) and watch.is_moving()
 
-    request = GPURequest(gpus=spec.gpus, n_gpus=spec.n_gpus, cpu=spec.cpu)
-    server = serve(
-        spec.model_repository,
-        spec.image or None,
-        gpus=request.gpus,
-        n_gpus=request.n_gpus,
-        cpu=request.cpu,
+    server = spec.serve(
+        gpus=spec.gpus,
+        n_gpus=spec.n_gpus,
         gpu_timeout_s=spec.timeout_s,
-        server_args=spec.server_args,
         log_file=wanted.log_file or None,
-        ports="auto",
-        listen=spec.listen,
-        insecure=spec.insecure,
-        advertise=spec.advertise,
-        stop_timeout_s=min(spec.stop_timeout_s, STOP_TIMEOUT_S),
         endpoint_file=endpoint_file,
         started_by="command",
     )
@@ -209,7 +188,6 @@ def run_server(run: RunDirectory, number: int) -> int:
             timeout_s=spec.timeout_s,
             is_wanted=is_wanted,
             publish=publish,
-            unpublish=unpublish,
             most_restarts=SERVER_RESTARTS,
         )
     return 0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, _GeneratorContextManager, contextmanager
-from types import TracebackType
+from collections.abc import Callable, Generator
+from contextlib import _GeneratorContextManager
 from typing import NoReturn, ParamSpec
 
 from hermes.aeriel.serve._instance import TritonInstance
@@ -14,28 +13,8 @@ from hermes.aeriel.serve._instance import TritonInstance
 P = ParamSpec("P")
 
 
-class ServerBlock(AbstractContextManager[TritonInstance]):
-    """A server that has not been started yet: for a ``with`` block, or for `start`.
-
-    Parameters
-    ----------
-    server
-        The context manager that starts and stops it.
-    """
-
-    def __init__(self, server: _GeneratorContextManager[TritonInstance]) -> None:
-        self._server = server
-
-    def __enter__(self) -> TritonInstance:
-        return self._server.__enter__()
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        return self._server.__exit__(error_type, error, traceback)
+class ServerBlock(_GeneratorContextManager[TritonInstance]):
+    """A server that has not been started yet: for a ``with`` block, or for `start`."""
 
     def start(self) -> TritonInstance:
         """Start the server without a block, as in the cells of a notebook.
@@ -47,12 +26,12 @@ class ServerBlock(AbstractContextManager[TritonInstance]):
         HermesError
             As `serve`.
         """
-        instance = self._server.__enter__()
+        instance = self.__enter__()
 
         def finish() -> None:
             # It runs when nobody kept the instance: Python then closes it, which stops the server.
-            if inspect.getgeneratorstate(self._server.gen) != inspect.GEN_RUNNING:
-                self._server.__exit__(None, None, None)
+            if inspect.getgeneratorstate(self.gen) != inspect.GEN_RUNNING:
+                self.__exit__(None, None, None)
 
         instance.call_at_stop(finish)
         return instance
@@ -65,12 +44,13 @@ class ServerBlock(AbstractContextManager[TritonInstance]):
         raise AttributeError(f"serve(…) has no {name!r}: {advice}", name=name, obj=self)
 
 
-def server_block(generate: Callable[P, Iterator[TritonInstance]]) -> Callable[P, ServerBlock]:
+def server_block(
+    generate: Callable[P, Generator[TritonInstance, None, None]],
+) -> Callable[P, ServerBlock]:
     """Return a function that makes a `ServerBlock` of a generator, as `contextmanager` does."""
-    server = contextmanager(generate)
 
     @functools.wraps(generate)
     def block(*args: P.args, **kwargs: P.kwargs) -> ServerBlock:
-        return ServerBlock(server(*args, **kwargs))
+        return ServerBlock(generate, args, kwargs)
 
     return block

@@ -12,29 +12,24 @@ from hermes._directory import ServerDirectory
 from hermes.aeriel._credentials import ServerCredentials, reachable_name
 from hermes.aeriel._flags import flag_values, is_off
 from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.serve._leases import GPULease
 from hermes.aeriel.serve._ports import UNIX, Ports, host_and_port
 from hermes.errors import ParameterError
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 SERVICES = ("grpc", "http", "metrics")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
-# Flags that hermes sets, and the parameter of `serve` that sets each.
+# The parameters of `serve`, and the flags that they set.
 _OWNED = {
-    "id": "hermes, which identifies servers by it",
-    "model-repository": "model_repository",
-    "model-store": "model_repository",
-    "grpc-port": "ports",
-    "http-port": "ports",
-    "metrics-port": "ports",
-    "grpc-address": "listen",
-    "http-address": "listen",
-    "metrics-address": "listen",
-    "log-file": "log_file",
-    "grpc-use-ssl": "listen and insecure",
-    "grpc-use-ssl-mutual": "listen and insecure",
-    "grpc-server-cert": "listen and insecure",
-    "grpc-server-key": "listen and insecure",
-    "grpc-root-cert": "listen and insecure",
+    "hermes, which identifies servers by it": ("id",),
+    "model_repository": ("model-repository", "model-store"),
+    "ports": tuple(f"{service}-port" for service in SERVICES),
+    "listen": tuple(f"{service}-address" for service in SERVICES),
+    "log_file": ("log-file",),
+    "listen and insecure": (
+        *("grpc-use-ssl", "grpc-use-ssl-mutual"),
+        *("grpc-server-cert", "grpc-server-key", "grpc-root-cert"),
+    ),
 }
 
 
@@ -63,16 +58,19 @@ class ServerSettings:
     credentials
         Certificates for mutual TLS on the GRPC service. HTTP, which does not support it, is off
         then, and metrics stay on the loopback address.
-    locks
-        Descriptors of locked files; the locks last as long as the server.
     image
         The container image; none for a Triton of this machine.
     container_name
         The name of the container; by default the server's id.
-    gpus
-        Indices or UUIDs of the GPUs that the server sees; None where nothing hides any.
+    lease
+        The GPUs that the server sees; they are locked as long as the server lives.
     cpu
         Whether Triton serves an overlay of a local repository; see `_cpu`.
+    log_file
+        The file for the server's output, which is replaced. By default a file beside the server's
+        directory, which is removed when the server stops without an error.
+    endpoint_file, started_by
+        As in `Plan`, for whoever ends the server.
     """
 
     directory: ServerDirectory
@@ -84,11 +82,13 @@ class ServerSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_timeout_s: float = 30.0
     credentials: ServerCredentials | None = None
-    locks: tuple[int, ...] = ()
     image: str = ""
     container_name: str | None = None
-    gpus: tuple[str, ...] | None = None
+    lease: GPULease = field(default_factory=lambda: GPULease(None))
     cpu: bool = False
+    log_file: Path | None = None
+    endpoint_file: Path | None = None
+    started_by: str = "program"
 
     @property
     def has_overlay(self) -> bool:
@@ -165,9 +165,7 @@ class ServerSettings:
                 "--allow-http=false",
                 "--grpc-use-ssl=true",
                 "--grpc-use-ssl-mutual=true",
-                f"--grpc-server-cert={self.credentials.certificate}",
-                f"--grpc-server-key={self.credentials.key}",
-                f"--grpc-root-cert={self.credentials.root}",
+                *self.credentials.flags,
             ]
         if not flag_values(self.server_args, "exit-timeout-secs"):
             arguments.append(f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}")
@@ -213,9 +211,9 @@ def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:
     for argument in server_args:
         name = argument.removeprefix("--").split("=")[0]
         # Triton accepts the beginning of a flag's name too.
-        owner = next((_OWNED[owned] for owned in _OWNED if owned.startswith(name)), None)
-        if argument.startswith("--") and owner is not None:
-            raise ParameterError("server_args", f"--{name} is set by {owner}")
+        for owner, flags in _OWNED.items():
+            if argument.startswith("--") and any(flag.startswith(name) for flag in flags):
+                raise ParameterError("server_args", f"--{name} is set by {owner}")
         if "shm-region-prefix-name" in argument:
             problem = "shm-region-prefix-name is set by hermes, which finds the regions by it"
             raise ParameterError("server_args", problem)

@@ -22,6 +22,7 @@ _BATCH_SYSTEMS: dict[str, tuple[tuple[str, ...], bool]] = {
     "LSB_JOBID": ((), False),
     "JOB_ID": ((), False),
 }
+JOB_VARIABLES = [each for job, (gpus, _) in _BATCH_SYSTEMS.items() for each in (job, *gpus)]
 
 
 def cuda_devices(text: str, gpus: Sequence[GPU]) -> list[GPU]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from hermes import _watcher
 from hermes._directory import ServerDirectory
+from hermes._launch import isolated
 from hermes._processes import ProcessIdentity
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,7 @@ class Guard:
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            [
-                # Isolated, and without site-packages: see the module.
-                *(sys.executable, "-I", "-S", _watcher.__file__),
-                *(str(self._directory.path), str(self._owner)),
-            ],
+            isolated(_watcher.__file__, str(self._directory.path), str(self._owner)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

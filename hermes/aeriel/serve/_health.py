@@ -11,7 +11,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hermes._processes import ailing_processes
-from hermes.aeriel._addresses import connect
+from hermes.aeriel._addresses import listens
 from hermes.aeriel.endpoint import Endpoint
 
 INTERVAL_S = 1.0
@@ -37,20 +37,12 @@ def is_ready(endpoint: Endpoint) -> bool:
             return False
     if not answer.ready or metadata.name != endpoint.server_id:
         return False
-    return all(_listens(address) for address in (endpoint.http, endpoint.metrics) if address)
+    return all(listens(address) for address in (endpoint.http, endpoint.metrics) if address)
 
 
 def _channel(endpoint: Endpoint) -> grpc.Channel:
     # The server is on this host: a proxy of the environment cannot reach it.
     return endpoint.channel([("grpc.enable_http_proxy", 0)])
-
-
-def _listens(address: str) -> bool:
-    try:
-        connect(address, DEADLINE_S).close()
-    except OSError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +102,10 @@ class Probe:
     ----------
     endpoint
         The server.
-    server_id
-        The server's id.
     """
 
-    def __init__(self, endpoint: Endpoint, server_id: str) -> None:
-        self._server_id = server_id
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._server_id = str(endpoint.server_id)
         self._channel = _channel(endpoint)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._call: Any = None

@@ -51,11 +51,6 @@ class TritonInstance(ABC):
     ----------
     settings
         What to serve, and where to listen.
-    log_file
-        The file for the server's output, which is replaced. By default a file beside the server's
-        directory, which is removed when the server stops without an error.
-    plan
-        What ending the server takes.
 
     Attributes
     ----------
@@ -72,22 +67,20 @@ class TritonInstance(ABC):
     endpoint: Endpoint
     _ports: Ports
 
-    def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._directory = settings.directory
-        self._log = ServerLog(log_file, settings.directory.log_file)
+        self._log = ServerLog(settings.log_file, settings.directory.log_file)
         self.log_file = self._log.path
         self.server_id = settings.server_id
         self.command: tuple[str, ...] = ()
-        self._plan = plan
-        self._status = Status(
-            phase="starting",
-            model_repository=settings.model_repository,
-            image=settings.image,
-            gpus=settings.gpus or (),
+        self._plan = Plan(
+            grace_s=settings.stop_timeout_s,
+            endpoint_file=None if settings.endpoint_file is None else str(settings.endpoint_file),
+            gpu_notes=settings.lease.notes,
+            started_by=settings.started_by,
         )
         self._undo = ExitStack()
-        self._after_stop = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
         self._attempts = 0
@@ -108,22 +101,16 @@ class TritonInstance(ABC):
             self._log.check()
             self._check_ports()
             # The guard runs before there is anything to clean up.
-            self._guard = Guard(self._directory, self._settings.locks)
+            self._guard = Guard(self._directory, self._settings.lease.descriptors)
             undo.callback(self._dismiss_guard)
-            undo.callback(self._leave_directory)
+            if self._settings.started_by != "supervisor":  # which leaves it itself
+                undo.callback(self._directory.leave)
             self._take_directory()
             undo.callback(self._log.close)
-            self._record_phase("starting")
-            credentials = self._settings.credentials
             undo.callback(self._end)
-            if credentials is not None:
-                credentials.write()
-            if self._settings.has_overlay:
-                repository = Path(self._settings.model_repository)
-                make_cpu_repository(repository, self._directory.overlay)
+            undo.callback(self._directory.set_phase, "stopping")
             self._log.make()
-            self._open_container()
-            self._launch()
+            self._start()
             self._undo = undo.pop_all()
         logger.info("started %r, log %s", self, self.log_file)
         return self
@@ -160,11 +147,22 @@ class TritonInstance(ABC):
         if not is_ready(self.endpoint):
             return False
         make_private(self.server_id)
-        self._record_phase("ready")
+        status = self._directory.status()
+        if status is None or status.phase != "ready":
+            self.endpoint.write(self._directory.endpoint_file)
+            self._directory.set_phase("ready")
         return True
 
-    def wait(self, timeout_s: float = 600.0) -> None:
-        """Return when the server is live and its models are ready.
+    def wait(self, timeout_s: float = 600.0, is_wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Return True when the server is live and its models are ready.
+
+        Parameters
+        ----------
+        timeout_s
+            Timeout in seconds.
+        is_wanted
+            Called a few times a second; when the server is no longer wanted, the wait ends, and
+            False is returned.
 
         Raises
         ------
@@ -176,23 +174,6 @@ class TritonInstance(ABC):
             Another process took the port between the check and the start.
         ServerTimeoutError
             It was not ready within `timeout_s` seconds.
-        """
-        self.wait_while(lambda: True, timeout_s)
-
-    def wait_while(self, is_wanted: Callable[[], bool], timeout_s: float = 600.0) -> bool:
-        """Return True when the server is ready, or False when it is no longer wanted.
-
-        Parameters
-        ----------
-        is_wanted
-            Called a few times a second.
-        timeout_s
-            Timeout in seconds.
-
-        Raises
-        ------
-        ServerError
-            As `wait`.
         """
         deadline = time.monotonic() + timeout_s
         well_at = time.monotonic()
@@ -243,14 +224,24 @@ class TritonInstance(ABC):
             Parts of the server remain.
         """
         self._undo.close()
-        self._after_stop.close()
 
     def call_at_stop(self, finish: Callable[[], None]) -> None:
-        """Have `stop` call a function at its end, once; the function may call `stop`."""
-        self._after_stop.callback(finish)
+        """Have `stop` call a function first, once; the function may call `stop`."""
+        self._undo.callback(finish)
 
     def restart(self) -> None:
-        """Stop a server that crashed or hangs, and start it again.
+        """Stop a server that crashed or hangs, and start it again: `end_failed`, `start_again`."""
+        self.end_failed()
+        self.start_again()
+
+    def end_failed(self) -> None:
+        """End what a server that crashed or hangs has left, its endpoint first."""
+        self._directory.set_phase("restarting")
+        self._end_all(grace_s=0.0)
+        self._plan.write(self._directory)
+
+    def start_again(self) -> None:
+        """Start a server again that has ended.
 
         It listens at the same address, unless the ports were chosen by hermes and another process
         uses one of them by now.
@@ -262,20 +253,13 @@ class TritonInstance(ABC):
         ServerError
             Its container does not start.
         """
-        with self._directory.cleaning():
-            end_all(self._directory, grace_s=0.0, settle_s=0.0, reap=lambda: self.exit_code)
-            self._plan.write(self._directory)
-        if self._settings.credentials is not None:
-            self._settings.credentials.write()
         try:
             self._check_ports(self._ports)
         except PortInUseError:
             if self._settings.ports is not None:
                 raise
             self._check_ports()
-        self._attempts = 0
-        self._open_container()
-        self._launch()
+        self._start()
         logger.info("started %r again, log %s", self, self.log_file)
 
     @abstractmethod
@@ -301,26 +285,19 @@ class TritonInstance(ABC):
             self._directory.set_owner(ProcessIdentity.of(os.getpid()))
             end_leftovers(self._directory)
             self._plan.write(self._directory)
-
-    def _record_phase(self, phase: str) -> None:
-        """Record the server's state in the directory, unless a supervisor records it."""
-        status = replace(self._status, phase=phase)
-        if self._plan.started_by != "supervisor" and status != self._directory.status():
-            self._directory.write_status(status)
-            if phase == "ready":
-                self.endpoint.write(self._directory.endpoint_file)
+        status = Status(
+            phase="starting",
+            model_repository=self._settings.model_repository,
+            image=self._settings.image,
+            gpus=tuple(map(str, self._settings.lease.gpus or ())),
+        )
+        self._directory.write_status(status)
 
     def _dismiss_guard(self) -> None:
         """End the guard, unless the server could not be stopped: the guard tries again."""
         if self._guard is not None and not self._directory.plan_file.exists():
             self._guard.dismiss()
             self._guard = None
-
-    def _leave_directory(self) -> None:
-        """Remove the directory, unless it is a supervisor's or parts of the server remain."""
-        if self._plan.started_by != "supervisor" and not self._directory.plan_file.exists():
-            self._directory.clear_owner()
-            self._directory.tidy()
 
     def _check_ports(self, ports: Ports | None = None) -> None:
         """Choose the ports, unless they are given, and check that they are free."""
@@ -334,10 +311,18 @@ class TritonInstance(ABC):
         self._ports = ports
         self.endpoint = self._settings.endpoint(ports)
 
+    def _start(self) -> None:
+        if self._settings.credentials is not None:
+            self._settings.credentials.write()
+        if self._settings.has_overlay:
+            repository = Path(self._settings.model_repository)
+            make_cpu_repository(repository, self._directory.overlay)
+        self._attempts = 0
+        self._open_container()
+        self._launch()
+
     def _launch(self) -> None:
         self._attempts += 1
-        for socket in self._directory.sockets():  # of a server that was killed
-            socket.unlink(missing_ok=True)
         self.command = tuple(self._server_command())
         logger.debug("running %s", self.command)
         self._process = self._log.start(self.command, self._server_environment())
@@ -356,14 +341,8 @@ class TritonInstance(ABC):
 
     def _end(self) -> None:
         logger.info("stopping %r", self)
-        with self._directory.cleaning():
-            end_all(
-                self._directory,
-                # A server that has died has no requests to finish.
-                grace_s=self._settings.stop_timeout_s if self.is_alive() else 0.0,
-                settle_s=0.0,
-                reap=lambda: self.exit_code,
-            )
+        # A server that has died has no requests to finish.
+        self._end_all(grace_s=self._settings.stop_timeout_s if self.is_alive() else 0.0)
         if self._process is not None:
             # The process may be a script of the user's, which has not ended with the server.
             self._process.kill()
@@ -371,3 +350,7 @@ class TritonInstance(ABC):
         if self._log.keep is None:
             # A server that has not installed its signal handler yet ends by SIGTERM.
             self._log.keep = self.exit_code not in (None, 0, -signal.SIGTERM)
+
+    def _end_all(self, grace_s: float) -> None:
+        with self._directory.cleaning():
+            end_all(self._directory, grace_s=grace_s, reap=lambda: self.exit_code)

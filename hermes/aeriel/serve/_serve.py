@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from hermes._cleanup import Plan, sweep
+from hermes._cleanup import sweep
 from hermes._directory import ServerDirectory, new_server_id, state_home
 from hermes.aeriel._credentials import make_credentials
 from hermes.aeriel._ml4gw import old_keywords
@@ -57,7 +57,7 @@ def serve(
     endpoint_file: str | Path | None = None,
     directory: ServerDirectory | None = None,
     started_by: str = "program",
-) -> Iterator[TritonInstance]:
+) -> Generator[TritonInstance, None, None]:
     """Serve a model repository with Triton while the block lasts.
 
     Without a block, as in the cells of a notebook: ``instance = serve(…).start()``, and at the end
@@ -111,8 +111,8 @@ def serve(
     stop_timeout_s
         Seconds that the server may take to finish its requests when the block ends.
     endpoint_file
-        A file that the caller writes the endpoint to, and removes. If this process is killed, the
-        guard removes it.
+        A file that the caller writes the endpoint to when the server is ready. It is removed when
+        the server fails or ends, whichever process ends it.
     directory
         The server's private directory, which the caller owns. By default a new one in the state
         home (``HERMES_STATE_HOME``), which is removed with the server.
@@ -175,19 +175,14 @@ def serve(
             environment=variables,
             stop_timeout_s=stop_timeout_s,
             credentials=None if is_open else make_credentials(directory.keys, advertise),
-            locks=lease.descriptors,
             image=str(image or ""),
             container_name=name,
-            gpus=None if lease.gpus is None else tuple(map(str, lease.gpus)),
-        )
-        plan = Plan(
-            grace_s=stop_timeout_s,
-            endpoint_file=None if endpoint_file is None else str(Path(endpoint_file).absolute()),
-            gpu_notes=lease.notes,
+            lease=lease,
+            log_file=None if log_file is None else Path(log_file).absolute(),
+            endpoint_file=None if endpoint_file is None else Path(endpoint_file).absolute(),
             started_by=started_by,
         )
-        log = None if log_file is None else Path(log_file).absolute()
-        instance = new_instance(settings, log, plan)
+        instance = new_instance(settings)
         warn_of_writers(Path(repository), "model repository")
         stack.enter_context(instance)
         if wait:

@@ -34,7 +34,6 @@ def run_with_restarts(
     timeout_s: float,
     is_wanted: Callable[[], bool],
     publish: Callable[[Endpoint], None],
-    unpublish: Callable[[], None],
     most_restarts: int = 0,
 ) -> None:
     """Run a server while it is wanted.
@@ -49,8 +48,6 @@ def run_with_restarts(
         Called a few times a second; the server is stopped when it returns False.
     publish
         Called with the endpoint when the server is ready, and after each restart.
-    unpublish
-        Called when the server is no longer ready, and before it stops.
     most_restarts
         The number of restarts in a row after which a failure is raised.
 
@@ -66,16 +63,13 @@ def run_with_restarts(
             well_since = time.monotonic()
             try:
                 if failures:
-                    instance.restart()
-                if not instance.wait_while(is_wanted, timeout_s):
+                    instance.start_again()
+                if not instance.wait(timeout_s, is_wanted):
                     return
                 publish(instance.endpoint)
                 was_ready = True
                 well_since = time.monotonic()
-                try:
-                    _watch(instance, is_wanted)
-                finally:
-                    unpublish()
+                _watch(instance, is_wanted)
             except ServerError as error:
                 is_forgiven = time.monotonic() - well_since >= FORGIVE_S
                 failures = 1 if was_ready and is_forgiven else failures + 1
@@ -85,6 +79,7 @@ def run_with_restarts(
                 pause_s = restart_pause_s(failures)
                 message = "restarting the server (%d of %d) in %.1f s, after: %s"
                 logger.warning(message, failures, most, pause_s, error)
+                instance.end_failed()
             else:
                 return
             deadline = time.monotonic() + pause_s
@@ -115,7 +110,7 @@ def is_worth_a_restart(error: ServerError, *, was_ready: bool) -> bool:
 def _watch(instance: TritonInstance, is_wanted: Callable[[], bool]) -> None:
     """Return when the server is no longer wanted."""
     health = Health()
-    with Probe(instance.endpoint, instance.server_id) as probe:
+    with Probe(instance.endpoint) as probe:
         while is_wanted():
             if not instance.is_alive():
                 raise instance.died()

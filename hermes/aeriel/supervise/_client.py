@@ -64,7 +64,6 @@ def ensure_server(
     """
     deadline = time.monotonic() + timeout_s
     state = ServerState.of(spec)
-    has_swept = False
     while (endpoint := state.endpoint()) is None:
         status = state.status()
         is_waiting = status is not None and status.phase == "waiting"
@@ -79,10 +78,9 @@ def ensure_server(
                 log_file=state.supervisor_log,
                 log_tail=log_tail(state.supervisor_log),
             )
-        if state.owner() is None and not has_swept:
+        if state.owner() is None:
             # Without this directory's lock: another process may sweep with the lock of its own.
             sweep(state.path.parent)
-            has_swept = True
         with state.exclusive():
             if state.is_blocked(driver):
                 raise SupervisorError(
@@ -112,13 +110,11 @@ def start_supervisor(state: ServerState, spec: ServerSpec) -> None:
         The supervisor does not start.
     """
     state.clear(spec)
-    supervisor = [sys.executable, "-P", "-m", "hermes.aeriel.supervise", str(state.path)]
+    directory = str(state.path)
+    supervisor = [sys.executable, "-P", "-m", "hermes.aeriel.supervise", directory]
     with state.supervisor_log.open("ab") as log:
         started = subprocess.run(
-            [
-                *(sys.executable, "-I", "-S", _launch.__file__, "detached", str(state.path)),
-                *supervisor,
-            ],
+            _launch.isolated(_launch.__file__, "detached", directory, *supervisor),
             env=supervisor_environment(os.environ),
             cwd="/",
             stdin=subprocess.DEVNULL,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hermes.aeriel.serve._gpus import GPURequest
 from hermes.aeriel.serve._leases import GPULease, Holder, lease_gpus
+from hermes.aeriel.supervise._spec import ServerSpec
 from hermes.aeriel.supervise._state import ServerState
 from hermes.errors import GPUBusyError
 
@@ -43,80 +44,70 @@ class YieldTimer:
 
 
 def wait_for_gpus(
-    state: ServerState,
-    request: GPURequest,
-    *,
-    what: str,
-    timeout_s: float,
-    is_wanted: Callable[[], bool],
-    report: Callable[[str], None],
+    state: ServerState, spec: ServerSpec, is_wanted: Callable[[], bool]
 ) -> GPULease | None:
     """Return the lease of a server's GPUs; None when the server is no longer wanted.
 
     Parameters
     ----------
     state
-        The server's state.
-    request
-        The GPUs.
-    what
-        The use of the GPUs, for messages of other processes.
-    timeout_s
-        Timeout in seconds, without the time in which another server of the same pipeline has the
-        GPUs.
+        The server's state, which gets the reason of the wait.
+    spec
+        The server. Its timeout is without the time in which another server of the same pipeline
+        has the GPUs.
     is_wanted
         Called a few times a second.
-    report
-        Called with the reason of the wait when it changes.
 
     Raises
     ------
     GPUBusyError
         The GPUs were not free in time.
     """
-    deadline = time.monotonic() + timeout_s
+    request = GPURequest(gpus=spec.gpus, n_gpus=spec.n_gpus, cpu=spec.cpu)
+    deadline = time.monotonic() + spec.timeout_s
     reported = ""
     while is_wanted():
         try:
             lease = lease_gpus(request)
-            claims = _claims(state, lease)
-            if not claims:
-                lease.sign(Holder(what=what, state=str(state.path)))
-                return lease
-            lease.close()
-            busy = GPUBusyError(
-                wanted="a GPU",
-                holders=tuple(f"{holder} takes it back" for holder in claims),
-                states=tuple(holder.state for holder in claims),
-            )
+            _give_back_claimed(state, lease)
         except GPUBusyError as error:
             busy = error
+        else:
+            lease.sign(Holder(what=spec.model_repository, state=str(state.path)))
+            return lease
         if busy.held_by != reported:
             reported = busy.held_by
             logger.info("waiting for GPUs: %s", reported)
-            report(reported)
-        related = [other for text in busy.states if (other := _related(state, text)) is not None]
-        for other in related:
-            other.request_yield()
-            deadline = time.monotonic() + timeout_s
+            state.set_phase("waiting", reported)
+        for directory in busy.states:
+            if (other := _related(state, directory)) is not None:
+                other.request_yield()
+                deadline = time.monotonic() + spec.timeout_s
         if time.monotonic() > deadline:
             raise busy
         time.sleep(POLL_S)
     return None
 
 
-def _claims(state: ServerState, lease: GPULease) -> list[Holder]:
-    """Return the last holders of the GPUs that lost them while a consumer was running.
+def _give_back_claimed(state: ServerState, lease: GPULease) -> None:
+    """Refuse GPUs whose last holder lost them while a consumer was running.
 
     Such a consumer waits for its server to be started again. It must not wait for this server: the
     consumers of this one may need the worker process that it occupies.
     """
     drivers = state.consumers().keys()
-    return [
+    claims = [
         holder
         for holder in lease.last_holders
         if (other := _related(state, holder.state)) is not None and other.is_running(drivers)
     ]
+    if claims:
+        lease.close()
+        raise GPUBusyError(
+            wanted="a GPU",
+            holders=tuple(f"{holder} takes it back" for holder in claims),
+            states=tuple(holder.state for holder in claims),
+        )
 
 
 def _related(state: ServerState, directory: str) -> ServerState | None:

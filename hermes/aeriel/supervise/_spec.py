@@ -12,21 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from hermes._directory import new_server_id, state_home
-from hermes.aeriel.serve import check_model_repository
+from hermes.aeriel.serve import check_model_repository, serve
+from hermes.aeriel.serve._block import ServerBlock
+from hermes.aeriel.serve._gpu_names import JOB_VARIABLES
 from hermes.errors import ServerError
 
 # Variables that select the GPUs, the batch job, Triton and the image.
 _DECIDING = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
-    "SLURM_JOB_ID",
-    "SLURM_STEP_GPUS",
-    "SLURM_JOB_GPUS",
     "_CONDOR_JOB_AD",
-    "_CONDOR_AssignedGPUs",
-    "PBS_JOBID",
-    "LSB_JOBID",
-    "JOB_ID",
+    *JOB_VARIABLES,
     "HERMES_TRITON_BINARY",
     "HERMES_TRITON_HOME",
     "HERMES_IMAGE_PATH",
@@ -95,6 +91,21 @@ class ServerSpec:
         repository = check_model_repository(model_repository)
         stamp = repository_stamp(repository)
         return cls(model_repository=repository, repository_stamp=stamp, **options)
+
+    def serve(self, **options: Any) -> ServerBlock:
+        """Return the server for a block, with further options of `hermes.aeriel.serve.serve`."""
+        return serve(
+            self.model_repository,
+            self.image or None,
+            cpu=self.cpu,
+            server_args=self.server_args,
+            ports="auto",
+            listen=self.listen,
+            insecure=self.insecure,
+            advertise=self.advertise,
+            stop_timeout_s=self.stop_timeout_s,
+            **options,
+        )
 
     def check_unchanged(self) -> None:
         """Raise ServerError where the files of the repository have changed."""

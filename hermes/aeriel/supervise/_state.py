@@ -145,10 +145,6 @@ class ServerState(ServerDirectory):
         """Return the specification of the server."""
         return ServerSpec.from_json(self._spec.read_text())
 
-    def publish(self, endpoint: Endpoint) -> None:
-        """Write the endpoint file: the server is ready."""
-        endpoint.write(self.endpoint_file)
-
     def unpublish(self) -> None:
         """Remove the endpoint file: the server is not ready."""
         self.endpoint_file.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -27,81 +28,76 @@ class WishedFiles:
     ----------
     state
         The server's directory.
-
-    Attributes
-    ----------
-    endpoint
-        The server's endpoint; None until it is ready.
     """
 
     def __init__(self, state: ServerState) -> None:
-        self.endpoint: Endpoint | None = None
+        self._endpoint: Endpoint | None = None
         self._state = state
-        self._logs: dict[str, _LogCopy] = {}
-        self._monitors: dict[str, ExitStack] = {}
+        self._open: dict[str, _LogCopy | _Monitor] = {}
         self._failed: set[str] = set()
         self._is_copied = False
 
     def __enter__(self) -> Self:
         for wishes in self._state.wishes():
             if wishes.log_file:  # an unwritable file is an error before the server starts
-                self._begin_log(wishes.log_file)
+                self._open[wishes.log_file] = self._log(wishes.log_file)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for path in list(self._monitors):
-            self._monitors.pop(path).close()
-        for path in list(self._logs):
-            self._logs.pop(path).close()
+        while self._open:
+            self._open.popitem()[1].close()
         if self._is_copied:  # otherwise it is the only log, and an error may name it
             self._state.log_file.unlink(missing_ok=True)
 
     @property
     def first_log(self) -> str | None:
         """A copy of the server's log that a driver wants; None without any."""
-        return next(iter(self._logs), None)
+        return next((path for path, file in self._open.items() if isinstance(file, _LogCopy)), None)
+
+    def monitor(self, endpoint: Endpoint) -> None:
+        """Monitor the server, which is ready, at this endpoint from now on."""
+        self._endpoint = endpoint
 
     def update(self) -> None:
         """Open and close files as drivers come and go, and copy new lines of the log."""
-        wishes = self._state.wishes()
-        logs = {each.log_file for each in wishes} - {""}
-        monitors = {each.monitor_file for each in wishes} - {""}
-        for path in logs - self._logs.keys() - self._failed:
+        wanted: dict[str, Callable[[str], _LogCopy | _Monitor]] = {}
+        for wishes in self._state.wishes():
+            wanted[wishes.log_file] = self._log
+            if self._endpoint is not None:
+                wanted[wishes.monitor_file] = self._monitor
+        wanted.pop("", None)
+        for path in self._open.keys() - wanted:
+            self._open.pop(path).close()
+        for path, begin in wanted.items():
             try:
-                self._begin_log(path)
-            except OutputError as error:
-                self._fail(path, error)
-        for path in self._logs.keys() - logs:
-            self._logs.pop(path).close()
-        for path, log in self._logs.items():
-            try:
-                log.update()
-            except OSError as error:
-                self._fail(path, error)
-        for path in self._monitors.keys() - monitors:
-            self._monitors.pop(path).close()
-        if self.endpoint is not None:
-            for path in monitors - self._monitors.keys() - self._failed:
-                self._begin_monitor(path)
+                if path in self._open:
+                    self._open[path].update()
+                elif path not in self._failed:
+                    self._open[path] = begin(path)
+            except (HermesError, OSError) as error:
+                if path not in self._failed:
+                    logger.warning("cannot write %s: %s", path, error)
+                self._failed.add(path)
 
-    def _begin_log(self, path: str) -> None:
-        self._logs[path] = _LogCopy(path, self._state.log_file)
+    def _log(self, path: str) -> _LogCopy:
+        copy = _LogCopy(path, self._state.log_file)
         self._is_copied = True
+        return copy
 
-    def _begin_monitor(self, path: str) -> None:
-        stack = ExitStack()
-        try:
-            # Not the current endpoint: after a restart the server may have other ports.
-            stack.enter_context(ServerMonitor(lambda: self.endpoint or "", path))
-        except HermesError as error:
-            self._fail(path, error)
-        else:
-            self._monitors[path] = stack
+    def _monitor(self, path: str) -> _Monitor:
+        # Not the current endpoint: after a restart the server may have other ports.
+        return _Monitor(ServerMonitor(lambda: self._endpoint or "", path))
 
-    def _fail(self, path: str, error: Exception) -> None:
-        if path not in self._failed:
-            logger.warning("cannot write %s: %s", path, error)
-        self._failed.add(path)
+
+class _Monitor(ExitStack):
+    """A monitor of the server, until `close`."""
+
+    def __init__(self, monitor: ServerMonitor) -> None:
+        super().__init__()
+        self.enter_context(monitor)
+
+    def update(self) -> None:
+        """Do nothing: the monitor has a thread of its own."""
 
 
 class _LogCopy:

@@ -4,9 +4,10 @@ Each module has one kind of `TritonInstance`. Nothing outside of this package kn
 runtime's commands, options and messages.
 """
 
-from hermes.aeriel.serve.runtimes._choice import INSTANCES, container_commands, new_instance
+from hermes.aeriel.serve.runtimes._choice import INSTANCES, new_instance
 from hermes.aeriel.serve.runtimes._local import LocalInstance
 from hermes.aeriel.serve.runtimes._singularity import SingularityInstance
+from hermes.aeriel.serve.runtimes._spython import container_commands
 
 __all__ = [
     "INSTANCES",

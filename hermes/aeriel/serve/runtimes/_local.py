@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from hermes import _launch
-from hermes._cleanup import Plan
 from hermes.aeriel.serve._command import ServerSettings
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.runtime import LocalTriton, find_triton
@@ -25,8 +23,8 @@ class LocalInstance(TritonInstance):
         This machine has no tritonserver.
     """
 
-    def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
-        super().__init__(settings, log_file, plan)
+    def __init__(self, settings: ServerSettings) -> None:
+        super().__init__(settings)
         self._triton: LocalTriton = find_triton()
 
     def _open_container(self) -> None:
@@ -75,4 +73,4 @@ def _bound_to_this_process() -> list[str]:
     """
     is_bound = threading.current_thread() is threading.main_thread()
     parent = str(os.getpid() if is_bound else 0)
-    return [sys.executable, "-I", "-S", _launch.__file__, "serving", parent]
+    return _launch.isolated(_launch.__file__, "serving", parent)

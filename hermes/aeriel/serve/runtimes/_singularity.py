@@ -11,25 +11,18 @@ import io
 import logging
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from hermes._captured import run_captured
-from hermes._cleanup import Plan, stop_container
+from hermes._cleanup import stop_container
 from hermes.aeriel.serve._command import ServerSettings
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._writers import warn_of_writers
 from hermes.aeriel.serve.runtimes._image import check_image, find_image
-from hermes.aeriel.serve.runtimes._singularity_stop import container
-from hermes.aeriel.serve.runtimes._spython import (
-    Instance,
-    find_runtime,
-    runtime_words,
-    start_instance,
-)
+from hermes.aeriel.serve.runtimes._singularity_stop import container, first_process
+from hermes.aeriel.serve.runtimes._spython import find_runtime, runtime_words, start_instance
 from hermes.errors import (
     HermesError,
     InstanceExistsError,
@@ -60,12 +53,8 @@ class SingularityInstance(TritonInstance):
     ----------
     settings
         What to serve, from which image, and where. The name of the container instance is
-        `settings.container_name`, by default the server's id. Empty `settings.gpus` leave the
+        `settings.container_name`, by default the server's id. A lease without GPUs leaves the
         NVIDIA driver out.
-    log_file
-        The file for the server's output.
-    plan
-        What ending the server takes.
 
     Raises
     ------
@@ -79,8 +68,8 @@ class SingularityInstance(TritonInstance):
         An instance of this name runs.
     """
 
-    def __init__(self, settings: ServerSettings, log_file: Path | None, plan: Plan) -> None:
-        super().__init__(settings, log_file, plan)
+    def __init__(self, settings: ServerSettings) -> None:
+        super().__init__(settings)
         named = settings.container_name
         self.name = settings.server_id if named is None else named
         if not _NAME.fullmatch(self.name):
@@ -89,23 +78,19 @@ class SingularityInstance(TritonInstance):
         self._runtime = find_runtime(settings.image)
         self.image = find_image(settings.image, os.environ, Path.cwd())
         check_image(self.image)
-        is_own = self.name == settings.server_id
-        if not is_own and Instance(self._runtime, self.name).find() is not None:
+        if self.name != self.server_id and first_process(self._runtime, self.name) is not None:
             raise InstanceExistsError(self.name)
         warn_of_writers(Path(self.image), "image")
-        self._use_driver = settings.gpus != () and has_nvidia_driver()
-        self._triton = TRITON
         self._container = container(self._runtime, self.name, self.server_id)
-        self._plan = replace(self._plan, container=self._container)
 
     def _open_container(self) -> None:
         options = start_options(
             self._settings.served_repository,
             linked=self._settings.model_repository if self._settings.has_overlay else None,
-            use_driver=self._use_driver,
+            use_driver=self._settings.lease.gpus != (),
             directory=self._settings.directory.path,
         )
-        if self.name == self.server_id and Instance(self._runtime, self.name).find() is not None:
+        if self.name == self.server_id and first_process(self._runtime, self.name) is not None:
             # No other server has this name: an earlier start of this one was killed.
             stop_container(self._container)
         self._record(container(self._runtime, self.name, self.server_id, is_starting=True))
@@ -150,11 +135,6 @@ class SingularityInstance(TritonInstance):
         )
 
 
-def has_nvidia_driver() -> bool:
-    """Return whether this machine has an NVIDIA driver."""
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
-
-
 def start_options(
     model_repository: str, *, linked: str | None = None, use_driver: bool, directory: Path
 ) -> list[str]:
@@ -164,7 +144,7 @@ def start_options(
     vary. Triton reads remote repositories itself. The server's directory (keys, sockets) and the
     directory that an overlay links to are mounted at their own paths.
     """
-    options = ["--nv"] if use_driver else []
+    options = ["--nv"] if use_driver else []  # harmless where there is no driver
     if model_repository.startswith("/"):
         options += _mount(model_repository, MODELS)
     if linked is not None:

@@ -24,6 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parents[4]))
 
 from hermes._captured import run_captured
 from hermes._cleanup import Container
+from hermes._launch import isolated
 from hermes._processes import marked_processes, send
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def container(
     state = "starting" if is_starting else "started"
     return Container(
         name=name,
-        stop=(sys.executable, "-I", "-S", __file__, runtime, name, server_id, str(pid), state),
+        stop=tuple(isolated(__file__, runtime, name, server_id, str(pid), state)),
         environ={key: os.environ[key] for key in REGISTRY_VARIABLES if key in os.environ},
     )
 
@@ -84,7 +85,7 @@ def stop_instance(
     quiet_s = QUIET_START_S if is_starting else QUIET_S
     while time.monotonic() < started_at + STOP_TIMEOUT_S:
         marked = marked_processes(f"{MARK}={server_id}")
-        listed = _listed(runtime, name)
+        listed = first_process(runtime, name)
         if listed is not None and listed in {pid, *marked}:
             _run(runtime, "instance", "stop", "--timeout", str(STOP_GRACE_S), name)
         elif not marked and seen_at is not None and time.monotonic() - seen_at > quiet_s:
@@ -104,7 +105,7 @@ def stop_instance(
     return False
 
 
-def _listed(runtime: str, name: str) -> int | None:
+def first_process(runtime: str, name: str) -> int | None:
     """Return the first process of the running instance of this name, if there is one."""
     output = _run(runtime, "instance", "list", "--json", name)
     with suppress(ValueError, KeyError, TypeError, IndexError):

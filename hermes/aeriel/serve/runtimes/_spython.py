@@ -13,14 +13,14 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from spython.main import Client
+from spython.utils import run_command
 
 from hermes._processes import marked_processes
-from hermes.aeriel.serve.runtimes._singularity_stop import MARK
+from hermes.aeriel.serve.runtimes._singularity_stop import MARK, first_process
 from hermes.errors import (
     ImageError,
     InstanceExistsError,
@@ -39,36 +39,9 @@ _BAD_IMAGE = re.compile(
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class Instance(Client.instance):  # type: ignore[misc] # spython has no types
-    """spython's instance, with the installed command, and with the messages of its failures."""
-
-    def __init__(self, runtime: str, name: str, image: str = "") -> None:
-        self._runtime = runtime
-        super().__init__(image, start=False, name=name, quiet=True)
-
-    def _init_command(self, action: str | list[str], flags: list[str] | None = None) -> list[str]:
-        # spython runs `singularity`, which not every Apptainer installation has a link for.
-        command: list[str] = super()._init_command(action, flags)
-        return [self._runtime, *command[1:]]
-
-    def start(self, options: list[str], environ: Mapping[str, str]) -> str | None:
-        """Start the instance; return None, or the runtime's message if it failed.
-
-        spython's own `start` prints the message to stderr and does not return it.
-        """
-        command = [*self._init_command(["instance", "start"]), *options, self._image, self.name]
-        result: Any = self.run_command(
-            command, quiet=True, return_result=True, environ=dict(environ)
-        )
-        if result["return_code"] == 0:
-            return None
-        message = result["message"]
-        return message if isinstance(message, str) else "".join(message)
-
-    def find(self) -> int | None:
-        """Return the id of the first process of the running instance; None if there is none."""
-        found = self._list(self.name, quiet=True, return_json=True)
-        return int(found["pid"]) if isinstance(found, dict) else None
+def container_commands() -> dict[str, str]:
+    """Return the paths of the container runtimes' commands that are on the PATH, by name."""
+    return {name: path for name in COMMANDS if (path := shutil.which(name)) is not None}
 
 
 def find_runtime(image: str) -> str:
@@ -79,10 +52,8 @@ def find_runtime(image: str) -> str:
     SingularityNotFoundError
         There is neither a `singularity` nor an `apptainer`; the error names `image`.
     """
-    for command in COMMANDS:
-        path = shutil.which(command)
-        if path is not None:
-            return path
+    for path in container_commands().values():
+        return path
     raise SingularityNotFoundError(image)
 
 
@@ -105,14 +76,17 @@ def start_instance(runtime: str, image: str, name: str, server_id: str, options:
     ImageError, InstanceExistsError, InstanceStartError
         The runtime did not start the instance.
     """
-    instance = Instance(runtime, name, image)
+    # spython's own `start` prints the message of a failure and does not return it, and runs
+    # `singularity`, which not every Apptainer installation has a link for.
+    command = [runtime, "--quiet", "instance", "start", *options, image, name]
+    environ = {**os.environ, MARK: server_id}
     with _hold_name(name):
-        if instance.find() is not None:
+        if first_process(runtime, name) is not None:
             raise InstanceExistsError(name)
-        failure = instance.start(options, {**os.environ, MARK: server_id})
-        if failure is not None:
-            raise start_error(image, name, failure)
-        pid = instance.find()
+        done: Any = run_command(command, quiet=True, environ=environ)
+        if done["return_code"] != 0:
+            raise start_error(image, name, "".join(done["message"]))
+        pid = first_process(runtime, name)
     if pid is None:
         raise InstanceStartError(image=image, output="the instance ended at once")
     own = marked_processes(f"{MARK}={server_id}")
