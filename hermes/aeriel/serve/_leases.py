@@ -154,12 +154,9 @@ def hold_gpus(request: GPURequest, holder: Holder, timeout_s: float) -> Iterator
         lease.close()
 
 
-def gpu_holders(gpus: Sequence[GPU]) -> dict[str, Holder]:
+def gpu_holders(gpus: Sequence[GPU]) -> dict[str, object]:
     """Return the holders of leased GPUs, by UUID."""
-    unknown = Holder(what="unknown models", pid=0, user="?")
-    return {
-        gpu.uuid: newest_note(_locked(gpu)) or unknown for gpu in gpus if is_locked(_locked(gpu))
-    }
+    return {gpu.uuid: _holder(gpu) for gpu in gpus if is_locked(_locked(gpu))}
 
 
 def gpu_warnings(request: GPURequest, gpus: Sequence[GPU] | None = None) -> list[str]:

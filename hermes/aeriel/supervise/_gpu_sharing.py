@@ -26,23 +26,6 @@ POLL_S = 0.3
 IDLE_S = 10.0
 
 
-class YieldTimer:
-    """Measures how long a server has been idle since it was asked to yield its GPUs."""
-
-    def __init__(self, state: ServerState) -> None:
-        self._state = state
-        self._since: float | None = None
-
-    def is_over(self) -> bool:
-        """Return whether the server should yield now."""
-        if not self._state.is_asked_to_yield() or self._state.is_running():
-            self._since = None
-            return False
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        return now - self._since > IDLE_S
-
-
 def wait_for_gpus(
     state: ServerState, spec: ServerSpec, is_wanted: Callable[[], bool]
 ) -> GPULease | None:

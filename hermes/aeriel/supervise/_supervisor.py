@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from pathlib import Path
 from hermes._directory import Status
 from hermes._shared_memory import sweep_regions
 from hermes.aeriel.serve import run_with_restarts, stop_signal
-from hermes.aeriel.supervise._gpu_sharing import YieldTimer, wait_for_gpus
+from hermes.aeriel.supervise._gpu_sharing import IDLE_S, wait_for_gpus
 from hermes.aeriel.supervise._state import ServerState
 from hermes.aeriel.supervise._wishes import WishedFiles
 from hermes.errors import HermesError
@@ -54,7 +55,7 @@ class _Keeper:
     def __init__(self, state: ServerState, stopped: threading.Event) -> None:
         self._state = state
         self._stopped = stopped
-        self._yield_timer = YieldTimer(state)
+        self._idle_since = math.inf
         self._files = WishedFiles(state)
         self._lingers_until = 0.0
 
@@ -99,9 +100,11 @@ class _Keeper:
             return wanted
 
     def _is_needed(self) -> bool:
-        if self._stopped.is_set() or self._yield_timer.is_over():
-            return False
         now = time.monotonic()
+        is_idle = self._state.is_asked_to_yield() and not self._state.is_running()
+        self._idle_since = min(now, self._idle_since) if is_idle else math.inf
+        if self._stopped.is_set() or now - self._idle_since > IDLE_S:
+            return False
         if self._state.is_needed():
             linger_s = max((each.linger_s for each in self._state.wishes()), default=0.0)
             self._lingers_until = max(self._lingers_until, now + linger_s)
