@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -30,13 +30,9 @@ from hermes._cli_options import (
     shown,
     with_options,
 )
+from hermes.aeriel import client, files, repository, supervise
 from hermes.aeriel._options import InferenceOptions
 from hermes.errors import ParameterError
-
-if TYPE_CHECKING:
-    from hermes.aeriel.client import ModelSpecification
-    from hermes.aeriel.files import FileJob, Server
-    from hermes.aeriel.supervise import ServerSpec
 
 app = typer.Typer()
 
@@ -108,14 +104,6 @@ def infer(
     Exits with 35 where something is refused before it runs, and with 30 where it fails, as the
     tasks do.
     """
-    from hermes.aeriel import files, supervise  # noqa: PLC0415 (an import of 0.4 s)
-    from hermes.aeriel.endpoint import Endpoint  # noqa: PLC0415 (as above)
-    from hermes.aeriel.repository import (  # noqa: PLC0415 (as above)
-        RepositoryModel,
-        check_model,
-        read_model,
-    )
-
     with errors_as_text(ExitCode.REFUSED):
         named = [server, *([model] if model else []), *(inputs or ())]
         served_by = "" if models else named.pop(0)
@@ -137,14 +125,16 @@ def infer(
         spec = _spec(models, started, server_timeout_s)
         if spec is None:
             # A server does not show what its models are made of.
-            known = RepositoryModel(stamp="resumable" if resume else secrets.token_hex(8))
+            known = repository.RepositoryModel(
+                stamp="resumable" if resume else secrets.token_hex(8)
+            )
             if not wait_s:
-                Endpoint.of(served_by)
+                client.Endpoint.of(served_by)
         elif wait_s:
             raise ParameterError("wait_s", "applies to an endpoint file, not with --models")
         else:
-            check_model(models, model_name, asked.model_version)
-            known = read_model(
+            repository.check_model(models, model_name, asked.model_version)
+            known = repository.read_model(
                 models, model_name, asked.model_version, server_args=server_arg or ()
             )
         found = files.find_inputs(by_channel or patterns, asked, known.specification)
@@ -180,11 +170,13 @@ def infer(
 
 @contextmanager
 def _served(
-    spec: ServerSpec | None, name: str, first: FileJob, wait_s: float, linger_s: float
-) -> Iterator[Server]:
+    spec: supervise.ServerSpec | None,
+    name: str,
+    first: files.FileJob,
+    wait_s: float,
+    linger_s: float,
+) -> Iterator[files.Server]:
     """Yield the server of a spec, or else the one of a name."""
-    from hermes.aeriel import files, supervise  # noqa: PLC0415 (as above)
-
     if spec is None:
         yield files.NamedServer(name, wait_s=wait_s, return_s=first.options.retry_for_s)
         return
@@ -194,10 +186,8 @@ def _served(
         yield server
 
 
-def _spec(models: str, options: dict[str, Any], timeout_s: float) -> ServerSpec | None:
+def _spec(models: str, options: dict[str, Any], timeout_s: float) -> supervise.ServerSpec | None:
     """Return what server of a model repository is wanted, if any."""
-    from hermes.aeriel import supervise  # noqa: PLC0415 (as above)
-
     if models:
         return supervise.ServerSpec.of(models, **options, timeout_s=timeout_s)
     for name, value in options.items():
@@ -206,10 +196,8 @@ def _spec(models: str, options: dict[str, Any], timeout_s: float) -> ServerSpec 
     return None
 
 
-def _check(pending: Sequence[FileJob], model: ModelSpecification | None) -> None:
+def _check(pending: Sequence[files.FileJob], model: client.ModelSpecification | None) -> None:
     """Raise an error where a file does not suit the model, before a server is started."""
-    from hermes.aeriel import files  # noqa: PLC0415 (as above)
-
     for job in pending:
         facts = files.examine(job.input_files, job.options, model)
         if model is not None:
@@ -232,10 +220,8 @@ def _lines(file: str) -> list[str]:
     return lines
 
 
-def _chunk(jobs: Sequence[FileJob], text: str, output_dir: Path) -> Sequence[FileJob]:
+def _chunk(jobs: Sequence[files.FileJob], text: str, output_dir: Path) -> Sequence[files.FileJob]:
     """Return the jobs of a chunk, given as K/N."""
-    from hermes.aeriel import files  # noqa: PLC0415 (as above)
-
     match = _CHUNK.fullmatch(text or "1/1")
     number, total = map(int, match.groups()) if match else (0, 0)
     if not 1 <= number <= total:
@@ -245,7 +231,7 @@ def _chunk(jobs: Sequence[FileJob], text: str, output_dir: Path) -> Sequence[Fil
     return files.chunk_of(jobs, number, total)
 
 
-def _check_outputs(jobs: Sequence[FileJob]) -> None:
+def _check_outputs(jobs: Sequence[files.FileJob]) -> None:
     """Raise OutputError where an output would replace that of another input."""
     for job in jobs:
         job.check_output()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +19,10 @@ from hermes._cli_options import (
     errors_as_text,
     read_gpus,
 )
+from hermes.aeriel import monitor as monitoring
+from hermes.aeriel import serve as serving
+from hermes.aeriel._beacon import BeaconReader
 from hermes.errors import ParameterError
-
-if TYPE_CHECKING:
-    from hermes.aeriel._beacon import BeaconReader
 
 app = typer.Typer()
 
@@ -83,9 +83,6 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model repository until SIGTERM or SIGINT."""
-    from hermes.aeriel import serve as serving  # noqa: PLC0415 (an import of 0.3 s)
-    from hermes.aeriel.monitor import monitored  # noqa: PLC0415 (as above)
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     with errors_as_text():
         if endpoint_file is not None:
@@ -120,7 +117,7 @@ def serve(
                 started_by="command",
             )
             serving.run_with_restarts(
-                monitored(server, monitor),
+                monitoring.monitored(server, monitor),
                 timeout_s=timeout_s,
                 is_wanted=lambda: not stopped.is_set() and (watch is None or watch.is_moving()),
                 publish=publish,
@@ -131,20 +128,16 @@ def serve(
 
 
 def _beacon_reader(file: Path) -> BeaconReader:
-    from hermes.aeriel._beacon import BeaconReader  # noqa: PLC0415 (as above)
-
     if not file.is_file():
         raise ParameterError("while", f"there is no file {file}; its driver has to make it first")
     return BeaconReader(file)
 
 
 def _ports(text: str) -> Any:
-    from hermes.aeriel.serve import Ports  # noqa: PLC0415 (as above)
-
     if text == "auto":
         return text
     try:
         grpc, http, metrics = (int(port) for port in text.split(","))
     except ValueError:
         raise ParameterError("ports", f"{text!r} is neither auto nor like 8001,8000,8002") from None
-    return Ports(grpc=grpc, http=http, metrics=metrics)
+    return serving.Ports(grpc=grpc, http=http, metrics=metrics)

@@ -21,6 +21,7 @@ from hermes._cli_options import (
     read_options,
     with_options,
 )
+from hermes.aeriel import files, repository, tuning
 from hermes.aeriel._options import InferenceOptions
 
 app = typer.Typer()
@@ -52,13 +53,10 @@ def tune(
     rows of a request, requests in flight. Writes config.tuned.pbtxt beside config.pbtxt, which is
     left as it is.
     """
-    from hermes.aeriel import files, tuning  # noqa: PLC0415 (an import of 0.4 s)
-    from hermes.aeriel.repository import read_model  # noqa: PLC0415 (as above)
-
     with errors_as_text(ExitCode.REFUSED):
         tuning.check_extra()
         given = read_options(InferenceOptions, options, model_name=model)
-        known = read_model(
+        known = repository.read_model(
             str(models), model, given.model_version, server_args=server_arg or ()
         ).specification
         found = files.find_inputs(inputs, given, known).inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,11 +19,9 @@ from hermes._cli_options import (
 )
 from hermes._closing import closing_lines
 from hermes._reports import report
+from hermes.aeriel import validation
 from hermes.aeriel._options import ValidationOptions
 from hermes.errors import ParameterError
-
-if TYPE_CHECKING:
-    from hermes.aeriel.validation import MergeJob
 
 app = typer.Typer()
 
@@ -55,8 +53,6 @@ def merge(
     Exits with 35 where something is refused before it is written, and with 30 where it fails, as
     the tasks do.
     """
-    from hermes.aeriel import validation  # noqa: PLC0415 (an import of 0.6 s)
-
     with errors_as_text(ExitCode.REFUSED):
         found = validation.find_predictions(predictions)
         inputs = validation.inputs_with_targets(found, target, target_file)
@@ -93,8 +89,6 @@ def validate(
     Exits with 35 where something is refused before anything is written, and with 30 where it fails
     or a requirement is missed, as the task Validate does.
     """
-    from hermes.aeriel import validation  # noqa: PLC0415 (as above)
-
     with errors_as_text(ExitCode.REFUSED):
         asked = read_options(ValidationOptions, options)
         found = validation.find_predictions(predictions)
@@ -108,7 +102,9 @@ def validate(
             baseline=asked.baseline,
         )
         directory = validation.ValidationDirectory(output_dir.absolute())
-        baseline = directory.find_baseline(asked.baseline, inputs) if asked.baseline else None
+        baseline = None
+        if asked.baseline:
+            baseline = validation.find_same_rows(asked.baseline, inputs, directory.path)
         validation.check_writable(directory.path)
     with errors_as_text(ExitCode.FAILED):
         job = validation.merge_job(found, directory.merged, inputs)
@@ -128,7 +124,7 @@ def validate(
         typer.echo("\n".join(closing_lines(directory.path)))
 
 
-def _merge(job: MergeJob) -> None:
+def _merge(job: validation.MergeJob) -> None:
     if job.is_complete():
         typer.echo(f"{job.output_file} is complete already")
         return

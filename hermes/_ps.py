@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes._directory import Status
+from hermes.aeriel import supervise
 from hermes.aeriel.serve._gpu_locks import printable
-from hermes.aeriel.supervise import ServerState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Server:
 HEADER = ("ID", "STATE", "GPUS", "RUNNING", "AGE", "MODELS", "DRIVERS", "ENDPOINT")
 
 
-def short_id(state: ServerState) -> str:
+def short_id(state: supervise.ServerState) -> str:
     """Return a server's id without the part that all ids share."""
     return state.server_id.removeprefix("hermes-")
 
@@ -74,7 +74,7 @@ def short_id(state: ServerState) -> str:
 def list_servers(home: Path) -> list[Server]:
     """Return the servers whose owners run."""
     found = []
-    for state in ServerState.all(home):
+    for state in supervise.ServerState.all(home):
         owner = state.owner()
         if owner is None:
             continue

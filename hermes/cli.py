@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import hermes
-from hermes import _cli_files, _cli_serve, _cli_tune, _cli_validation
+from hermes import _cli_files, _cli_serve, _cli_tune, _cli_validation, _command, _ps
 from hermes._cli_options import (
     CPU,
     LINGER_S,
@@ -23,6 +23,7 @@ from hermes._cli_options import (
     errors_as_text,
     read_gpus,
 )
+from hermes.aeriel import supervise
 from hermes.errors import ParameterError
 
 app = typer.Typer(
@@ -73,9 +74,6 @@ def with_server(
     the first command, is started again when it crashes, and is gone when all of them are. The exit
     code is the command's.
     """
-    from hermes import _command  # noqa: PLC0415 (as above)
-    from hermes.aeriel import supervise  # noqa: PLC0415 (as above)
-
     with errors_as_text():
         found = _command.find_command(command)
         spec = supervise.ServerSpec.of(
@@ -103,16 +101,15 @@ def ps(
     ] = False,
 ) -> None:
     """List the servers of this user on this host."""
-    from hermes import _display, _ps  # noqa: PLC0415 (as above)
-    from hermes.aeriel.supervise import state_home  # noqa: PLC0415 (as above)
+    from hermes import _display  # noqa: PLC0415 (an import of 0.1 s)
 
     if watch:
         with errors_as_text():
             if as_json or not sys.stdout.isatty():
                 raise ParameterError("watch", "needs a terminal, and goes without --json")
-            _display.watch(lambda: _ps.as_text(_ps.list_servers(state_home())))
+            _display.watch(lambda: _ps.as_text(_ps.list_servers(supervise.state_home())))
         return
-    servers = _ps.list_servers(state_home())
+    servers = _ps.list_servers(supervise.state_home())
     if as_json:
         typer.echo(json.dumps([asdict(server) for server in servers], indent=2))
         return
@@ -129,17 +126,15 @@ def stop(
 
     A pipeline that is started later brings up a server of its own.
     """
-    from hermes import _ps  # noqa: PLC0415 (as above)
-    from hermes.aeriel.supervise import ServerState, state_home, stop_server  # noqa: PLC0415 (as above)
-
     with errors_as_text():
-        running = [state for state in ServerState.all(state_home()) if state.owner()]
+        home = supervise.state_home()
+        running = [state for state in supervise.ServerState.all(home) if state.owner()]
         chosen = [s for s in running if everything or _ps.short_id(s) == server]
         if not chosen and not (everything and not server):
             known = ", ".join(map(_ps.short_id, running)) or "none"
             raise ParameterError("server", f"{server!r} is not one of those that run: {known}")
         for state in chosen:
-            stop_server(state, timeout_s=timeout_s)
+            supervise.stop_server(state, timeout_s=timeout_s)
             typer.echo(f"stopped {_ps.short_id(state)}")
         if not chosen:
             typer.echo("no server of yours runs on this host")
@@ -148,7 +143,7 @@ def stop(
 @app.command(cls=Command, epilog="Example: hermes check")
 def check() -> None:
     """Say what this machine has, and what is missing for which feature."""
-    from hermes import _check  # noqa: PLC0415 (as above)
+    from hermes import _check  # noqa: PLC0415 (an import of 0.1 s)
 
     with errors_as_text():
         for fact in _check.machine_facts():

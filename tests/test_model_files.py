@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hermes.aeriel._onnx import DATATYPES, read_graph
 from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.repository import check_model, read_model
+from hermes.aeriel.repository._onnx import DATATYPES, read_graph
 from hermes.errors import HermesError, ModelLoadError, ParameterError
 
 CONFIG = """

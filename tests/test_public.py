@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 
 import hermes
 import workflows
+from hermes.aeriel import files
 
 EXTRAS = ("matplotlib", "jinja2", "sklearn", "skl2onnx", "onnx", "onnxruntime", "torch")
 RUNS_AT_ONCE = ("hermes.__main__",)
@@ -39,12 +42,35 @@ def run(program: str) -> str:
 
 @pytest.mark.parametrize("package", packages(), ids=lambda package: package.__name__)
 def test_all_is_what_the_package_exports(package: ModuleType) -> None:
+    tree = ast.parse(inspect.getsource(package))
+    imports = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
     exported = {
-        name
-        for name, value in vars(package).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
+        alias.asname or alias.name
+        for each in imports
+        if each.module not in {"typing", "hermes._lazy", "__future__"}
+        for alias in each.names
     }
-    assert set(getattr(package, "__all__", [])) == exported
+    public = {name for name in exported if not name.startswith("_")}
+    assert set(getattr(package, "__all__", [])) == public
+    assert all(getattr(package, name) is not None for name in public)
+
+
+def test_a_package_has_no_other_names() -> None:
+    with pytest.raises(
+        AttributeError, match=r"module 'hermes.aeriel.files' has no .* 'infer_files_'"
+    ):
+        files.infer_files_  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(files, "__wrapped__")
+
+
+def test_names_are_imported_on_use() -> None:
+    package = "hermes.aeriel.files"
+    program = (
+        f"import sys, {package}; print(*sys.modules); {package}.infer_files; print(*sys.modules)"
+    )
+    before, after = (set(line.split()) for line in run(program).splitlines())
+    assert f"{package}._infer" not in before
+    assert {f"{package}._infer", "h5py", "hermes.aeriel.client"} <= after
 
 
 @pytest.mark.parametrize("name", modules())
@@ -68,7 +94,8 @@ def test_module_says_in_a_sentence_what_it_is(name: str) -> None:
     ],
 )
 def test_dependencies_point_downwards(imported: str, never: str) -> None:
-    loaded = run(f"import sys, {imported}; print(*sys.modules)").split()
+    # All that its packages import on use too.
+    loaded = run(f"import sys; from {imported} import *; print(*sys.modules)").split()
     assert imported in loaded
     assert [name for name in loaded if name == never or name.startswith(f"{never}.")] == []
 

@@ -8,18 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import luigi
 from luigi.task import flatten
 
 from hermes._reports import RowsProgress
-from hermes.aeriel.files import (
-    FileJob,
-    Hooks,
-    InferenceOptions,
-    Request,
-    examine,
-    infer_with_reconnects,
-    slides_of,
-)
+from hermes.aeriel import files
+from hermes.aeriel.files import InferenceOptions
 from hermes.errors import ParameterError
 from workflows._builds import once_per_build
 from workflows._endpoints import EndpointTarget
@@ -132,9 +126,9 @@ class InferenceTask(InferenceParameters, ReadableTask):
     variants: tuple[str, ...] = ()
 
     @property
-    def hooks(self) -> Hooks:
+    def hooks(self) -> files.Hooks:
         """What the task does to the rows, and to the outputs."""
-        return Hooks(
+        return files.Hooks(
             preprocess=self.preprocess,
             postprocess=self.postprocess,
             block_rows=self.block_rows,
@@ -168,7 +162,7 @@ class InferenceTask(InferenceParameters, ReadableTask):
         return servers[0]
 
     @property
-    def file_jobs(self) -> Sequence[FileJob]:
+    def file_jobs(self) -> Sequence[files.FileJob]:
         """What is to be done: an output, or one of each time slide.
 
         Raises
@@ -180,16 +174,16 @@ class InferenceTask(InferenceParameters, ReadableTask):
 
     def jobs_of(
         self, input_files: tuple[Path, ...], output_files: Sequence[Path]
-    ) -> Sequence[FileJob]:
+    ) -> Sequence[files.FileJob]:
         """Return what is to be done with an input."""
-        slides = slides_of(
-            self.options, lambda plain: examine(input_files, plain, None, hooks=self.hooks)
+        slides = files.slides_of(
+            self.options, lambda plain: files.examine(input_files, plain, None, hooks=self.hooks)
         )
         if len(slides) != len(output_files):
             problem = f"{self.task_family} has {len(output_files)} for {len(slides)} slides"
             raise ParameterError("output", f"{problem}; return a target for each time slide")
         return [
-            FileJob(
+            files.FileJob(
                 input_files=input_files,
                 output_file=output_file,
                 options=options,
@@ -232,7 +226,7 @@ class InferenceTask(InferenceParameters, ReadableTask):
             unit="rows" if len(todo) == 1 else "files",
         )
 
-        def show(request: Request, done: int, total: int) -> None:
+        def show(request: files.Request, done: int, total: int) -> None:
             rows(str(request.input_files[0]), done, total)
             seen.add(request.output_file)
             if len(todo) == 1:
@@ -241,9 +235,9 @@ class InferenceTask(InferenceParameters, ReadableTask):
                 progress(len(seen) - (done < total), len(todo))
 
         requests = [functools.partial(self.request, job) for job in todo]
-        infer_with_reconnects(self.server, self.options, requests, show)
+        files.infer_with_reconnects(self.server, self.options, requests, show)
 
-    def request(self, job: FileJob) -> Request:
+    def request(self, job: files.FileJob) -> files.Request:
         """Return what is to be done with an input, and what its output is to say of that."""
         shifts = json.dumps(job.options.shifts)
         return job.request(
@@ -266,3 +260,11 @@ class InferenceTask(InferenceParameters, ReadableTask):
     def result_parameters(self, *, only_significant: bool = False) -> dict[str, str]:
         """Return the parameters that an output names, and that a hook may go by."""
         return texts_of(self, only_significant=only_significant)
+
+
+def _will_run(_task: InferenceTask, _dependency: luigi.Task) -> None:
+    # Imported before Luigi forks its workers, each of which would do it for itself.
+    files.infer_with_reconnects  # noqa: B018
+
+
+InferenceTask.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)(_will_run)

@@ -11,14 +11,8 @@ import luigi
 from luigi.task import flatten
 
 from hermes._reports import report
-from hermes.aeriel.jobs import (
-    JobOptions,
-    Progress,
-    ServerRequest,
-    check_jobs,
-    infer_in_jobs,
-    sweep_runs,
-)
+from hermes.aeriel import jobs
+from hermes.aeriel.jobs import JobOptions
 from hermes.errors import ParameterError
 from workflows._builds import once_per_build
 from workflows._readable import ReadableTask
@@ -80,7 +74,7 @@ class InferenceJobs(JobParameters, ReadableTask):
     def checked_server_in_a_job(self) -> TritonServerTask | None:
         """The server that is to run in a job, after the batch system has looked at the jobs."""
         in_a_job = self._server_in_a_job()
-        check_jobs(self.job_options, None if in_a_job is None else in_a_job.spec)
+        jobs.check_jobs(self.job_options, None if in_a_job is None else in_a_job.spec)
         return in_a_job
 
     def _server_in_a_job(self) -> TritonServerTask | None:
@@ -114,13 +108,13 @@ class InferenceJobs(JobParameters, ReadableTask):
             server.endpoint  # noqa: B018 (waits for it)
         requests = [task.request(job) for task, job in todo]
         server.check_models()  # after it: the server has loaded the models that they stand for
-        infer_in_jobs(
+        jobs.infer_in_jobs(
             requests,
             self.job_options,
             self.job_directory,
             server=server.current
             if in_a_job is None
-            else ServerRequest(
+            else jobs.ServerRequest(
                 spec=in_a_job.spec,
                 log_file=in_a_job.server_log,
                 monitor_file=in_a_job.server_monitor,
@@ -129,7 +123,7 @@ class InferenceJobs(JobParameters, ReadableTask):
             on_progress=self._show,
         )
 
-    def _show(self, progress: Progress) -> None:
+    def _show(self, progress: jobs.Progress) -> None:
         counts = progress.queued, progress.running, progress.done
         if counts != self._shown_counts:
             self._shown_counts = counts
@@ -142,7 +136,7 @@ class InferenceJobs(JobParameters, ReadableTask):
 
 def _jobs_are_done(task: InferenceJobs) -> None:
     # The jobs of a driver that died may have done everything: no run follows that would sweep.
-    sweep_runs(task.job_directory)
+    jobs.sweep_runs(task.job_directory)
 
 
 InferenceJobs.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_jobs_are_done)

@@ -14,33 +14,8 @@ from typing import Any
 import luigi
 
 from hermes._reports import report
-from hermes.aeriel.client import ModelSpecification
-from hermes.aeriel.files import (
-    FileJob,
-    FoundInputs,
-    Hooks,
-    InferenceOptions,
-    InputFacts,
-    check_agreement,
-    examine,
-    find_inputs,
-    find_target_files,
-    output_names,
-    own_stamp,
-    plan,
-    reaches_none,
-    slides_of,
-)
-from hermes.aeriel.jobs import refuse_hooks, sweep_runs
-from hermes.aeriel.repository import check_model, read_model
-from hermes.aeriel.validation import (
-    MergeJob,
-    ValidationDirectory,
-    check_all_rows,
-    check_output_names,
-    check_targets_named,
-    check_writable,
-)
+from hermes.aeriel import client, files, jobs, repository, validation
+from hermes.aeriel.files import InferenceOptions
 from workflows._builds import found_by_driver, is_driven_here, once_per_build
 from workflows._division import SizedInput, divide
 from workflows._plain_errors import install_plain_errors
@@ -94,12 +69,12 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
         return f"{self.model_name} {Path(self.output_dir).name}"
 
     @property
-    def directory(self) -> ValidationDirectory:
+    def directory(self) -> validation.ValidationDirectory:
         """The files that are written."""
-        return ValidationDirectory(Path(self.output_dir))
+        return validation.ValidationDirectory(Path(self.output_dir))
 
     @property
-    def model(self) -> ModelSpecification | None:
+    def model(self) -> client.ModelSpecification | None:
         """The model as its files describe it, or None where only a server can tell.
 
         Raises
@@ -107,7 +82,7 @@ class ValidationParameters(ServerParameters, InferenceParameters, JobParameters)
         ParameterError, ModelError
             There is none, or its configuration cannot be understood.
         """
-        return read_model(
+        return repository.read_model(
             self.model_repository,
             self.model_name,
             self.model_version,
@@ -143,7 +118,7 @@ class Merge(ValidationParameters, ReadableTask):
     predict_task: type[Predict] = Predict
 
     @property
-    def hooks(self) -> Hooks:
+    def hooks(self) -> files.Hooks:
         """What is done to the rows of each file."""
         task: Predict = self.clone(self.predict_task, files=(), predictions=())
         return task.hooks
@@ -152,7 +127,7 @@ class Merge(ValidationParameters, ReadableTask):
     def predictions(self) -> list[Predict]:
         """The tasks that make the predictions, of one or several input files each."""
         directory = Path(self.output_dir) / "predictions"
-        names = output_names([facts.files for facts in self.inputs_facts])
+        names = files.output_names([facts.files for facts in self.inputs_facts])
         inputs = [
             SizedInput(facts=facts, predictions=directory / name)
             for facts, name in zip(self.inputs_facts, names, strict=True)
@@ -175,11 +150,11 @@ class Merge(ValidationParameters, ReadableTask):
         ]
 
     @property
-    def file_jobs(self) -> list[FileJob]:
+    def file_jobs(self) -> list[files.FileJob]:
         """What is done with each input file, slide by slide."""
-        jobs = [job for task in self.predictions for job in task.file_jobs]
-        total = len(jobs) // len(self.inputs_facts)
-        return [job for number in range(total) for job in jobs[number::total]]
+        every = [job for task in self.predictions for job in task.file_jobs]
+        total = len(every) // len(self.inputs_facts)
+        return [job for number in range(total) for job in every[number::total]]
 
     def requires(self) -> list[Predict] | PredictInJobs:
         """Return what makes the predictions: tasks for some files each, or one for batch jobs."""
@@ -187,8 +162,8 @@ class Merge(ValidationParameters, ReadableTask):
             self.warn_of_others  # noqa: B018 (a property, so that it warns once in a build)
         if self.engine == "local":
             return self.predictions
-        jobs: PredictInJobs = self.clone(PredictInJobs)
-        return jobs
+        in_jobs: PredictInJobs = self.clone(PredictInJobs)
+        return in_jobs
 
     def output(self) -> luigi.LocalTarget:
         """Return the merged file."""
@@ -200,7 +175,7 @@ class Merge(ValidationParameters, ReadableTask):
         return self.directory.merged.exists() and self.job.is_complete()
 
     @found_by_driver
-    def found_inputs(self) -> FoundInputs:
+    def found_inputs(self) -> files.FoundInputs:
         """The files of each input.
 
         Raises
@@ -208,21 +183,21 @@ class Merge(ValidationParameters, ReadableTask):
         ParameterError, DataError, ModelError
             There are none, or something is wrong with them.
         """
-        return find_inputs(self.inputs, self.options, self.model)
+        return files.find_inputs(self.inputs, self.options, self.model)
 
     @found_by_driver
     def stamps(self) -> list[list[str]]:
         """What stands for the files of each input, and of its targets, before they are opened."""
         every = zip(self.found_inputs.inputs, self.target_files, strict=True)
         return [
-            [own_stamp(file) for file in (*files, *([target] if target else []))]
-            for files, target in every
+            [files.own_stamp(file) for file in (*of_input, *([target] if target else []))]
+            for of_input, target in every
         ]
 
     @property
     def are_self_contained(self) -> bool:
         """Whether the inputs reach no other files."""
-        return all(reaches_none(stamp) for stamps in self.stamps for stamp in stamps)
+        return all(files.reaches_none(stamp) for stamps in self.stamps for stamp in stamps)
 
     @once_per_build
     def request(self) -> Mapping[str, Any]:
@@ -245,12 +220,16 @@ class Merge(ValidationParameters, ReadableTask):
         ParameterError
             They cannot be made, or there are targets too.
         """
-        slides = slides_of(
+        slides = files.slides_of(
             self.options,
-            lambda plain: examine(self.found_inputs.inputs[0], plain, self.model, hooks=self.hooks),
+            lambda plain: files.examine(
+                self.found_inputs.inputs[0], plain, self.model, hooks=self.hooks
+            ),
         )
         if self.target:
-            check_all_rows(self.target, is_selected=bool(self.keep), n_slides=len(slides))
+            validation.check_all_rows(
+                self.target, is_selected=bool(self.keep), n_slides=len(slides)
+            )
         return slides
 
     @property
@@ -260,7 +239,7 @@ class Merge(ValidationParameters, ReadableTask):
         return (first.shifts, *(each.shifts for each in others)) if others else first.shifts
 
     @found_by_driver
-    def inputs_facts(self) -> list[InputFacts]:
+    def inputs_facts(self) -> list[files.InputFacts]:
         """What is known of the input files, after checking all that can be checked now.
 
         Raises
@@ -270,13 +249,13 @@ class Merge(ValidationParameters, ReadableTask):
         """
         report("step", text="checking the inputs")
         self.job_options  # noqa: B018 (raises where they do not go together)
-        check_targets_named(self.target, self.target_file)
+        validation.check_targets_named(self.target, self.target_file)
         hooks = self.hooks
         if self.engine != "local":
-            refuse_hooks([hooks])
-        check_model(self.model_repository, self.model_name, self.model_version)
+            jobs.refuse_hooks([hooks])
+        repository.check_model(self.model_repository, self.model_name, self.model_version)
         if self.target:
-            check_all_rows(self.target, is_selected=bool(self.keep))
+            validation.check_all_rows(self.target, is_selected=bool(self.keep))
         model = self.model
         found = self.found_inputs
         self.stamps  # noqa: B018 (a property: what is found in the files is of these, or older)
@@ -284,24 +263,24 @@ class Merge(ValidationParameters, ReadableTask):
             warn(warning)
         options = replace(self.options, shifts=self.shifts_of_slides, n_slides=0, slide_step="")
         facts = [
-            examine(
-                files,
+            files.examine(
+                of_input,
                 options,
                 model,
                 target=self.target or None,
                 target_file=target_file,
                 hooks=hooks,
             )
-            for files, target_file in zip(found.inputs, self.target_files, strict=True)
+            for of_input, target_file in zip(found.inputs, self.target_files, strict=True)
         ]
-        check_agreement(facts, with_rates=not self.sample_rate)
+        files.check_agreement(facts, with_rates=not self.sample_rate)
         if model is not None:
-            plan(facts[0], self.slides[0], model, hooks)
+            files.plan(facts[0], self.slides[0], model, hooks)
             if hooks.postprocess is None and not hooks.variants:
-                check_output_names(self.outputs or model.outputs)
-        check_writable(Path(self.output_dir))
+                validation.check_output_names(self.outputs or model.outputs)
+        validation.check_writable(Path(self.output_dir))
         if self.engine == "local":  # jobs report all of them together
-            labels = output_names([each.files for each in facts])
+            labels = files.output_names([each.files for each in facts])
             expected = zip(labels, facts, strict=True)
             rows = len(self.slides)
             expect_files(
@@ -315,7 +294,7 @@ class Merge(ValidationParameters, ReadableTask):
         """The file with the targets of each input, where it is another than the input."""
         inputs = self.found_inputs.inputs
         if self.target_file:
-            return find_target_files(self.target_file, inputs)
+            return files.find_target_files(self.target_file, inputs)
         return [None] * len(inputs)
 
     @once_per_build
@@ -325,19 +304,19 @@ class Merge(ValidationParameters, ReadableTask):
         directory = Path(self.output_dir) / "predictions"
         others = [path for path in sorted(directory.rglob("*.h5")) if path not in wanted]
         if others:
-            files = f"{len(others)} files" if len(others) > 1 else "a file"
+            found = f"{len(others)} files" if len(others) > 1 else "a file"
             warn(
-                f"{directory} keeps {files} of other inputs, such as {others[0].name}: they stay, "
+                f"{directory} keeps {found} of other inputs, such as {others[0].name}: they stay, "
                 "and are not in merged.h5 or the report"
             )
 
     @once_per_build
-    def job(self) -> MergeJob:
+    def job(self) -> validation.MergeJob:
         """What is to be merged."""
-        jobs = self.file_jobs
-        return MergeJob(
-            predictions=[job.output_file for job in jobs],
-            fingerprints=[job.fingerprint for job in jobs],
+        every = self.file_jobs
+        return validation.MergeJob(
+            predictions=[job.output_file for job in every],
+            fingerprints=[job.fingerprint for job in every],
             output_file=self.directory.merged,
             target=self.target,
             target_files=[path for path in self.target_files if path],
@@ -346,7 +325,7 @@ class Merge(ValidationParameters, ReadableTask):
 
     def run(self) -> None:
         """Merge the files, and remove what runs of batch jobs have left whose drivers died."""
-        sweep_runs(self.directory.jobs)
+        jobs.sweep_runs(self.directory.jobs)
         progress = Progress(self.set_status_message, self.set_progress_percentage)
 
         def show(done: int, total: int) -> None:
@@ -371,7 +350,7 @@ class PredictInJobs(ValidationParameters, InferenceJobs):
 
 
 def _merge_is_done(task: Merge) -> None:
-    sweep_runs(task.directory.jobs)
+    jobs.sweep_runs(task.directory.jobs)
     for facts in task.inputs_facts:
         report("done", name=str(facts.files[0]))
 

@@ -7,11 +7,7 @@ from pathlib import Path
 import luigi
 
 from hermes._reports import report
-from hermes.aeriel.files import (
-    FileJob,
-    n_slides,
-    slide_file,
-)
+from hermes.aeriel import files
 from workflows._builds import once_per_build
 from workflows.inference import InferenceTask
 from workflows.parameters import (
@@ -46,23 +42,23 @@ class Predict(ServerParameters, InferenceTask):
 
     def shown_parameters(self) -> dict[str, str]:
         """Return what is shown of the parameters: the name of the first input for all files."""
-        first = "+".join(Path(file).name for files in self.files[:1] for file in files)
+        first = "+".join(Path(file).name for of_input in self.files[:1] for file in of_input)
         more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
         shown = super().shown_parameters()
         names = shown.keys() - {"files", "predictions"}
         return {"input": f"{first}{more}", **{name: shown[name] for name in sorted(names)}}
 
     @once_per_build
-    def file_jobs(self) -> list[FileJob]:
+    def file_jobs(self) -> list[files.FileJob]:
         """What is to be done: a number of inputs, each of them for all time slides."""
-        total = n_slides(self.options)
+        total = files.n_slides(self.options)
         return [
             job
-            for files, predictions in zip(self.files, self.predictions, strict=True)
+            for of_input, predictions in zip(self.files, self.predictions, strict=True)
             for job in self.jobs_of(
-                tuple(Path(file).absolute() for file in files),
+                tuple(Path(file).absolute() for file in of_input),
                 [
-                    slide_file(Path(predictions).absolute(), number, total)
+                    files.slide_file(Path(predictions).absolute(), number, total)
                     for number in range(total)
                 ],
             )
@@ -87,23 +83,22 @@ class Predict(ServerParameters, InferenceTask):
 
     def output(self) -> list[luigi.LocalTarget]:
         """Return the files with the predictions, in the order of `file_jobs`."""
-        total = n_slides(self.options)
-        files = [
-            slide_file(Path(file), number, total)
+        total = files.n_slides(self.options)
+        return [
+            luigi.LocalTarget(str(files.slide_file(Path(file), number, total)))
             for file in self.predictions
             for number in range(total)
         ]
-        return [luigi.LocalTarget(str(file)) for file in files]
 
 
 def _predict_is_done(task: Predict) -> None:
-    for files in task.files:
-        report("done", name=str(Path(files[0]).absolute()))
+    for first, *_ in task.files:
+        report("done", name=str(Path(first).absolute()))
 
 
 def _predict_failed(task: Predict, *_: object) -> None:
-    for files in task.files:
-        report("failed", name=str(Path(files[0]).absolute()))
+    for first, *_ in task.files:
+        report("failed", name=str(Path(first).absolute()))
 
 
 Predict.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_predict_is_done)

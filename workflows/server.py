@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import luigi
 
 from hermes._processes import ProcessIdentity
+from hermes.aeriel import repository
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.repository import read_model
 from hermes.aeriel.supervise import (
     Lease,
     ServerSpec,
@@ -85,7 +85,7 @@ class SupervisedEndpoint(EndpointTarget):
 
     def model_stamp(self, model_name: str, model_version: str) -> str:
         """Return what changes when a file of the model does."""
-        return read_model(self._server.model_repository, model_name, model_version).stamp
+        return repository.read_model(self._server.model_repository, model_name, model_version).stamp
 
     def check_models(self) -> None:
         """Raise ServerError where a file of the repository has changed since the build began."""

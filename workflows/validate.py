@@ -12,22 +12,8 @@ from typing import TYPE_CHECKING, Any
 import luigi
 
 from hermes._reports import report
-from hermes.aeriel.files import (
-    InputFacts,
-    fingerprint_of,
-)
-from hermes.aeriel.jobs import file_of_server, sweep_runs
-from hermes.aeriel.metrics import Requirement, check_finite_targets, check_target
-from hermes.aeriel.serve import GPURequest, gpu_warnings
-from hermes.aeriel.validation import (
-    FilePredictions,
-    ValidationOptions,
-    choose_metrics,
-    find_baseline,
-    report_fingerprint,
-    request_fingerprint,
-    write_reports,
-)
+from hermes.aeriel import files, jobs, metrics, serve, validation
+from hermes.aeriel.validation import ValidationOptions
 from workflows._builds import is_driven_here, once_per_build
 from workflows._readable import ReadableTask, texts_of
 from workflows.merge import Merge, ValidationParameters
@@ -130,26 +116,30 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
     def request(self) -> str:
         """What stands for what was asked for, and for the inputs, which need not be opened."""
         merge_task: Merge = self.clone(self.merge_task)
-        baseline = fingerprint_of(find_baseline(self.baseline)) if self.baseline else None
+        baseline = (
+            files.fingerprint_of(validation.find_baseline(self.baseline)) if self.baseline else None
+        )
         facts = {**merge_task.request, "baseline": baseline}
-        return request_fingerprint(merge_task.stamps, self.validation, **facts)
+        return validation.request_fingerprint(merge_task.stamps, self.validation, **facts)
 
     @once_per_build
     def fingerprint(self) -> str:
         """What stands for everything that the report depends on."""
         baseline = self.baseline_file if self.baseline else None
         merged = self.clone(self.merge_task).job.fingerprint
-        return report_fingerprint(merged, self.validation, baseline)
+        return validation.report_fingerprint(merged, self.validation, baseline)
 
     @once_per_build
     def check_targets(self) -> None:
         """Raises DataError where a target is NaN or infinite, if the metrics want numbers."""
         merge_task: Merge = self.clone(self.merge_task)
-        files = merge_task.inputs_facts
-        names, _ = self.check_metrics(files[0])
-        check_finite_targets(files, names)
+        facts = merge_task.inputs_facts
+        names, _ = self.check_metrics(facts[0])
+        metrics.check_finite_targets(facts, names)
 
-    def check_metrics(self, facts: InputFacts) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
+    def check_metrics(
+        self, facts: files.InputFacts
+    ) -> tuple[tuple[str, ...], tuple[metrics.Requirement, ...]]:
         """Return the metrics to compute and the requirements on them.
 
         Parameters
@@ -166,13 +156,13 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
         MissingExtraError
             Something for the report is not installed.
         """
-        names, requirements = choose_metrics(
+        names, requirements = validation.choose_metrics(
             self.metrics, self.require, facts.target, scores=self.scores, baseline=self.baseline
         )
         hooks = self.clone(self.merge_task).hooks
         # A hook may give other outputs than the model has.
         is_known = hooks.postprocess is None and not hooks.variants
-        check_target(
+        metrics.check_target(
             facts,
             names,
             self.model if is_known else None,
@@ -192,17 +182,19 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
         ParameterError
             They are not there, or not of the same rows.
         """
-        return self.directory.find_baseline(self.baseline, self.clone(self.merge_task).inputs_facts)
+        inputs = self.clone(self.merge_task).inputs_facts
+        return validation.find_same_rows(self.baseline, inputs, self.directory.path)
 
     def run(self) -> None:
         """Measure, write the reports, and fail where a requirement was missed."""
         report("step", text="measuring, and writing the report")
         merge_task = self.requires()
         facts = merge_task.inputs_facts[0]
+        gpus = serve.GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)
         logs = self.directory.path / "logs"
-        write_reports(
+        validation.write_reports(
             self.directory,
-            FilePredictions.read_run(merge_task.job.predictions),
+            validation.FilePredictions.read_run(merge_task.job.predictions),
             self.validation,
             self.check_metrics(facts),
             target=facts.target,
@@ -212,11 +204,12 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
             request=self.request if merge_task.are_self_contained else None,
             gpus=self.gpus,
             warnings=[
-                *gpu_warnings(GPURequest(gpus=self.gpus, n_gpus=self.n_gpus, cpu=self.cpu)),
+                *serve.gpu_warnings(gpus),
                 *merge_task.found_inputs.warnings,
             ],
             monitor_tables=[
-                Path(file_of_server(self.monitor_table, number)) for number in range(self.servers)
+                Path(jobs.file_of_server(self.monitor_table, number))
+                for number in range(self.servers)
             ],
             outputs={
                 "predictions": self.directory.path / "predictions",
@@ -228,7 +221,7 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
 
 
 def _report_is_there(task: Validate) -> None:
-    sweep_runs(task.directory.jobs)
+    jobs.sweep_runs(task.directory.jobs)
 
 
 Validate.event_handler(luigi.Event.DEPENDENCY_PRESENT)(_report_is_there)

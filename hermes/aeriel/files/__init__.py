@@ -1,51 +1,58 @@
 """Stream HDF5 files through a model into HDF5 files."""
 
-from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.files._agreement import check_against_model, check_agreement
-from hermes.aeriel.files._attributes import read_attributes
-from hermes.aeriel.files._chunks import check_division, chunk_of
-from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
-from hermes.aeriel.files._finding import find_files, output_names
-from hermes.aeriel.files._flat import create_rows, flat_paths
-from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, Rows
-from hermes.aeriel.files._infer import (
-    Request,
-    check_unchanged,
-    fingerprint,
-    infer_file,
-    versions,
-)
-from hermes.aeriel.files._inputs import inspect
-from hermes.aeriel.files._job import (
-    FileJob,
-    infer_files,
-    plan_files,
-    summary,
-)
-from hermes.aeriel.files._links import as_data_errors
-from hermes.aeriel.files._opening import open_input
-from hermes.aeriel.files._output import (
-    FINGERPRINT,
-    OutputFile,
-    fingerprint_of,
-    output_name,
-)
-from hermes.aeriel.files._pairing import FoundInputs, find_inputs
-from hermes.aeriel.files._passing import pass_rows
-from hermes.aeriel.files._plan import InferencePlan, examine, plan
-from hermes.aeriel.files._predictions import PredictionWriter
-from hermes.aeriel.files._reading import parts_of
-from hermes.aeriel.files._reconnect import infer_with_reconnects
-from hermes.aeriel.files._rows import RowPlan
-from hermes.aeriel.files._series import read_windows
-from hermes.aeriel.files._servers import NamedServer, Server
-from hermes.aeriel.files._slides import n_slides, slide_file, slides_of
-from hermes.aeriel.files._sources import file_stamp, own_stamp, reaches_none
-from hermes.aeriel.files._targets import find_target_files
-from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
-from hermes.aeriel.files._varying import VaryingOutput
-from hermes.aeriel.files._window_options import WindowOptions
-from hermes.aeriel.files._writer import named
+from typing import TYPE_CHECKING
+
+from hermes._lazy import import_on_use
+
+if TYPE_CHECKING:
+    from hermes.aeriel._options import InferenceOptions
+    from hermes.aeriel.files._agreement import check_against_model, check_agreement
+    from hermes.aeriel.files._attributes import read_attributes
+    from hermes.aeriel.files._chunks import check_division, chunk_of
+    from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
+    from hermes.aeriel.files._finding import find_files, output_names
+    from hermes.aeriel.files._fingerprint import fingerprint
+    from hermes.aeriel.files._flat import create_rows, flat_paths
+    from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, Rows
+    from hermes.aeriel.files._infer import (
+        Request,
+        check_unchanged,
+        infer_file,
+        versions,
+    )
+    from hermes.aeriel.files._inputs import inspect
+    from hermes.aeriel.files._job import (
+        FileJob,
+        infer_files,
+        plan_files,
+        summary,
+    )
+    from hermes.aeriel.files._links import as_data_errors
+    from hermes.aeriel.files._opening import open_input
+    from hermes.aeriel.files._output import (
+        FINGERPRINT,
+        OutputFile,
+        fingerprint_of,
+        output_name,
+    )
+    from hermes.aeriel.files._pairing import FoundInputs, find_inputs
+    from hermes.aeriel.files._passing import pass_rows
+    from hermes.aeriel.files._plan import InferencePlan, examine, plan
+    from hermes.aeriel.files._predictions import PredictionWriter
+    from hermes.aeriel.files._reading import parts_of
+    from hermes.aeriel.files._reconnect import infer_with_reconnects
+    from hermes.aeriel.files._rows import RowPlan
+    from hermes.aeriel.files._series import read_windows
+    from hermes.aeriel.files._servers import NamedServer, Server
+    from hermes.aeriel.files._slides import n_slides, slide_file, slides_of
+    from hermes.aeriel.files._sources import file_stamp, own_stamp, reaches_none
+    from hermes.aeriel.files._targets import find_target_files
+    from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
+    from hermes.aeriel.files._varying import VaryingOutput
+    from hermes.aeriel.files._window_options import WindowOptions
+    from hermes.aeriel.files._writer import named
+else:
+    __getattr__, __dir__ = import_on_use(__name__)
 
 __all__ = [
     "FINGERPRINT",

@@ -11,8 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel import client
 from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.client import ModelSpecification, Windows
 from hermes.aeriel.files._hook_source import source_of
 from hermes.errors import HookError, ParameterError
 
@@ -40,7 +40,7 @@ class Rows:
 
     files: tuple[Path, ...]
     numbers: NDArray[np.int64]
-    windows: Windows | None = None
+    windows: client.Windows | None = None
 
     def __post_init__(self) -> None:
         numbers = self.numbers.view()
@@ -48,7 +48,7 @@ class Rows:
         object.__setattr__(self, "numbers", numbers)
 
     @classmethod
-    def of(cls, files: tuple[Path, ...], rows: range, windows: Windows | None) -> Self:
+    def of(cls, files: tuple[Path, ...], rows: range, windows: client.Windows | None) -> Self:
         """Return all rows of a range."""
         numbers = np.arange(rows.start, rows.stop, dtype=np.int64)
         return cls(files=files, numbers=numbers, windows=windows)
@@ -189,7 +189,7 @@ def variant_name(variant: str, output: str) -> str:
     return f"{variant}.{output}"
 
 
-def check_hooks(hooks: Hooks, options: InferenceOptions, model: ModelSpecification) -> None:
+def check_hooks(hooks: Hooks, options: InferenceOptions, model: client.ModelSpecification) -> None:
     """Raise ParameterError where an option, or the model, does not go with a hook."""
     if model.stateful and model.max_sequences < hooks.n_variants:
         problem = f"{hooks.n_variants} sequences side by side, but model {model.name!r} keeps"

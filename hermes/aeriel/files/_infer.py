@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -241,11 +239,6 @@ def _write_selected(
     )
     for block, outputs, rows in blocks:
         writer.write(outputs, block, rows)
-
-
-def fingerprint(**facts: Any) -> str:
-    """Return a string that changes when one of the facts does."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @cache

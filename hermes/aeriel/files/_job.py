@@ -12,8 +12,9 @@ from hermes._reports import RowsProgress
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files._finding import output_names
+from hermes.aeriel.files._fingerprint import fingerprint
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks
-from hermes.aeriel.files._infer import Request, fingerprint
+from hermes.aeriel.files._infer import Request
 from hermes.aeriel.files._output import fingerprint_of
 from hermes.aeriel.files._plan import examine
 from hermes.aeriel.files._reconnect import infer_with_reconnects

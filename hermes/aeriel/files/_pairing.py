@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes.aeriel import client
 from hermes.aeriel._options import InferenceOptions, InputMap
-from hermes.aeriel.client import ModelSpecification, Windows
 from hermes.aeriel.files._finding import find_files
 from hermes.aeriel.files._inputs import NO_ROWS, inspect, open_channel
 from hermes.aeriel.files._window_options import WindowOptions
@@ -61,7 +61,9 @@ class Span:
 
 
 def find_inputs(
-    given: Sequence[str] | InputMap, options: InferenceOptions, model: ModelSpecification | None
+    given: Sequence[str] | InputMap,
+    options: InferenceOptions,
+    model: client.ModelSpecification | None,
 ) -> FoundInputs:
     """Return the inputs that paths and patterns name: a file each, or a file for each channel.
 
@@ -105,7 +107,9 @@ def find_inputs(
     return bring_together(spans, cut)
 
 
-def _is_empty(file: Path, options: InferenceOptions, model: ModelSpecification | None) -> bool:
+def _is_empty(
+    file: Path, options: InferenceOptions, model: client.ModelSpecification | None
+) -> bool:
     names = None if model is None else list(model.inputs)
     try:
         inspect(file, options.input_map, model_inputs=names, cut=WindowOptions.of(options))
@@ -165,7 +169,7 @@ def _span(
     file: Path,
     number: int,
     options: InferenceOptions,
-    model: ModelSpecification | None,
+    model: client.ModelSpecification | None,
     cut: WindowOptions,
 ) -> Span:
     names = None if model is None else list(model.inputs)
@@ -190,7 +194,7 @@ def _partners(
         begin = group[0].begin
         return range(bisect_left(begins, begin - half), bisect_right(begins, begin + half))
     begin, end = max(span.begin for span in group), min(span.end for span in group)
-    least = Windows.cut(0, window=cut.window, sample_rate=rate).window / rate - half
+    least = client.Windows.cut(0, window=cut.window, sample_rate=rate).window / rate - half
     near = range(bisect_right(ends, begin), bisect_left(begins, end))
     return [i for i in near if min(end, ends[i]) - max(begin, begins[i]) > least]
 

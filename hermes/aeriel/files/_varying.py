@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel.client import ModelSpecification, TensorSpecification
+from hermes.aeriel import client
 from hermes.errors import ParameterError
 
 
@@ -55,7 +55,7 @@ NONE_VARY: Mapping[str, VaryingOutput] = {}
 
 
 def varying_outputs(
-    model: ModelSpecification,
+    model: client.ModelSpecification,
     names: Collection[str],
     *,
     kept: Collection[str] = (),
@@ -105,7 +105,7 @@ def describe_shape(shape: tuple[int, ...]) -> str:
 
 
 def _described(
-    model: ModelSpecification, tensor: TensorSpecification, takes_leading_rows: bool
+    model: client.ModelSpecification, tensor: client.TensorSpecification, takes_leading_rows: bool
 ) -> VaryingOutput:
     shape = tensor.shape
     # The rows of a request, of which there is one. An output with no other free length is not

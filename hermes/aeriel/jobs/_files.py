@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from hermes._files import write_whole
 from hermes._processes import ProcessIdentity
+from hermes.aeriel import files
 from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.files import NO_HOOKS, Request, fingerprint_of
 from hermes.errors import ParameterError, ProcError
 
 
@@ -31,7 +31,7 @@ class Work:
         The number of the server that the job is to use, as long as that is ready.
     """
 
-    requests: tuple[Request, ...]
+    requests: tuple[files.Request, ...]
     server: int
 
 
@@ -201,7 +201,7 @@ class SubmissionDirectory:
 
     def write_work(self, number: int, work: Work) -> None:
         """Say what a job is to do; hooks, which are Python, stay behind."""
-        requests = [asdict(replace(request, hooks=NO_HOOKS)) for request in work.requests]
+        requests = [asdict(replace(request, hooks=files.NO_HOOKS)) for request in work.requests]
         text = json.dumps({"server": work.server, "requests": requests}, default=_as_json)
         write_whole(self._work(number), text, mode=0o600, durable=False)
 
@@ -223,10 +223,10 @@ class SubmissionDirectory:
             return JobStatus()
 
 
-def is_done(request: Request) -> bool:
+def is_done(request: files.Request) -> bool:
     """Tell whether the output of a request is there, as a job on any host has left it."""
     refresh(request.output_file.parent)
-    return fingerprint_of(request.output_file) == request.fingerprint
+    return files.fingerprint_of(request.output_file) == request.fingerprint
 
 
 def refresh(directory: Path) -> None:
@@ -241,10 +241,10 @@ def _as_json(value: Any) -> Any:
 
 def _request(
     input_files: list[str], output_file: str, options: dict[str, Any], hooks: object, **facts: Any
-) -> Request:
+) -> files.Request:
     del hooks  # there are none
     values: dict[str, Any] = {name: _as_tuples(value) for name, value in options.items()}
-    return Request(
+    return files.Request(
         input_files=tuple(map(Path, input_files)),
         output_file=Path(output_file),
         options=InferenceOptions(**values),

@@ -1,29 +1,38 @@
 """Predictions of many files as one file, measured, held against requirements, and reported."""
 
-from hermes.aeriel._options import ValidationOptions
-from hermes.aeriel.validation._baseline import find_baseline
-from hermes.aeriel.validation._find import (
-    check_targets_named,
-    find_predictions,
-    inputs_with_targets,
-    merge_job,
-)
-from hermes.aeriel.validation._index import Part
-from hermes.aeriel.validation._merge import check_all_rows, check_output_names, merge
-from hermes.aeriel.validation._outputs import describe_outputs
-from hermes.aeriel.validation._run import (
-    MergeJob,
-    ValidationDirectory,
-    report_fingerprint,
-    request_fingerprint,
-    write_reports,
-)
-from hermes.aeriel.validation._validation import (
-    FilePredictions,
-    check_writable,
-    choose_metrics,
-    measure,
-)
+from typing import TYPE_CHECKING
+
+from hermes._lazy import import_on_use
+
+if TYPE_CHECKING:
+    from hermes.aeriel._options import ValidationOptions
+    from hermes.aeriel.validation._baseline import find_baseline, find_same_rows
+    from hermes.aeriel.validation._directory import (
+        ValidationDirectory,
+        report_fingerprint,
+        request_fingerprint,
+    )
+    from hermes.aeriel.validation._find import (
+        check_targets_named,
+        find_predictions,
+        inputs_with_targets,
+        merge_job,
+    )
+    from hermes.aeriel.validation._index import Part
+    from hermes.aeriel.validation._merge import check_all_rows, check_output_names, merge
+    from hermes.aeriel.validation._outputs import describe_outputs
+    from hermes.aeriel.validation._run import (
+        MergeJob,
+        write_reports,
+    )
+    from hermes.aeriel.validation._validation import (
+        FilePredictions,
+        check_writable,
+        choose_metrics,
+        measure,
+    )
+else:
+    __getattr__, __dir__ = import_on_use(__name__)
 
 __all__ = [
     "FilePredictions",
@@ -39,6 +48,7 @@ __all__ = [
     "describe_outputs",
     "find_baseline",
     "find_predictions",
+    "find_same_rows",
     "inputs_with_targets",
     "measure",
     "merge",

@@ -52,7 +52,32 @@ def find_baseline(baseline: str) -> Path:
     return file
 
 
-def check_same_rows(file: Path, inputs: Sequence[InputFacts]) -> None:
+def find_same_rows(baseline: str, inputs: Sequence[InputFacts], directory: Path) -> Path:
+    """Return the merged file of an earlier validation, which has to be of the same rows.
+
+    Parameters
+    ----------
+    baseline
+        Its output directory, or the file itself.
+    inputs
+        What is known of the inputs.
+    directory
+        The output directory of this validation.
+
+    Raises
+    ------
+    ParameterError
+        There is none, it is not of the same rows, or is that of this validation.
+    """
+    file = find_baseline(baseline).absolute()
+    if file.parent == directory:
+        problem = f"is the output directory, {file.parent}; give another"
+        raise ParameterError("baseline", problem)
+    _check_same_rows(file, inputs)
+    return file
+
+
+def _check_same_rows(file: Path, inputs: Sequence[InputFacts]) -> None:
     """Check that a baseline has predictions for the same rows, before anything runs.
 
     The files have to have the same names (in whatever directories) and numbers of rows, in the same

@@ -1,10 +1,8 @@
 """A validation in its output directory: predictions merged, measured and reported."""
 
-# Over 300 lines: the steps of a validation, in their order.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ import h5py
 from hermes.aeriel._options import ValidationOptions
 from hermes.aeriel.files import (
     DatasetFacts,
-    InputFacts,
     file_stamp,
     fingerprint,
     fingerprint_of,
@@ -39,11 +36,10 @@ from hermes.aeriel.report import (
 )
 from hermes.aeriel.repository import class_names
 from hermes.aeriel.validation._baseline import (
-    check_same_rows,
     compare_with,
     describe_baseline,
-    find_baseline,
 )
+from hermes.aeriel.validation._directory import ValidationDirectory
 from hermes.aeriel.validation._merge import merge
 from hermes.aeriel.validation._outputs import describe_outputs
 from hermes.aeriel.validation._validation import (
@@ -54,87 +50,9 @@ from hermes.aeriel.validation._validation import (
     measure,
     throughput,
 )
-from hermes.errors import ParameterError, RequirementError
+from hermes.errors import RequirementError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ValidationDirectory:
-    """The files that a validation writes.
-
-    Parameters
-    ----------
-    path
-        The directory.
-    """
-
-    path: Path
-
-    @property
-    def merged(self) -> Path:
-        """The predictions of all files."""
-        return self.path / "merged.h5"
-
-    @property
-    def report_json(self) -> Path:
-        """The report for programs."""
-        return self.path / "report.json"
-
-    @property
-    def report_html(self) -> Path:
-        """The report for people."""
-        return self.path / "report.html"
-
-    @property
-    def jobs(self) -> Path:
-        """The directories of runs of batch jobs, while they last."""
-        return self.path / "jobs"
-
-    def find_baseline(self, baseline: str, inputs: Sequence[InputFacts]) -> Path:
-        """Return the merged predictions to compare with, which have to be of the same rows.
-
-        Parameters
-        ----------
-        baseline
-            The output directory of another validation.
-        inputs
-            What is known of the inputs.
-
-        Raises
-        ------
-        ParameterError
-            They are not there, not of the same rows, or those of this validation.
-        """
-        file = find_baseline(baseline).absolute()
-        if file.parent == self.path:
-            problem = f"is the output directory, {file.parent}; give another"
-            raise ParameterError("baseline", problem)
-        check_same_rows(file, inputs)
-        return file
-
-    def is_reported(
-        self, fingerprint: Callable[[], str], request: Callable[[], str] | None = None
-    ) -> bool:
-        """Tell whether there is a report with a fingerprint, whose requirements were met.
-
-        Parameters
-        ----------
-        fingerprint
-            Returns what `report_fingerprint` returns.
-        request
-            Returns what `request_fingerprint` returns. Where it is that of the report, it decides,
-            and no input is opened to find the other.
-        """
-        try:
-            report = json.loads(self.report_json.read_text())
-        except (OSError, json.JSONDecodeError):
-            return False
-        is_whole = self.report_html.exists() and report["verdict"] != "failed"
-        if not is_whole:
-            return False
-        is_of_request = request is not None and report.get("request") == request()
-        return is_of_request or bool(report.get("fingerprint") == fingerprint())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,46 +121,6 @@ class MergeJob:
             attributes={"model_name": self.model_name, "hermes": version("hermes-aeriel")},
             on_progress=on_progress,
         )
-
-
-def report_fingerprint(
-    merged: str, options: ValidationOptions, baseline: Path | None = None
-) -> str:
-    """Return what stands for everything that a report depends on.
-
-    Parameters
-    ----------
-    merged
-        The fingerprint of the merged file.
-    options
-        What the predictions are measured by.
-    baseline
-        The merged file to compare with, if any.
-    """
-    compared = {} if baseline is None else {"baseline": fingerprint_of(baseline)}
-    return fingerprint(merged=merged, **options.facts(), **compared)
-
-
-def request_fingerprint(
-    stamps: Sequence[Sequence[str]], options: ValidationOptions, **facts: Any
-) -> str:
-    """Return what stands for a request and its inputs, without a look into them.
-
-    What is in the inputs, and what it makes of options that were left out, depends on nothing else
-    where the inputs reach no other files.
-
-    Parameters
-    ----------
-    stamps
-        What `own_stamp` returned for the files of each input.
-    options
-        What the predictions are measured by.
-    facts
-        Everything else that counts: how the inputs are read, the model, hooks, a baseline.
-    """
-    return fingerprint(
-        stamps=stamps, hermes=version("hermes-aeriel"), **options.facts(), request=facts
-    )
 
 
 def write_reports(

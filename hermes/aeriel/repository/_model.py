@@ -1,4 +1,4 @@
-"""What a model repository says of a model before any server reads it."""
+"""A model as its files in a repository describe it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from hermes.aeriel._model_files import configuration_of_onnx, is_model, problem_of
 from hermes.aeriel._options import LATEST
 from hermes.aeriel.client import ModelSpecification
+from hermes.aeriel.repository._model_files import configuration_of_onnx, is_model, problem_of
 from hermes.aeriel.serve import check_model_repository
 from hermes.aeriel.supervise import repository_stamp
 from hermes.errors import ModelLoadError, ModelNotFoundError, ParameterError

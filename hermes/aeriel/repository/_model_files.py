@@ -9,7 +9,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2
 
 from hermes.aeriel._flags import flag_values
-from hermes.aeriel._onnx import OnnxGraph, OnnxTensor, read_graph
+from hermes.aeriel.repository._onnx import OnnxGraph, OnnxTensor, read_graph
 
 # The file or directory in a version's directory, by backend; Triton's model_config.h.
 FILES = {
