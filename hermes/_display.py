@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from rich.theme import Theme
 
 from hermes._directory import Status
 from hermes._display_lines import File, files_table, one_line
@@ -25,6 +26,8 @@ LOOK_S = 1.0
 # Over how long the rate is taken.
 RATE_S = 30
 MARGIN = 3
+# What is left of a bar can be told from what is done on a bright terminal too.
+THEME = Theme({"bar.back": "grey62"})
 PHASES = {
     "starting": "is starting",
     "waiting": "waits",
@@ -105,7 +108,7 @@ class Display:
         self._title = title
         self._reports = reports
         self._server = server
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, theme=THEME)
         self._lock = threading.Lock()
         self._files: dict[str, File] = {}
         self._under_way: dict[str, File] = {}
