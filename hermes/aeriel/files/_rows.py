@@ -255,10 +255,6 @@ def rows_of_outputs(
         An output does not have a row for each row of the request, or is not what was announced
         and is of varying length.
     """
-    model = client.specification
-    is_free = model.max_batch_size == 0 and takes_leading_rows(
-        {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
-    )
     rows = {}
     for name, array in outputs.items():
         given = f"output {name!r} has shape {array.shape}"
@@ -271,13 +267,18 @@ def rows_of_outputs(
             if row.ndim == 0 or len(row) != expected:
                 raise _misfit(client, f"{given} for {expected} {unit}; {how_to_vary(name)}")
             # Without a batch dimension another axis may have as many as there are rows, by chance.
-            first = model.outputs[name].shape[:1]
-            if is_free and expected > 1 and first == (expected,):
+            first = client.specification.outputs[name].shape[:1]
+            if expected > 1 and first == (expected,) and _takes_any_rows(client.specification):
                 problem = f"{given}, which begins with {expected} for any number of {unit}"
                 advice = "if it has a row for each, let its dims in config.pbtxt begin with -1"
                 raise _misfit(client, f"{problem}, as the model says; {advice}")
         rows[name] = row
     return rows
+
+
+def _takes_any_rows(model: ModelSpecification) -> bool:
+    inputs = {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
+    return model.max_batch_size == 0 and takes_leading_rows(inputs)
 
 
 def split(rows: range, length: int) -> Iterator[range]:
