@@ -110,7 +110,7 @@ def inspect(
     with open_inputs(every) as opened, as_data_errors(files[0]):
         if target is not None:
             at = Location(file=target_file or files[0], path=target)
-            target_facts = _target_facts(opened, at, allowed)
+            target_facts = _facts([at], Stack.of_rows(_found(opened, at, allowed, is_target=True)))
         paths = _complete_map(
             opened[files[0]], files[0], input_map, model_inputs, optional=optional, target=own
         )
@@ -158,7 +158,6 @@ def _complete_map(
     missing = [name for name in wanted if name not in input_map]
     required = [name for name in wanted if name not in optional]
     paths = {name: input_map[name] for name in wanted if name in input_map}
-    paths.update({name: path for name, path in input_map.items() if name not in paths})
     for name in missing:
         found = find(opened, name) if name else None
         if found is not None:
@@ -240,13 +239,6 @@ def _found(
             raise DataError(file=file, dataset=path, problem="is a scalar; rows are wanted")
         check_readable(entry, allow_external_data=allow_external_data)
         return entry
-
-
-def _target_facts(
-    opened: Mapping[Path, h5py.File], location: Location, allow_external_data: bool
-) -> DatasetFacts:
-    found = _found(opened, location, allow_external_data, is_target=True)
-    return _facts([location], Stack.of_rows(found))
 
 
 def _where_targets_are(path: str) -> str:

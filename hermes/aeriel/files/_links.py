@@ -121,6 +121,11 @@ def file_name(entry: Any) -> str:
     return os.fsdecode(h5py.h5f.get_name(entry.id))
 
 
+def data_error(dataset: h5py.Dataset, problem: str) -> DataError:
+    """Return the error for a problem of a dataset."""
+    return DataError(file=file_name(dataset), dataset=dataset.name.lstrip("/"), problem=problem)
+
+
 def is_same(some: Any, other: Any) -> bool:
     """Tell whether two names are of one object."""
     return _identity(some) == _identity(other)

@@ -48,7 +48,7 @@ class DatasetReader:
     def read_rows(self, begin: int, end: int, array: NDArray[Any]) -> None:
         """Read rows; see `InputData.read_rows`."""
         values = self.values
-        with self._as_data_errors(f"rows {begin} to {end - 1}"):
+        with as_data_errors(self.location.file, self.location.path, f"rows {begin} to {end - 1}"):
             given = np.empty(array.shape, self.dataset.dtype) if values.is_converted else array
             if self.blocks is not None:
                 self.blocks.read(given, begin, end)
@@ -64,7 +64,8 @@ class DatasetReader:
         """Read samples; see `InputData.read_samples`."""
         values = self.values
         target = array[here]
-        with self._as_data_errors(f"samples from window {window} on"):
+        what = f"samples from window {window} on"
+        with as_data_errors(self.location.file, self.location.path, what):
             given = np.empty(target.shape, self.dataset.dtype) if values.is_converted else target
             if self.blocks is not None:
                 self._read_blocks(self.blocks, given, there)
@@ -82,11 +83,6 @@ class DatasetReader:
             blocks.read(array, there[1].start, there[1].stop, channel)
         else:
             blocks.read_windows(array, there[1], channel)
-
-    @contextmanager
-    def _as_data_errors(self, what: str) -> Iterator[None]:
-        with as_data_errors(self.location.file, self.location.path, what):
-            yield
 
 
 @dataclass(frozen=True, kw_only=True)

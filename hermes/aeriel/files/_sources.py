@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hermes.aeriel.files._links import as_data_errors, entries, file_name, find, locate
+from hermes.aeriel.files._links import (
+    as_data_errors,
+    data_error,
+    entries,
+    file_name,
+    find,
+    locate,
+)
 from hermes.aeriel.files._values import check_meanings, check_scales
 from hermes.errors import DataError
 
@@ -96,21 +103,16 @@ def check_readable(
     within
         The datasets that this is a source of.
     """
-    file, path = file_name(dataset), dataset.name.lstrip("/")
-
-    def fail(problem: str) -> DataError:
-        return DataError(file=file, dataset=path, problem=problem)
-
     if dataset.is_virtual:
-        key = (str(Path(file).resolve()), path)
+        key = (str(Path(file_name(dataset)).resolve()), dataset.name)
         if key in within:
-            raise fail("is a virtual dataset that is a source of itself")
+            raise data_error(dataset, "is a virtual dataset that is a source of itself")
         within = (*within, key)
     kind = dataset.id.get_type().get_class()
     if kind in _NO_NUMBERS:
-        raise fail(f"holds {_NO_NUMBERS[kind]}")
+        raise data_error(dataset, f"holds {_NO_NUMBERS[kind]}")
     if kind == h5py.h5t.VLEN and h5py.check_vlen_dtype(dataset.dtype) not in (np.uint8, np.int8):
-        raise fail("has elements of varying length; store them with one length")
+        raise data_error(dataset, "has elements of varying length; store them with one length")
     filters = dataset.id.get_create_plist()
     for number in range(filters.get_nfilters()):
         code, _, _, name = filters.get_filter(number)
@@ -121,11 +123,11 @@ def check_readable(
             advice = (
                 "which is not installed; set HDF5_PLUGIN_PATH to its plugins, or repack the file"
             )
-            raise fail(f"{what}, {advice}")
+            raise data_error(dataset, f"{what}, {advice}")
     check_scales(dataset)
-    _check_written(dataset, fail)
+    _check_written(dataset)
     for source in sources_of(dataset):
-        _check_source(dataset, source, fail, allow_external_data=allow_external_data, within=within)
+        _check_source(dataset, source, allow_external_data=allow_external_data, within=within)
 
 
 def file_stamp(*files: Path) -> str:
@@ -220,45 +222,45 @@ def _reach(dataset: h5py.Dataset, reached: dict[str, Path | None], seen: set[Any
 
 
 def _check_source(
-    dataset: h5py.Dataset,
-    source: Source,
-    fail: Callable[[str], DataError],
-    *,
-    allow_external_data: bool,
-    within: tuple[Any, ...],
+    dataset: h5py.Dataset, source: Source, *, allow_external_data: bool, within: tuple[Any, ...]
 ) -> None:
     if source.file is None:
-        raise fail(f"its source {source.name} is missing")
+        raise data_error(dataset, f"its source {source.name} is missing")
     if source.path is None:
         directory = Path(file_name(dataset)).resolve().parent
         if not allow_external_data and not source.file.resolve().is_relative_to(directory):
             problem = f"its raw data are in {source.file}, outside of the directory of the file"
-            raise fail(f"{problem}; give allow_external_data if that is right")
+            raise data_error(dataset, f"{problem}; give allow_external_data if that is right")
         status = source.file.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise fail(f"its source {source.file} is not a file")
+            raise data_error(dataset, f"its source {source.file} is not a file")
         if status.st_size < source.end[0]:
             problem = f"has {status.st_size} bytes of {source.end[0]}"
-            raise fail(f"its source {source.file} is too short: {problem}")
+            raise data_error(dataset, f"its source {source.file} is too short: {problem}")
         return
     where = f"{source.file}:{source.path}"
     with as_data_errors(source.file, source.path), h5py.File(source.file, "r") as opened:
         found = find(opened, source.path)
         if not isinstance(found, h5py.Dataset):
-            raise fail(f"its source {where} is missing")
+            raise data_error(dataset, f"its source {where} is missing")
         is_short = found.size < source.n_values or any(
             have < want for have, want in zip(found.shape, source.end, strict=False)
         )
         if is_short or len(source.end) not in (0, found.ndim):
             wanted = source.end or f"{source.n_values} values"
-            raise fail(f"its source {where} is too short: it has shape {found.shape}, not {wanted}")
+            raise data_error(
+                dataset,
+                f"its source {where} is too short: it has shape {found.shape}, not {wanted}",
+            )
         if found.dtype != dataset.dtype and not np.can_cast(found.dtype, dataset.dtype, "safe"):
-            raise fail(f"its source {where} is {found.dtype}, which {dataset.dtype} cannot hold")
+            raise data_error(
+                dataset, f"its source {where} is {found.dtype}, which {dataset.dtype} cannot hold"
+            )
         check_readable(found, allow_external_data=allow_external_data, within=within)
         check_meanings(dataset, found, where)
 
 
-def _check_written(dataset: h5py.Dataset, fail: Callable[[str], DataError]) -> None:
+def _check_written(dataset: h5py.Dataset) -> None:
     """Raise DataError where parts of a dataset were never written, as of a run that was killed."""
     what, n_wanted, n_there = "values", int(dataset.size), 0
     if dataset.is_virtual:
@@ -276,7 +278,7 @@ def _check_written(dataset: h5py.Dataset, fail: Callable[[str], DataError]) -> N
     if n_there < n_wanted:
         problem = f"{n_wanted - n_there} of its {n_wanted} {what} were never written"
         advice = "write them, or make the dataset smaller"
-        raise fail(f"{problem}, and would be read as {dataset.fillvalue}; {advice}")
+        raise data_error(dataset, f"{problem}, and would be read as {dataset.fillvalue}; {advice}")
 
 
 def _is_open(space: Any) -> bool:
@@ -297,8 +299,7 @@ def _virtual_sources(dataset: h5py.Dataset) -> Iterator[Source]:
         for number in range(_blocks(dataset, mapping.vspace) if is_open else 1):
             n_sources += 1
             if n_sources > MOST_SOURCES:
-                problem = f"has more than {MOST_SOURCES} sources"
-                raise DataError(file=own, dataset=dataset.name.lstrip("/"), problem=problem)
+                raise data_error(dataset, f"has more than {MOST_SOURCES} sources")
             name, path = (
                 _numbered(text, number) for text in (mapping.file_name, mapping.dset_name)
             )

@@ -10,7 +10,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from hermes.aeriel.files._links import is_same
+from hermes.aeriel.files._links import data_error, file_name, is_same
 from hermes.aeriel.files._times import sample_rate_of, says_start, start_time_of
 from hermes.aeriel.files._values import units_of
 from hermes.errors import DataError
@@ -89,15 +89,15 @@ class Stack:
             begin, end = max(begins), min(ends)
             if begin >= end:
                 other = datasets[begins.index(begin)]
-                raise _problem(
+                raise data_error(
                     other, f"has no time in common with {_name(datasets[ends.index(end)])}"
                 )
         else:
             _check_spans(datasets, rate)
             begins, begin, end = [0] * len(datasets), 0, first.shape[0]
         start = start_time_of(first, rate)
-        if begin > begins[0] and rate:
-            start += (begin - begins[0]) / rate
+        if begin and rate:
+            start += begin / rate
         return cls(
             datasets=datasets,
             firsts=tuple(begin - each for each in begins),
@@ -155,7 +155,7 @@ class Stack:
 
     def error(self, problem: str) -> DataError:
         """Return the error for a problem of this."""
-        return _problem(self.datasets[0], problem)
+        return data_error(self.datasets[0], problem)
 
     def __str__(self) -> str:
         return _name(self.datasets[0])
@@ -167,9 +167,9 @@ def _check_channels(datasets: Sequence[h5py.Dataset], *, with_rates: bool) -> No
     for number, other in enumerate(datasets):
         if other.ndim != 1:
             problem = f"has shape {other.shape}; a channel is a series of shape (time,)"
-            raise _problem(other, problem)
+            raise data_error(other, problem)
         if any(is_same(other, earlier) for earlier in datasets[:number]):
-            raise _problem(other, "is given for two channels")
+            raise data_error(other, "is given for two channels")
         facts = {
             "dtype": (other.dtype, first.dtype),
             "units": (units_of(other), units_of(first)),
@@ -179,7 +179,7 @@ def _check_channels(datasets: Sequence[h5py.Dataset], *, with_rates: bool) -> No
         for what, (given, wanted) in facts.items():
             if not _agree(given, wanted):
                 problem = f"has {what} {given}, but {_name(first)} has {wanted}"
-                raise _problem(other, f"{problem}; the channels of an input have to agree")
+                raise data_error(other, f"{problem}; the channels of an input have to agree")
 
 
 def _check_spans(datasets: Sequence[h5py.Dataset], rate: float | None) -> None:
@@ -191,10 +191,10 @@ def _check_spans(datasets: Sequence[h5py.Dataset], rate: float | None) -> None:
         is_off = abs(late) * (rate or math.inf) > ROUNDED_SAMPLES
         if is_off or says_start(first) != says_start(other):
             problem = f"begins at {_start(other)}, but {_name(first)} at {_start(first)}"
-            raise _problem(other, f"{problem}; {advice}")
+            raise data_error(other, f"{problem}; {advice}")
         if len(other) != len(first):
             problem = f"has {len(other)} samples, but {_name(first)} has {len(first)}"
-            raise _problem(other, f"{problem}; {advice}")
+            raise data_error(other, f"{problem}; {advice}")
 
 
 def _spans(datasets: Sequence[h5py.Dataset], rate: float | None) -> tuple[list[int], list[int]]:
@@ -202,7 +202,7 @@ def _spans(datasets: Sequence[h5py.Dataset], rate: float | None) -> tuple[list[i
     for dataset in datasets:
         if not (says_start(dataset) and rate):
             problem = "says no start time" if rate else "says no sample rate"
-            raise _problem(dataset, f"{problem}, which the overlap of channels needs")
+            raise data_error(dataset, f"{problem}, which the overlap of channels needs")
     first = start_time_of(datasets[0], rate)
     starts = [start_time_of(dataset, rate) - first for dataset in datasets]
     begins = [round(start * (rate or 0.0)) for start in starts]
@@ -231,8 +231,4 @@ def _start(dataset: h5py.Dataset) -> str:
 
 
 def _name(dataset: h5py.Dataset) -> str:
-    return f"{dataset.file.filename}:{dataset.name.lstrip('/')}"
-
-
-def _problem(dataset: h5py.Dataset, problem: str) -> DataError:
-    return DataError(file=dataset.file.filename, dataset=dataset.name.lstrip("/"), problem=problem)
+    return f"{file_name(dataset)}:{dataset.name.lstrip('/')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import posixpath
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hermes.errors import DataError
+from hermes.aeriel.files._links import data_error
+from hermes.aeriel.files._values import text_of
 
 _SECONDS = ("s", "sec", "second", "seconds")
 
@@ -75,7 +77,7 @@ def sample_rate_of(dataset: h5py.Dataset) -> float | None:
                 problem = (
                     f"its attribute {first} says {rates[first]:.10g} Hz, {name} {rate:.10g} Hz"
                 )
-                raise _problem(dataset, f"{problem}; leave the right one")
+                raise data_error(dataset, f"{problem}; leave the right one")
         if rates:
             return rates[first]
     return None
@@ -101,7 +103,7 @@ def start_time_of(dataset: h5py.Dataset, sample_rate: float | None = None) -> fl
             value = holder.attrs[name]
             time = _time(dataset, name, value)
             if not math.isfinite(time):
-                raise _problem(dataset, f"its attribute {name} is {time}, no time")
+                raise data_error(dataset, f"its attribute {name} is {time}, no time")
             given = np.asarray(value).dtype
             if given.kind == "f" and given.itemsize < np.dtype(float).itemsize:
                 rounded = float(np.spacing(given.type(abs(time))))
@@ -109,7 +111,7 @@ def start_time_of(dataset: h5py.Dataset, sample_rate: float | None = None) -> fl
                     problem = (
                         f"its attribute {name} is a {given}, which is exact to {rounded:.3g} s"
                     )
-                    raise _problem(dataset, f"{problem} at {time:.10g} s; write it as float64")
+                    raise data_error(dataset, f"{problem} at {time:.10g} s; write it as float64")
             return time
     return 0.0
 
@@ -143,7 +145,7 @@ def _rate(dataset: h5py.Dataset, holder: Any, name: str) -> float | None:
         return None
     value = _number(dataset, name, holder.attrs[name])
     if not 0 < value < math.inf:
-        raise _problem(dataset, f"its attribute {name} is {value}; it is above 0")
+        raise data_error(dataset, f"its attribute {name} is {value}; it is above 0")
     if name in _names("rate"):
         return value
     _check_seconds(dataset, holder, name, "give sample_rate")
@@ -154,35 +156,25 @@ def _rate(dataset: h5py.Dataset, holder: Any, name: str) -> float | None:
 
 def _check_seconds(dataset: h5py.Dataset, holder: Any, name: str, advice: str) -> None:
     """Raise DataError where the attributes with `name` are in another unit than seconds."""
-    units = (_text(holder.attrs[unit]) for unit in _names("unit") if unit in holder.attrs)
+    units = (str(text_of(holder.attrs[unit])) for unit in _names("unit") if unit in holder.attrs)
     unit = next(units, _SECONDS[0])
     if unit not in _SECONDS:
         problem = f"its attribute {name} is in {unit!r}, not in seconds"
-        raise _problem(dataset, f"{problem}; {advice}")
+        raise data_error(dataset, f"{problem}; {advice}")
 
 
 def _number(dataset: h5py.Dataset, name: str, value: Any) -> float:
     try:
         return float(np.asarray(value).item() if np.ndim(value) else value)
     except (TypeError, ValueError) as error:
-        raise _problem(dataset, f"its attribute {name} is {value!r}, no number") from error
+        raise data_error(dataset, f"its attribute {name} is {value!r}, no number") from error
 
 
 def _time(dataset: h5py.Dataset, name: str, value: Any) -> float:
-    text = np.asarray(value).ravel()[0] if np.size(value) == 1 else value
-    try:
-        time = datetime.fromisoformat(_text(text))
-    except ValueError:
-        return _number(dataset, name, value)
+    text = text_of(value)
     # "20240501" is a number of seconds, whatever else it might be.
-    if isinstance(text, str | bytes) and not _text(text).isdigit():
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    if isinstance(text, str) and not text.isdigit():
+        with suppress(ValueError):
+            time = datetime.fromisoformat(text)
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     return _number(dataset, name, value)
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _problem(dataset: h5py.Dataset, problem: str) -> DataError:
-    return DataError(file=dataset.file.filename, dataset=dataset.name.lstrip("/"), problem=problem)

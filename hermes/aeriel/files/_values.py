@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel.files._links import attributes_of
-from hermes.errors import DataError, OutputError, ParameterError
+from hermes.aeriel.files._links import attributes_of, data_error
+from hermes.errors import OutputError, ParameterError
 
 # What `finite` may ask for.
 SIDES = ("inputs", "outputs")
@@ -101,7 +101,7 @@ class InputValues:
             if inexact is not None:
                 problem = f"{inexact}, near row {row}, is not a {self.dtype} and would be rounded"
                 advice = "give cast to round it, or export the model for integers"
-                raise self._problem(f"{problem}; {advice}")
+                raise data_error(self.dataset, f"{problem}; {advice}")
         with np.errstate(over="ignore"):  # `check` says which
             array[...] = given
 
@@ -136,12 +136,14 @@ class InputValues:
         for fill in self._fills:
             if np.any(given == (given.dtype.type(fill) if given.dtype.kind == "f" else fill)):
                 problem = f"has missing values ({fill}, its fill value) near row {row}"
-                raise self._problem(f"{problem}; leave those rows out, or fill them")
+                raise data_error(self.dataset, f"{problem}; leave those rows out, or fill them")
         low, high = self._limits
         is_low = low > -math.inf and np.any(given < low)
         if is_low or (high < math.inf and np.any(given > high)):
             problem = f"has values outside of its valid range, {low} to {high}, near row {row}"
-            raise self._problem(f"{problem}; leave those rows out, or mend the attribute")
+            raise data_error(
+                self.dataset, f"{problem}; leave those rows out, or mend the attribute"
+            )
         if array.dtype.kind != "f" or (n := count_not_finite(array)) == 0:
             return
         if given is not array:
@@ -150,15 +152,13 @@ class InputValues:
                 problem = (
                     f"{given[overflows].flat[0]}, near row {row}, is too large for {array.dtype}"
                 )
-                raise self._problem(f"{problem}, and would become infinite; scale the data")
+                raise data_error(
+                    self.dataset, f"{problem}, and would become infinite; scale the data"
+                )
         if self.finite:
             problem = f"has values that are not finite, {n} of them near row {row}"
-            raise self._problem(f"{problem}; finite asks for none")
+            raise data_error(self.dataset, f"{problem}; finite asks for none")
         self._found[key] = count_not_finite(array[..., n_known:])
-
-    def _problem(self, problem: str) -> DataError:
-        name = self.dataset.name.lstrip("/")
-        return DataError(file=self.dataset.file.filename, dataset=name, problem=problem)
 
 
 @dataclass(kw_only=True)
@@ -231,8 +231,7 @@ def check_scales(dataset: h5py.Dataset) -> None:
     attributes = attributes_of(dataset)
     if np.any(attributes.get(_MATLAB_EMPTY, 0)):
         problem = "is an empty array of MATLAB, which stores its shape in place of values"
-        path = dataset.name.lstrip("/")
-        raise DataError(file=dataset.file.filename, dataset=path, problem=problem)
+        raise data_error(dataset, problem)
     given = {
         name: attributes[name]
         for name, neutral in _SCALES.items()
@@ -242,11 +241,7 @@ def check_scales(dataset: h5py.Dataset) -> None:
         given["_Unsigned"] = "true"
     for name, value in given.items():
         problem = f"its attribute {name} is {value}, which is not applied"
-        raise DataError(
-            file=dataset.file.filename,
-            dataset=dataset.name.lstrip("/"),
-            problem=f"{problem}; store the values that it stands for",
-        )
+        raise data_error(dataset, f"{problem}; store the values that it stands for")
 
 
 def check_meanings(dataset: h5py.Dataset, source: h5py.Dataset, where: str) -> None:
@@ -256,11 +251,7 @@ def check_meanings(dataset: h5py.Dataset, source: h5py.Dataset, where: str) -> N
             continue
         if name not in dataset.attrs or not np.array_equal(dataset.attrs[name], source.attrs[name]):
             problem = f"its source {where} has the attribute {name} {source.attrs[name]}"
-            raise DataError(
-                file=dataset.file.filename,
-                dataset=dataset.name.lstrip("/"),
-                problem=f"{problem}, which it has not; give it the same",
-            )
+            raise data_error(dataset, f"{problem}, which it has not; give it the same")
 
 
 def fill_values(dataset: h5py.Dataset) -> list[Any]:
@@ -291,8 +282,7 @@ def limits(dataset: h5py.Dataset) -> tuple[float, float]:
         found = np.ravel(attributes[name])
         if found.dtype.kind not in "iuf" or len(found) != (2 if name == "valid_range" else 1):
             problem = f"its attribute {name} is {attributes[name]!r}, no number"
-            path = dataset.name.lstrip("/")
-            raise DataError(file=dataset.file.filename, dataset=path, problem=problem)
+            raise data_error(dataset, problem)
         low = found[0].item() if name != "valid_max" else low
         high = found[-1].item() if name != "valid_min" else high
     return low, high
