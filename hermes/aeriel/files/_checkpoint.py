@@ -59,6 +59,11 @@ class Checkpoint:
         self._path.unlink(missing_ok=True)
 
 
+def layout_of(outputs: Mapping[str, NDArray[Any]]) -> Layout:
+    """Return what a row of each output is."""
+    return {name: (array.dtype, array.shape[1:]) for name, array in outputs.items()}
+
+
 def check_layout(
     file: Path, at: int, outputs: Mapping[str, NDArray[Any]], given: Layout, wanted: Layout
 ) -> None:

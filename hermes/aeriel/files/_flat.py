@@ -72,6 +72,7 @@ class FlatRows:
         self._outputs = outputs
         self._rows = rows
         self._items: dict[str, Item] = {n: (row.dtype, row.shape) for n, row in outputs.items()}
+        self._paths = {name: flat_paths(dataset_name(name)) for name in outputs}
         self._values = values
 
     def create(self) -> None:
@@ -97,7 +98,8 @@ class FlatRows:
             They are not there.
         """
         n_values = {
-            name: int(self._output.hdf5[_offsets(name)][rows_done]) for name in self._outputs
+            name: int(self._output.hdf5[offsets][rows_done])
+            for name, (offsets, _) in self._paths.items()
         }
         self._values.resume(self._items, n_values)
 
@@ -114,7 +116,7 @@ class FlatRows:
             arrays = [outputs[name] for outputs in run]
             lengths = np.concatenate([np.full(len(a), a.shape[1], np.int64) for a in arrays])
             ends = self._values.count(name) + np.cumsum(lengths)
-            self._output.write(_offsets(name), begin + 1, ends)
+            self._output.write(self._paths[name][0], begin + 1, ends)
             values[name] = np.concatenate(
                 [a.reshape(len(a) * a.shape[1], *row.shape) for a in arrays]
             )
@@ -128,12 +130,5 @@ class FlatRows:
         OutputError, OSError
             They cannot be written.
         """
-        self._values.put_into(self._output, {name: _values(name) for name in self._outputs})
-
-
-def _offsets(name: str) -> str:
-    return flat_paths(dataset_name(name))[0]
-
-
-def _values(name: str) -> str:
-    return flat_paths(dataset_name(name))[1]
+        paths = {name: values for name, (_, values) in self._paths.items()}
+        self._values.put_into(self._output, paths)

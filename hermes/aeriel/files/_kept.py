@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import as_output_errors
-from hermes.aeriel.files._checkpoint import INDEX, check_layout
+from hermes.aeriel.files._checkpoint import INDEX, check_layout, layout_of
 from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._hooks import Rows
 from hermes.aeriel.files._output import dataset_name
 from hermes.aeriel.files._writer import OutputWriter
-
-logger = logging.getLogger(__name__)
 
 ROW, TIME = f"{INDEX}/row", f"{INDEX}/time"
 # Attributes that give the time of a row by its place, which is wrong where rows are missing.
@@ -92,7 +88,7 @@ class KeptWriter(OutputWriter):
         if self._keep is not None:
             met = self._keep.mask(outputs)
             columns = {name: array[met] for name, array in columns.items()}
-        layout = {name: (array.dtype, array.shape[1:]) for name, array in columns.items()}
+        layout = layout_of(columns)
         with as_output_errors(self.file):
             if not self._layout:
                 self._layout = layout
@@ -123,37 +119,24 @@ class KeptWriter(OutputWriter):
                 output.write_attributes(output.hdf5[path], dataset_attributes)
         return {"rows_kept": self._n_kept} if is_indexed else {}
 
-    def _resume(self) -> None:
-        saved = self._checkpoint.read()
-        if "layout" in saved:
-            layout = {
-                name: (np.dtype(dtype), tuple(shape))
-                for name, (dtype, shape) in saved["layout"].items()
-            }
-            try:
-                self._values.resume(layout, dict.fromkeys(layout, saved["n_kept"]))
-            except OSError as error:
-                logger.warning("%s cannot be resumed: %s", self._output.path, error)
-            else:
-                self.rows_done, self._n_kept = saved["rows_done"], saved["n_kept"]
-                self._layout = layout
-                self._not_finite.n_not_finite.update(saved["not_finite"])
-                logger.info("%s: going on at row %d of %d", self.file, self.rows_done, self._rows)
-                return
-        self._checkpoint.remove()
+    def _create(self) -> None:
         self._values.remove()
 
-    def _save(self) -> None:
-        self._saved = time.monotonic()
-        if not self._layout or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
-            return  # where strings end is not known from their number
-        self._values.synchronise()
-        self._checkpoint.write(
-            rows_done=self.rows_done,
-            n_kept=self._n_kept,
-            layout={name: [dtype.str, shape] for name, (dtype, shape) in self._layout.items()},
-            not_finite=self._not_finite.n_not_finite,
-        )
+    def _resume(self, saved: Mapping[str, Any]) -> None:
+        layout = {
+            name: (np.dtype(dtype), tuple(shape))
+            for name, (dtype, shape) in saved["layout"].items()
+        }
+        self._values.resume(layout, dict.fromkeys(layout, saved["n_kept"]))
+        self._layout, self._n_kept = layout, saved["n_kept"]
+        self._not_finite.n_not_finite.update(saved["not_finite"])
+
+    def _make_safe(self) -> dict[str, Any]:
+        return {
+            "n_kept": self._n_kept,
+            "layout": {name: [dtype.str, shape] for name, (dtype, shape) in self._layout.items()},
+            "not_finite": self._not_finite.n_not_finite,
+        }
 
 
 def _index_of(rows: Rows) -> dict[str, NDArray[Any]]:

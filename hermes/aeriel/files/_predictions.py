@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,6 @@ from hermes.aeriel.files._flat import FlatRows
 from hermes.aeriel.files._output import dataset_name, output_name
 from hermes.aeriel.files._varying import NONE_VARY, VaryingOutput
 from hermes.aeriel.files._writer import OutputWriter
-
-logger = logging.getLogger(__name__)
 
 # A write to HDF5 takes as long as a small request: they are gathered to this size.
 WRITE_BYTES = 1 << 20
@@ -115,29 +111,21 @@ class PredictionWriter(OutputWriter):
             self._output.write_attributes(dataset, dataset_attributes)
         return {}
 
-    def _resume(self) -> None:
-        rows_done = int(self._checkpoint.read().get("rows_done", 0))
-        if rows_done:
-            try:
-                self._output.open()
-                self._flat.resume(rows_done)
-                self._layout = {
-                    **{
-                        output_name(name): (dataset.dtype, dataset.shape[1:])
-                        for name, dataset in self._datasets()
-                    },
-                    **{name: (row.dtype, row.shape) for name, row in self._varying.items()},
-                }
-            except (OSError, RuntimeError, KeyError) as error:
-                logger.warning("%s cannot be resumed: %s", self._output.path, error)
-            else:
-                logger.info("%s: going on at row %d of %d", self.file, rows_done, self._rows)
-                self.rows_done = rows_done
-                self._look_again(rows_done)
-                return
-        self._checkpoint.remove()
+    def _create(self) -> None:
         self._output.create()
         self._flat.create()
+
+    def _resume(self, saved: Mapping[str, Any]) -> None:
+        self._output.open()
+        self._flat.resume(saved["rows_done"])
+        self._layout = {
+            **{
+                output_name(name): (dataset.dtype, dataset.shape[1:])
+                for name, dataset in self._datasets()
+            },
+            **{name: (row.dtype, row.shape) for name, row in self._varying.items()},
+        }
+        self._look_again(saved["rows_done"])
 
     def _look_again(self, rows_done: int) -> None:
         """Look at the rows that an earlier writer left, for the counts."""
@@ -187,10 +175,9 @@ class PredictionWriter(OutputWriter):
         self._gathered_bytes = 0
 
     def _save(self) -> None:
-        self._saved = time.monotonic()
         self._write_gathered()
-        if self.rows_done == 0 or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
-            return  # strings live outside their dataset, and every one changes the structure
+        super()._save()
+
+    def _make_safe(self) -> dict[str, Any]:
         self._output.flush()
-        self._values.synchronise()
-        self._checkpoint.write(rows_done=self.rows_done)
+        return {}

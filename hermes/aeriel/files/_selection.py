@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import ModelSpecification, Windows
-from hermes.aeriel.files._checkpoint import INDEX, Layout, check_layout
+from hermes.aeriel.files._checkpoint import INDEX, check_layout, layout_of
 from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._hooks import Hooks, Postprocess, Rows, array_problem, call, problem_of
 from hermes.aeriel.files._rows import Arrays
@@ -76,7 +76,7 @@ class Selection:
             block = self._block_of(which.start, n_rows)
             # Copied: they are lent until the next answer.
             gathered.append({name: array.copy() for name, array in outputs.items()})
-            check_layout(files[0], which.start, outputs, *map(_layout, (outputs, gathered[0])))
+            check_layout(files[0], which.start, outputs, *map(layout_of, (outputs, gathered[0])))
             if which.stop < block.stop:
                 continue
             joined = {name: np.concatenate([each[name] for each in gathered]) for name in outputs}
@@ -189,7 +189,3 @@ def _is_storable(array: NDArray[Any]) -> bool:
     if array.dtype.kind == "O":
         return all(isinstance(value, bytes) for value in array.flat)
     return array.dtype.kind in "biuf"
-
-
-def _layout(outputs: Arrays) -> Layout:
-    return {name: (array.dtype, array.shape[1:]) for name, array in outputs.items()}

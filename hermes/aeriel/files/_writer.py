@@ -136,7 +136,22 @@ class OutputWriter(ABC):
         """Go on where an earlier writer stopped, or begin anew."""
         try:
             with as_output_errors(self.file):
-                self._resume()
+                saved = self._checkpoint.read()
+                try:
+                    if saved:
+                        self._resume(saved)
+                        self.rows_done = saved["rows_done"]
+                except OutputError:  # a value that has to be finite
+                    raise
+                except (OSError, RuntimeError, KeyError) as error:
+                    logger.warning("%s cannot be resumed: %s", self._output.path, error)
+                    self._not_finite.n_not_finite.clear()
+                if self.rows_done:
+                    where = self.rows_done, self._rows
+                    logger.info("%s: going on at row %d of %d", self.file, *where)
+                else:
+                    self._checkpoint.remove()
+                    self._create()
         except BaseException:
             with suppress(OSError):
                 self._values.remove()
@@ -149,13 +164,34 @@ class OutputWriter(ABC):
         """Tell whether it is time for a checkpoint."""
         return time.monotonic() - self._saved > CHECKPOINT_S
 
-    @abstractmethod
-    def _resume(self) -> None:
-        """Go on with what an earlier writer left, or begin."""
-
-    @abstractmethod
     def _save(self) -> None:
         """Make the rows so far safe, then say so."""
+        self._saved = time.monotonic()
+        if self.rows_done == 0 or any(dtype.kind == "O" for dtype, _ in self._layout.values()):
+            return  # where strings end is not known from their number
+        facts = self._make_safe()
+        self._values.synchronise()
+        self._checkpoint.write(rows_done=self.rows_done, **facts)
+
+    @abstractmethod
+    def _create(self) -> None:
+        """Begin with the first row."""
+
+    @abstractmethod
+    def _resume(self, saved: Mapping[str, Any]) -> None:
+        """Go on after the rows that an earlier writer has made safe, by what it saved.
+
+        Raises
+        ------
+        OutputError
+            A value of theirs is not finite and has to be.
+        OSError, RuntimeError, KeyError
+            They are not there.
+        """
+
+    @abstractmethod
+    def _make_safe(self) -> dict[str, Any]:
+        """Make safe what is beside the values, and return what `_resume` is to know of it."""
 
     @abstractmethod
     def _complete(self, dataset_attributes: dict[str, Any]) -> dict[str, Any]:
@@ -167,11 +203,10 @@ def stamp_in(file: Path, inputs: Sequence[Path]) -> str | None:
 
     None where it was made of others.
     """
+    if inputs_of(file) != tuple(inputs):
+        return None
     with h5py.File(file, "r") as opened:
-        is_of_these = all(
-            opened.attrs.get(name) == _as_attribute(value) for name, value in named(inputs).items()
-        )
-        return str(opened.attrs[INPUT_STAMP]) if is_of_these else None
+        return str(opened.attrs[INPUT_STAMP])
 
 
 def inputs_of(file: Path) -> tuple[Path, ...]:
