@@ -91,7 +91,7 @@ def requests(
     inputs = {"x": (facts.datasets["x"].shape[1:], np.dtype(dtype))}
     plan: Any = RowPlan(inputs=inputs, rows_per_request=5, with_row_axis=True)
     if cut:
-        plan = SeriesPlan.of(plan, facts, cut, stateful=True)
+        plan = SeriesPlan.of_windows(plan, facts, cut, stateful=True)
     with open_data(facts, {"x": np.dtype(dtype)}, cut=cut, **options) as data:
         return [each["x"].copy() for each in plan.updates(data, range(facts.rows))]
 

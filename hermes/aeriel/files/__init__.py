@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from hermes.aeriel.files._attributes import read_attributes
     from hermes.aeriel.files._chunks import check_division, chunk_of
     from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
-    from hermes.aeriel.files._finding import find_files, output_names
+    from hermes.aeriel.files._finding import find_files, find_target_files, output_names
     from hermes.aeriel.files._fingerprint import fingerprint
     from hermes.aeriel.files._flat import create_rows, flat_paths
     from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, Rows
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Request,
         check_unchanged,
         infer_file,
+        pass_rows,
         versions,
     )
     from hermes.aeriel.files._inputs import inspect
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
         output_name,
     )
     from hermes.aeriel.files._pairing import FoundInputs, find_inputs
-    from hermes.aeriel.files._passing import pass_rows
     from hermes.aeriel.files._plan import InferencePlan, examine, plan
     from hermes.aeriel.files._predictions import PredictionWriter
     from hermes.aeriel.files._reading import parts_of
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from hermes.aeriel.files._servers import NamedServer, Server
     from hermes.aeriel.files._slides import n_slides, slide_file, slides_of
     from hermes.aeriel.files._sources import file_stamp, own_stamp, reaches_none
-    from hermes.aeriel.files._targets import find_target_files
     from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
     from hermes.aeriel.files._varying import VaryingOutput
     from hermes.aeriel.files._window_options import WindowOptions

@@ -1,4 +1,4 @@
-"""The files that go in: found by paths and patterns, each once."""
+"""The files that go in, and those of their targets: found by paths and patterns, each once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hermes.aeriel.files._output import fingerprint_of
-from hermes.errors import ParameterError
+from hermes.errors import DataError, ParameterError
 
 _MAGIC_CHARACTERS = set("*?[")
+# Stands for the name of an input file, in that of its targets.
+_ANY = "*"
 
 
 def find_files(patterns: Sequence[str], *, of_results: bool = False) -> tuple[Path, ...]:
@@ -67,6 +69,53 @@ def _why_no_file(pattern: str) -> str:
         return f"is not a file; several are, for Luigi, a JSON list: {several}"
     problem = "matches no file" if _MAGIC_CHARACTERS & set(pattern) else "is not a file"
     return f"{problem} (in {Path.cwd()})"
+
+
+def find_target_files(pattern: str, inputs: Sequence[Sequence[Path]]) -> tuple[Path, ...]:
+    """Return the file with the targets of each input.
+
+    Parameters
+    ----------
+    pattern
+        A path. One ``*`` in its last part stands for the name of the input file without its suffix;
+        of several files that are read side by side, the first. For one input it may be without.
+    inputs
+        The files of each input.
+
+    Raises
+    ------
+    ParameterError
+        The pattern has no ``*`` for several inputs, or another than this; or two inputs would have
+        the same file.
+    DataError
+        There is no such file.
+    """
+    path = Path(pattern)
+    name = path.name
+    if path.is_dir():
+        example = str(path / "*.h5")
+        problem = f"{pattern!r} is a directory; give its files, as {example!r}"
+        raise ParameterError("target_file", f"{problem}: * stands for the name of each input file")
+    if pattern.count(_ANY) > 1 or _ANY in str(path.parent):
+        problem = f"{pattern!r} has another * than one in the name of the file"
+        raise ParameterError("target_file", f"{problem}, where it stands for that of the input")
+    if _ANY not in name and len(inputs) > 1:
+        problem = f"{pattern!r} is one file for {len(inputs)} inputs"
+        advice = "write * for the name of each input file without its suffix, as labels/*.h5"
+        raise ParameterError("target_file", f"{problem}; {advice}")
+    found: dict[Path, Path] = {}
+    for first, *_ in inputs:
+        file = path.with_name(name.replace(_ANY, first.stem)).absolute()
+        other = found.setdefault(file, first)
+        if other != first:
+            problem = f"{pattern!r} has one file, {file}, for both {other} and {first}"
+            raise ParameterError("target_file", f"{problem}; give one of them another name")
+    missing = [file for file in found if not file.exists()]
+    if missing:
+        others = f", as {len(missing) - 1} others do not" if len(missing) > 1 else ""
+        problem = f"does not exist{others}; it would have the targets of {found[missing[0]]}"
+        raise DataError(file=str(missing[0]), problem=problem)
+    return tuple(found)
 
 
 def output_names(inputs: Sequence[Sequence[Path]]) -> list[str]:

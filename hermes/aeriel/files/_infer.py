@@ -14,18 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.client import ClientStatistics, InferenceClient
+from hermes.aeriel.client import ClientStatistics, InferenceClient, Windows
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks
 from hermes.aeriel.files._kept import KeptWriter
 from hermes.aeriel.files._plan import InferencePlan, examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
-from hermes.aeriel.files._preprocessed import windows_of
 from hermes.aeriel.files._publishing import Publisher
-from hermes.aeriel.files._reading import InputData, open_data
+from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays
-from hermes.aeriel.files._sequences import SequencePlan
-from hermes.aeriel.files._series import SeriesPlan
-from hermes.aeriel.files._slides import live_time
 from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._values import parse_finite
 from hermes.errors import DataError, InferenceError
@@ -128,20 +124,11 @@ def _infer_file(
     model = client.specification
     facts = examine(request.input_files, options, model, hooks=request.hooks)
     todo = plan(facts, options, model, request.hooks)
-    finite = parse_finite(options.finite)
     requests, order = todo.requests, todo.order
     # The checkpoint is of this very input, also where the task's fingerprint is older than it.
     stamp = file_stamp(*request.input_files)
-    writer = _writer(request, todo, stamp, finite="outputs" in finite)
-    reading = open_data(
-        facts,
-        {name: requests.inputs[name][1] for name in facts.datasets},
-        cut=todo.cut,
-        cast=options.cast,
-        finite="inputs" in finite,
-        n_readers=order.n_places(client) if isinstance(order, SequencePlan) else 1,
-    )
-    with writer, reading as data:
+    writer = _writer(request, todo, stamp)
+    with writer, todo.open(client, options) as data:
         on_progress(writer.rows_done, facts.rows)
         for _ in requests.updates(data, range(order.first(writer.rows_done))):
             pass  # what an earlier run has read is looked at again, for the counts
@@ -179,35 +166,82 @@ def _infer_file(
                 # As asdict() has it, which copies each number.
                 "statistics": {**vars(statistics), "server": vars(statistics.server)},
                 "not_finite_inputs": data.n_not_finite,
-                **_times(todo, data),
+                **_times(data.windows),
             },
-            requests.output_attributes(data) if isinstance(requests, SeriesPlan) else {},
+            _times_of_rows(data.windows),
             publisher,
         )
     return statistics
 
 
-def _times(todo: InferencePlan, data: InputData) -> dict[str, Any]:
+def pass_rows(
+    client: InferenceClient, input_files: Sequence[Path], options: InferenceOptions
+) -> Iterator[tuple[range, Arrays]]:
+    """Yield the rows of each request that an input makes, and the model's answer.
+
+    As `infer_file` reads and sends them; nothing is written, and no row is left out. An array is
+    only good until the next one is asked for.
+
+    Parameters
+    ----------
+    client
+        A client for the model.
+    input_files
+        The HDF5 file; or several, each of which has one channel of every series.
+    options
+        How to read them.
+
+    Raises
+    ------
+    DataError, ParameterError, InferenceError
+        As `infer_file`.
+    """
+    options = replace(options, outputs=tuple(client.outputs))
+    facts = examine(input_files, options, client.specification)
+    todo = plan(facts, options, client.specification)
+    with todo.open(client, options) as data:
+        yield from todo.order.stream(client, data, 0)
+
+
+def _times(windows: Windows | None) -> dict[str, Any]:
     """Return for how long a run looks at a series, and how much later at each channel."""
-    windows = windows_of(todo.requests, data)
     if windows is None:
         return {}
     found: dict[str, Any] = {"shifts": windows.shifts} if any(windows.shifts) else {}
     if windows.sample_rate is not None:
         seconds = [shift / windows.sample_rate for shift in windows.shifts]
         found |= {"shifts_s": seconds} if found else {}
-        found["live_time_s"] = live_time(windows)
+        # Each window counts for the time to the next one, or its own length where that is shorter.
+        found["live_time_s"] = (
+            len(windows) * min(windows.stride, windows.window) / windows.sample_rate
+        )
     return found
 
 
-def _writer(
-    request: Request, todo: InferencePlan, stamp: str, *, finite: bool
-) -> PredictionWriter | KeptWriter:
+def _times_of_rows(windows: Windows | None) -> dict[str, Any]:
+    """Return what is to be said of the outputs, where they have a row for each window.
+
+    ``window``, ``stride`` and ``shifts`` are those of the first input, in its samples. With a
+    sample rate there are ``sample_rate`` and ``start_time`` of the rows: the time of a row is that
+    of its window's first sample.
+    """
+    if windows is None:
+        return {}
+    attributes: dict[str, Any] = {"window": windows.window, "stride": windows.stride}
+    if any(windows.shifts):
+        attributes["shifts"] = windows.shifts
+    if windows.output_rate is not None:
+        attributes["sample_rate"] = windows.output_rate
+        attributes["start_time"] = windows.time(0)
+    return attributes
+
+
+def _writer(request: Request, todo: InferencePlan, stamp: str) -> PredictionWriter | KeptWriter:
     common: dict[str, Any] = {
         "rows": todo.facts.rows,
         "fingerprint": request.fingerprint,
         "input_stamp": stamp,
-        "finite": finite,
+        "finite": "outputs" in parse_finite(request.options.finite),
     }
     if todo.selection is None:
         return PredictionWriter(request.output_file, **common, varying=todo.requests.varying)
@@ -233,7 +267,7 @@ def _write_selected(
     blocks = todo.selection.stream(
         shown(),
         files=todo.facts.files,
-        windows=windows_of(todo.requests, data),
+        windows=data.windows,
         n_rows=n_rows,
         start=start,
     )

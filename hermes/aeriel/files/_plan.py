@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from hermes.aeriel._options import InferenceOptions, InputMap
-from hermes.aeriel.client import ModelSpecification
+from hermes.aeriel.client import InferenceClient, ModelSpecification
 from hermes.aeriel.files._agreement import check_against_model, is_readable_as
 from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._facts import InputFacts
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, check_hooks, variant_name
 from hermes.aeriel.files._inputs import inspect
-from hermes.aeriel.files._preprocessed import PreprocessedPlan
-from hermes.aeriel.files._rows import RowInputs, RowPlan
+from hermes.aeriel.files._preprocessed import BLOCK_BYTES, PreprocessedPlan
+from hermes.aeriel.files._reading import InputData, open_data
+from hermes.aeriel.files._rows import RowInputs, RowPlan, row_bytes, rows_within
 from hermes.aeriel.files._selection import Selection, select
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
@@ -39,8 +41,6 @@ class InferencePlan:
     ----------
     facts
         What is known of the file.
-    cut
-        How its series are cut into windows; None where it has rows.
     requests
         How its rows, or windows, become requests.
     order
@@ -50,10 +50,28 @@ class InferencePlan:
     """
 
     facts: InputFacts
-    cut: WindowOptions | None
-    requests: RowPlan | SeriesPlan
-    order: RowPlan | SeriesPlan | PreprocessedPlan | SequencePlan
+    requests: RowPlan
+    order: RowPlan | PreprocessedPlan | SequencePlan
     selection: Selection | None = None
+
+    def open(
+        self, client: InferenceClient, options: InferenceOptions
+    ) -> AbstractContextManager[InputData]:
+        """Open the file, to be read with the options that the plan was made with.
+
+        Raises
+        ------
+        DataError
+            It cannot be opened.
+        """
+        return open_data(
+            self.facts,
+            {name: self.requests.inputs[name][1] for name in self.facts.datasets},
+            cut=WindowOptions.of(options),
+            cast=options.cast,
+            finite="inputs" in parse_finite(options.finite),
+            n_readers=self.order.n_places(client) if isinstance(self.order, SequencePlan) else 1,
+        )
 
 
 def examine(
@@ -143,20 +161,21 @@ def plan(
     check_one_slide(options)
     cut = WindowOptions.of(options)
     rows = RowPlan.of(model, options.batch_size, varying=options.varying, kept=options.outputs)
-    requests = SeriesPlan.of(rows, facts, cut, stateful=model.stateful) if cut else rows
-    order: RowPlan | SeriesPlan | PreprocessedPlan | SequencePlan
+    requests = SeriesPlan.of_windows(rows, facts, cut, stateful=model.stateful) if cut else rows
+    order: RowPlan | PreprocessedPlan | SequencePlan
     if hooks.preprocess is None:
         check_against_model(facts, requests.inputs, cast=options.cast)
         order = requests
     else:
         wanted = requests.inputs
         requests = replace(requests, inputs=_as_in_file(facts))
-        order = PreprocessedPlan.of(
-            requests,
-            facts,
+        size = row_bytes(requests.inputs, facts)
+        order = PreprocessedPlan(
+            requests=requests,
             wanted=wanted,
             optional=model.optional_inputs,
             hooks=hooks,
+            block_rows=rows_within(BLOCK_BYTES, size, requests.rows_per_request),
         )
     keep = Condition.parse(options.keep)
     if keep is not None and hooks.postprocess is None:
@@ -181,7 +200,7 @@ def plan(
         rows_per_request=requests.rows_per_request,
         rows_per_sequence=rows_per_sequence,
     )
-    return InferencePlan(facts=facts, cut=cut, requests=requests, order=order, selection=selection)
+    return InferencePlan(facts=facts, requests=requests, order=order, selection=selection)
 
 
 def _key(

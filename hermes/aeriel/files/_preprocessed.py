@@ -8,12 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hermes.aeriel.client import InferenceClient, Windows
-from hermes.aeriel.files._facts import InputFacts, describe_dtype
+from hermes.aeriel.client import InferenceClient
+from hermes.aeriel.files._facts import describe_dtype
 from hermes.aeriel.files._hooks import Hooks, Rows, array_problem, call, problem_of, variant_name
 from hermes.aeriel.files._reading import InputData
-from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, row_bytes, rows_within, split
-from hermes.aeriel.files._series import SeriesPlan
+from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, split
 from hermes.aeriel.files._varying import describe_shape
 
 # A sequence waits for its hook, and the server does not wait long for a sequence.
@@ -38,31 +37,11 @@ class PreprocessedPlan:
         The rows of a block.
     """
 
-    requests: RowPlan | SeriesPlan
+    requests: RowPlan
     wanted: RowInputs
     optional: Collection[str]
     hooks: Hooks
     block_rows: int
-
-    @classmethod
-    def of(
-        cls,
-        requests: RowPlan | SeriesPlan,
-        facts: InputFacts,
-        *,
-        wanted: RowInputs,
-        optional: Collection[str],
-        hooks: Hooks,
-    ) -> PreprocessedPlan:
-        """Return the plan for a file that is read as `requests` say."""
-        size = row_bytes(requests.inputs, facts)
-        return cls(
-            requests=requests,
-            wanted=wanted,
-            optional=optional,
-            hooks=hooks,
-            block_rows=rows_within(BLOCK_BYTES, size, requests.rows_per_request),
-        )
 
     @property
     def rows_per_request(self) -> int:
@@ -89,7 +68,7 @@ class PreprocessedPlan:
 
         A block begins with the first of the rows. The arrays stay as they are.
         """
-        windows = windows_of(self.requests, data)
+        windows = data.windows
         blocks = self.requests.blocks(data, rows, self.block_rows)
         for block, arrays in zip(split(rows, self.block_rows), blocks, strict=True):
             n_done = max(0, start - block.start)
@@ -141,13 +120,6 @@ class PreprocessedPlan:
             if problem:
                 raise problem_of("preprocess", rows, f"what it returned as {name!r} {problem}")
         return dict(returned)
-
-
-def windows_of(requests: RowPlan | SeriesPlan, data: InputData) -> Windows | None:
-    """Return how the series of the first input are cut; None where a file has rows."""
-    if isinstance(requests, RowPlan):
-        return None
-    return requests.cut.windows(next(iter(data.stacks.values())))
 
 
 def _fits(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

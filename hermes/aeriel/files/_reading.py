@@ -7,15 +7,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel.client import Windows
 from hermes.aeriel.files._blocks import BLOCKS_BYTES, BlockPlan, Blocks, within_bounds
 from hermes.aeriel.files._facts import InputFacts, Location
-from hermes.aeriel.files._links import as_data_errors, attributes_of, find
+from hermes.aeriel.files._links import as_data_errors, attributes_of, file_name, find
 from hermes.aeriel.files._opening import open_inputs
 from hermes.aeriel.files._stack import Selection, Stack
 from hermes.aeriel.files._values import InputValues
@@ -53,7 +55,7 @@ class DatasetReader:
             if self.blocks is not None:
                 self.blocks.read(given, begin, end)
             else:
-                read_rows(self.dataset, begin, end, given)
+                _read_rows(self.dataset, begin, end, given)
             if given is not array:
                 values.convert(begin, given, array)
             values.check(begin, begin, array, given)
@@ -93,6 +95,8 @@ class InputData:
     ----------
     facts
         What is known of it.
+    cut
+        How its series are cut into windows; None where it has rows.
     stacks
         What each model input reads, by its name.
     readers
@@ -100,6 +104,7 @@ class InputData:
     """
 
     facts: InputFacts
+    cut: WindowOptions | None
     stacks: Mapping[str, Stack]
     readers: Mapping[str, Sequence[DatasetReader]]
 
@@ -144,6 +149,12 @@ class InputData:
         for number, source, destination in self.stacks[name].parts(there, here):
             reader = self.readers[name][number]
             reader.read_samples(array, source, destination, window=window, n_known=n_known)
+
+    @property
+    def windows(self) -> Windows | None:
+        """How the series of the first input are cut; None where it has rows."""
+        first = next(iter(self.stacks.values()))
+        return None if self.cut is None else self.cut.windows(first)
 
     @property
     def n_not_finite(self) -> dict[str, int]:
@@ -218,10 +229,10 @@ def open_data(
                 ]
                 for name, dtype in dtypes.items()
             }
-        yield InputData(facts=facts, stacks=stacks, readers=readers)
+        yield InputData(facts=facts, cut=cut, stacks=stacks, readers=readers)
 
 
-def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
+def _read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
     """Read rows of a dataset into an array of shape ``(end - begin, *shape)``."""
     if array.dtype == np.dtype(object):
         rows = dataset[begin:end]
@@ -244,21 +255,21 @@ def parts_of(dataset: h5py.Dataset, n_bytes: int) -> Iterator[tuple[int, NDArray
     Raises
     ------
     DataError
-        One has a fill value.
+        They cannot be read, or one has a fill value.
     """
     n_rows, *row = dataset.shape
     step = max(1, n_bytes // max(1, dataset.dtype.itemsize * math.prod(row)))
     (plan,) = within_bounds([BlockPlan.of(dataset, axis=0)])
-    blocks = Blocks(dataset, 0, plan) if plan.length else None
-    values = InputValues(dataset=dataset, dtype=dataset.dtype)
+    reader = DatasetReader(
+        location=Location(file=Path(file_name(dataset)), path=dataset.name.lstrip("/")),
+        dataset=dataset,
+        values=InputValues(dataset=dataset, dtype=dataset.dtype),
+        blocks=Blocks(dataset, 0, plan) if plan.length else None,
+    )
     memory = np.empty((min(step, n_rows), *row), dataset.dtype)
     for begin in range(0, n_rows, step):
         array = memory[: n_rows - begin]
-        if blocks is None:
-            read_rows(dataset, begin, begin + len(array), array)
-        else:
-            blocks.read(array, begin, begin + len(array))
-        values.check(begin, begin, array, array)
+        reader.read_rows(begin, begin + len(array), array)
         yield begin, array
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from hermes.aeriel.client import InferenceClient, ModelSpecification, RowLayout
 from hermes.aeriel.files._facts import InputFacts
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._varying import (
-    NONE_VARY,
     VaryingOutput,
     how_to_vary,
+    takes_leading_rows,
     varying_outputs,
 )
 from hermes.errors import ParameterError, RequestError
@@ -50,6 +50,9 @@ class RowPlan:
         one length.
     """
 
+    # What a row is called in a message.
+    unit: ClassVar = "rows"
+
     inputs: RowInputs
     rows_per_request: int
     with_row_axis: bool
@@ -82,17 +85,30 @@ class RowPlan:
         ParameterError
             The model does not take so many rows at once, or an output cannot be of varying length.
         """
-        tensors = {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
         batched = model.max_batch_size > 0
-        leading = not batched and takes_leading_rows(tensors)
-        most = most_rows(tensors, model.max_batch_size, stateful=model.stateful)
-        check_batch_size(batch_size, model, most)
-        described = varying_outputs(model, varying, kept=kept, takes_leading_rows=leading)
+        leading = takes_leading_rows(model)
+        if batched:
+            # Triton batches the updates of different sequences, and takes no batch in one.
+            most = 1 if model.stateful else model.max_batch_size
+        else:
+            most = MOST_LEADING_ROWS if leading else 1
+        if batch_size > most:
+            problem = f"{batch_size} rows, but model {model.name!r} takes {most} at most"
+            if batched and not model.stateful:
+                advice = (
+                    "max_batch_size of its config.pbtxt says how many (4 where that is left out)"
+                )
+                problem += f"; {advice}"
+            raise ParameterError("batch_size", problem)
+        described = varying_outputs(model, varying, kept=kept)
         if described and batch_size > 1:
             problem = f"{batch_size} rows, which have one length in an answer; outputs of varying"
             advice = f"length ({', '.join(described)}) want requests of one row"
             raise ParameterError("batch_size", f"{problem} {advice}")
-        inputs = row_inputs(tensors, batched=batched)
+        inputs = {
+            name: (tensor.shape[1:] if leading else tensor.shape, tensor.dtype)
+            for name, tensor in model.inputs.items()
+        }
         n_bytes = sum(
             dtype.itemsize * int(np.prod([max(1, length) for length in shape]))
             for shape, dtype in inputs.values()
@@ -122,14 +138,17 @@ class RowPlan:
             for name, array in arrays.items():
                 data.read_rows(name, begin, end, array)
 
-        layout = RowLayout(
-            shapes={name: stack.shape[1:] for name, stack in data.stacks.items()},
+        rows = range(start, data.facts.rows)
+        answers = client.stream_rows(read, rows, self.layout(data.facts))
+        return zip(split(rows, self.rows_per_request), answers, strict=True)
+
+    def layout(self, facts: InputFacts) -> RowLayout:
+        """Return how the rows of a file become requests, for the client."""
+        return RowLayout(
+            shapes={name: dataset.shape[1:] for name, dataset in facts.datasets.items()},
             rows_per_request=self.rows_per_request,
             with_row_axis=self.with_row_axis,
         )
-        rows = range(start, data.facts.rows)
-        answers = client.stream_rows(read, rows, layout)
-        return zip(split(rows, self.rows_per_request), answers, strict=True)
 
     def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that rows make; they are read many at a time."""
@@ -156,58 +175,37 @@ class RowPlan:
             yield {name: array[which] for name, array in arrays.items()}
 
     def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
-        """Return the outputs with an axis of rows in front.
+        """Return the outputs of a request of so many rows, with an axis of rows in front.
 
         Raises
         ------
         RequestError
-            An output does not have a row for each row of the request.
+            An output does not have a row for each row of the request, or is not what was announced
+            and is of varying length.
         """
-        return rows_of_outputs(
-            outputs,
-            expected,
-            client,
-            with_row_axis=self.with_row_axis,
-            unit="rows",
-            varying=self.varying,
-        )
-
-
-def check_batch_size(batch_size: int, model: ModelSpecification, most: int) -> None:
-    """Raise ParameterError where a model does not take so many rows at once."""
-    if batch_size > most:
-        problem = f"{batch_size} rows, but model {model.name!r} takes {most} at most"
-        if most == model.max_batch_size and not model.stateful:
-            problem += (
-                "; max_batch_size of its config.pbtxt says how many (4 where that is left out)"
-            )
-        raise ParameterError("batch_size", problem)
-
-
-def most_rows(inputs: RowInputs, max_batch_size: int, *, stateful: bool) -> int:
-    """Return the most rows that one request of a model can have."""
-    if max_batch_size > 0:
-        # Triton batches the updates of different sequences, and takes no batch in one.
-        return 1 if stateful else max_batch_size
-    return MOST_LEADING_ROWS if takes_leading_rows(inputs) else 1
-
-
-def row_inputs(
-    inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], *, batched: bool
-) -> RowInputs:
-    """Return the shape of one row of each input.
-
-    A model without a batch dimension whose inputs all begin with a free length takes rows along
-    it; any other one takes a row a request.
-    """
-    if not batched and takes_leading_rows(inputs):
-        return {name: (shape[1:], dtype) for name, (shape, dtype) in inputs.items()}
-    return inputs
-
-
-def takes_leading_rows(inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> bool:
-    """Tell whether each input of a model without a batch dimension begins with a free length."""
-    return all(shape[:1] == (-1,) for shape, _ in inputs.values())
+        model = client.specification
+        rows = {}
+        for name, array in outputs.items():
+            given = f"output {name!r} has shape {array.shape}"
+            if name in self.varying:
+                announced = self.varying[name]
+                row = announced.row_of(array)
+                if row is None:
+                    raise _misfit(client, f"{given} for one row, and {announced} was announced")
+            else:
+                row = array if self.with_row_axis else array[np.newaxis]
+                if row.ndim == 0 or len(row) != expected:
+                    problem = f"{given} for {expected} {self.unit}; {how_to_vary(name)}"
+                    raise _misfit(client, problem)
+                # Without a batch dimension another axis may have as many as there are rows, by
+                # chance.
+                first = model.outputs[name].shape[:1]
+                if expected > 1 and first == (expected,) and takes_leading_rows(model):
+                    problem = f"{given}, which begins with {expected} for any number of {self.unit}"
+                    advice = "if it has a row for each, let its dims in config.pbtxt begin with -1"
+                    raise _misfit(client, f"{problem}, as the model says; {advice}")
+            rows[name] = row
+        return rows
 
 
 def row_bytes(inputs: RowInputs, facts: InputFacts) -> int:
@@ -221,64 +219,6 @@ def row_bytes(inputs: RowInputs, facts: InputFacts) -> int:
 def rows_within(n_bytes: int, row_bytes: int, rows_per_request: int) -> int:
     """Return how many rows are about so many bytes: whole requests, and one at least."""
     return max(1, n_bytes // max(1, row_bytes * rows_per_request)) * rows_per_request
-
-
-def rows_of_outputs(
-    outputs: Mapping[str, NDArray[Any]],
-    expected: int,
-    client: InferenceClient,
-    *,
-    with_row_axis: bool,
-    unit: str,
-    varying: Mapping[str, VaryingOutput] = NONE_VARY,
-) -> dict[str, NDArray[Any]]:
-    """Return the outputs of one request with an axis of rows in front.
-
-    Parameters
-    ----------
-    outputs
-        What the model gave.
-    expected
-        The rows of the request.
-    client
-        The client that sent it.
-    with_row_axis
-        Whether the outputs have that axis; else the request was one row.
-    unit
-        What a row is called in a message.
-    varying
-        The outputs of varying length.
-
-    Raises
-    ------
-    RequestError
-        An output does not have a row for each row of the request, or is not what was announced
-        and is of varying length.
-    """
-    rows = {}
-    for name, array in outputs.items():
-        given = f"output {name!r} has shape {array.shape}"
-        if name in varying:
-            row = varying[name].row_of(array)
-            if row is None:
-                raise _misfit(client, f"{given} for one row, and {varying[name]} was announced")
-        else:
-            row = array if with_row_axis else array[np.newaxis]
-            if row.ndim == 0 or len(row) != expected:
-                raise _misfit(client, f"{given} for {expected} {unit}; {how_to_vary(name)}")
-            # Without a batch dimension another axis may have as many as there are rows, by chance.
-            first = client.specification.outputs[name].shape[:1]
-            if expected > 1 and first == (expected,) and _takes_any_rows(client.specification):
-                problem = f"{given}, which begins with {expected} for any number of {unit}"
-                advice = "if it has a row for each, let its dims in config.pbtxt begin with -1"
-                raise _misfit(client, f"{problem}, as the model says; {advice}")
-        rows[name] = row
-    return rows
-
-
-def _takes_any_rows(model: ModelSpecification) -> bool:
-    inputs = {name: (tensor.shape, tensor.dtype) for name, tensor in model.inputs.items()}
-    return model.max_batch_size == 0 and takes_leading_rows(inputs)
 
 
 def split(rows: range, length: int) -> Iterator[range]:

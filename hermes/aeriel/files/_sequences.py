@@ -15,7 +15,6 @@ from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.files._preprocessed import PreprocessedPlan
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays, RowPlan, split
-from hermes.aeriel.files._series import SeriesPlan
 from hermes.errors import ParameterError
 
 # The rows of an update, and their outputs.
@@ -49,7 +48,7 @@ class SequencePlan:
         Whether the answers have to come in the order of the rows: one sequence after the other.
     """
 
-    requests: RowPlan | SeriesPlan | PreprocessedPlan
+    requests: RowPlan | PreprocessedPlan
     rows_per_sequence: int
     in_order: bool = False
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hermes.aeriel.client import InferenceClient, RowLayout, Windows, pad
+from hermes.aeriel.client import InferenceClient, Windows, pad
 from hermes.aeriel.files._facts import InputFacts
 from hermes.aeriel.files._reading import InputData
-from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, rows_of_outputs, split
+from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, split
 from hermes.aeriel.files._stack import Selection
-from hermes.aeriel.files._varying import VaryingOutput
 from hermes.aeriel.files._window_options import WindowOptions
 from hermes.errors import ParameterError
 
@@ -31,34 +30,28 @@ ReadSamples = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeriesPlan:
-    """How windows of a file's series become requests of a model.
+class SeriesPlan(RowPlan):
+    """How windows of a file's series, which are its rows then, become requests of a model.
 
     Parameters
     ----------
-    inputs
-        The shape of a window (-1: any length) and the dtype of each input.
-    rows_per_request
-        The windows of one request.
+    inputs, rows_per_request, with_row_axis, varying
+        As `RowPlan` has them.
     is_padded
-        Whether the last request is filled up to as many.
-    with_row_axis
-        Whether a request has a leading axis of windows; else it is one window, and has none.
+        Whether the last request is filled up to as many windows.
     cut
         How the series are cut.
-    varying
-        The outputs of varying length, as `RowPlan` has them.
     """
 
-    inputs: RowInputs
-    rows_per_request: int
+    unit: ClassVar = "windows"
+
     is_padded: bool
-    with_row_axis: bool
     cut: WindowOptions
-    varying: Mapping[str, VaryingOutput] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: RowPlan, facts: InputFacts, cut: WindowOptions, *, stateful: bool) -> Self:
+    def of_windows(
+        cls, rows: RowPlan, facts: InputFacts, cut: WindowOptions, *, stateful: bool
+    ) -> Self:
         """Return the plan for a model with a plan for rows, and a file inspected with `cut`."""
         inputs, fixed = window_inputs(rows, facts)
         return cls(
@@ -71,10 +64,6 @@ class SeriesPlan:
             cut=cut,
             varying=rows.varying,
         )
-
-    def first(self, start: int) -> int:
-        """Return the row that is sent first, to go on at `start`."""
-        return start
 
     def stream(
         self, client: InferenceClient, data: InputData, start: int
@@ -92,13 +81,9 @@ class SeriesPlan:
                 for first in range(0, end - begin, self.rows_per_request):
                     array[first : first + self.rows_per_request] = next(batches[name])
 
-        layout = RowLayout(
-            shapes={name: dataset.shape[1:] for name, dataset in facts.datasets.items()},
-            rows_per_request=self.rows_per_request,
-            with_row_axis=self.with_row_axis,
-        )
         n_missing = -len(windows) % self.rows_per_request
-        answers = client.stream_rows(read, range(start, facts.rows + n_missing), layout)
+        sent = range(start, facts.rows + n_missing)
+        answers = client.stream_rows(read, sent, self.layout(facts))
         return zip(split(windows, self.rows_per_request), answers, strict=True)
 
     def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
@@ -127,20 +112,9 @@ class SeriesPlan:
             yield some if self.with_row_axis else {name: array[0] for name, array in some.items()}
 
     def rows_of(self, outputs: Arrays, expected: int, client: InferenceClient) -> Arrays:
-        """Return the outputs for the first `expected` windows, with an axis of windows in front.
-
-        Raises
-        ------
-        RequestError
-            An output does not have a row for each window of the request.
-        """
-        rows = rows_of_outputs(
-            outputs,
-            self.rows_per_request if self.is_padded else expected,
-            client,
-            with_row_axis=self.with_row_axis,
-            unit="windows",
-            varying=self.varying,
+        """Return the outputs for the first `expected` windows; see `RowPlan.rows_of`."""
+        rows = super().rows_of(
+            outputs, self.rows_per_request if self.is_padded else expected, client
         )
         return {name: array[:expected] for name, array in rows.items()}
 
@@ -167,22 +141,6 @@ class SeriesPlan:
             stop=rows.stop,
             read=partial(data.read_samples, name),
         )
-
-    def output_attributes(self, data: InputData) -> dict[str, Any]:
-        """Return what is to be said of the outputs, which have a row for each window.
-
-        ``window``, ``stride`` and ``shifts`` are those of the first input, in its samples. With a
-        sample rate there are ``sample_rate`` and ``start_time`` of the rows: the time of a row is
-        that of its window's first sample.
-        """
-        windows = self.cut.windows(next(iter(data.stacks.values())))
-        attributes: dict[str, Any] = {"window": windows.window, "stride": windows.stride}
-        if any(windows.shifts):
-            attributes["shifts"] = windows.shifts
-        if windows.output_rate is not None:
-            attributes["sample_rate"] = windows.output_rate
-            attributes["start_time"] = windows.time(0)
-        return attributes
 
 
 def window_inputs(rows: RowPlan, facts: InputFacts) -> tuple[RowInputs, int]:

@@ -9,7 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 
 from hermes.aeriel._options import InferenceOptions
-from hermes.aeriel.client import Windows
 from hermes.aeriel.files._facts import InputFacts
 from hermes.errors import ParameterError
 
@@ -77,16 +76,6 @@ def slides_of(
 def slide_file(file: Path, number: int, total: int) -> Path:
     """Return the output of a slide, by that of a run with one: in a directory for each slide."""
     return file if total == 1 else file.parent / f"slide-{number}" / file.name
-
-
-def live_time(windows: Windows) -> float | None:
-    """Return for how many seconds a run looks at all channels; None where times are not known.
-
-    Each window counts for the time to the next one, or its own length where that is shorter.
-    """
-    if windows.sample_rate is None:
-        return None
-    return len(windows) * min(windows.stride, windows.window) / windows.sample_rate
 
 
 def check_one_slide(options: InferenceOptions) -> None:

@@ -55,11 +55,7 @@ NONE_VARY: Mapping[str, VaryingOutput] = {}
 
 
 def varying_outputs(
-    model: client.ModelSpecification,
-    names: Collection[str],
-    *,
-    kept: Collection[str] = (),
-    takes_leading_rows: bool = False,
+    model: client.ModelSpecification, names: Collection[str], *, kept: Collection[str] = ()
 ) -> dict[str, VaryingOutput]:
     """Return what the rows of outputs of varying length are, by name.
 
@@ -74,8 +70,6 @@ def varying_outputs(
         The outputs.
     kept
         The outputs that are kept; none are all.
-    takes_leading_rows
-        Whether the model, without a batch dimension, takes rows along a free leading length.
 
     Raises
     ------
@@ -89,8 +83,18 @@ def varying_outputs(
             there = ", ".join(kept or model.outputs)
             which = "that are kept" if kept else f"of model {model.name!r}"
             raise ParameterError("varying", f"{name!r} is not one of the outputs {which}: {there}")
-        described[name] = _described(model, model.outputs[name], takes_leading_rows)
+        described[name] = _described(model, model.outputs[name])
     return described
+
+
+def takes_leading_rows(model: client.ModelSpecification) -> bool:
+    """Tell whether a model without a batch dimension takes rows along a free leading length.
+
+    It does where each input begins with one; any other such model takes a row a request.
+    """
+    return model.max_batch_size == 0 and all(
+        tensor.shape[:1] == (-1,) for tensor in model.inputs.values()
+    )
 
 
 def how_to_vary(name: str) -> str:
@@ -105,12 +109,12 @@ def describe_shape(shape: tuple[int, ...]) -> str:
 
 
 def _described(
-    model: client.ModelSpecification, tensor: client.TensorSpecification, takes_leading_rows: bool
+    model: client.ModelSpecification, tensor: client.TensorSpecification
 ) -> VaryingOutput:
     shape = tensor.shape
     # The rows of a request, of which there is one. An output with no other free length is not
     # about rows: [-1, 6] are the boxes in one image.
-    has_rows = takes_leading_rows and shape[:1] == (-1,) and -1 in shape[1:]
+    has_rows = takes_leading_rows(model) and shape[:1] == (-1,) and -1 in shape[1:]
     if has_rows:
         shape = (1, *shape[1:])
     announced = f"output {tensor.name!r} of model {model.name!r} is {describe_shape(tensor.shape)}"
