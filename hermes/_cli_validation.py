@@ -94,13 +94,7 @@ def validate(
         found = validation.find_predictions(predictions)
         inputs = validation.inputs_with_targets(found, target, target_file)
         targets = inputs[0].target if inputs else None
-        chosen = validation.choose_metrics(
-            asked.metrics,
-            asked.require,
-            targets,
-            scores=asked.scores,
-            baseline=asked.baseline,
-        )
+        chosen = validation.choose_metrics(asked, targets)
         directory = validation.ValidationDirectory(output_dir.absolute())
         baseline = None
         if asked.baseline:

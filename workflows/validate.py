@@ -156,9 +156,7 @@ class Validate(ValidationParameters, MetricParameters, ReadableTask):
         MissingExtraError
             Something for the report is not installed.
         """
-        names, requirements = validation.choose_metrics(
-            self.metrics, self.require, facts.target, scores=self.scores, baseline=self.baseline
-        )
+        names, requirements = validation.choose_metrics(self.validation, facts.target)
         hooks = self.clone(self.merge_task).hooks
         # A hook may give other outputs than the model has.
         is_known = hooks.postprocess is None and not hooks.variants

@@ -41,7 +41,18 @@ class Call(Protocol):
 
 
 class Carrier(Protocol):
-    """A connection that carries requests."""
+    """A connection that carries requests.
+
+    Attributes
+    ----------
+    error
+        Returns an error for a gRPC status and a reason.
+    closing
+        Set when every wait has to end.
+    """
+
+    error: Errors
+    closing: threading.Event
 
     def encode(self, message: Message) -> Any:
         """Return a message as `send` takes it."""
@@ -51,13 +62,6 @@ class Carrier(Protocol):
 
     def close(self) -> None:
         """End every wait within `STEP_S`; `is_done` of the calls still works."""
-
-
-class Closable(Protocol):
-    """A carrier whose waits can be ended."""
-
-    error: Errors
-    closing: threading.Event
 
 
 def wait_until(is_true: Callable[[], bool], timeout_s: float) -> bool:
@@ -70,7 +74,7 @@ def wait_until(is_true: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
-def check(carrier: Closable, deadline: float, timeout_s: float) -> None:
+def check(carrier: Carrier, deadline: float, timeout_s: float) -> None:
     """Raise an error if the carrier was closed or the deadline has passed."""
     if carrier.closing.is_set():
         raise carrier.error("CANCELLED", "the client was closed")
@@ -78,7 +82,7 @@ def check(carrier: Closable, deadline: float, timeout_s: float) -> None:
         raise timed_out(carrier, timeout_s)
 
 
-def timed_out(carrier: Closable, timeout_s: float) -> InferenceError:
+def timed_out(carrier: Carrier, timeout_s: float) -> InferenceError:
     """Return the error for a deadline that has passed."""
     error = carrier.error("DEADLINE_EXCEEDED", "")
     if isinstance(error, RequestTimeoutError):

@@ -202,7 +202,6 @@ class InferenceClient:
         """
         session = self._session
         inputs = session.specification.by_name(inputs)
-        session.specification.check(inputs)
         session.free_requests.acquire()
         try:
             prepared = session.dispatcher.pack(inputs)

@@ -90,13 +90,8 @@ class Connection:
                 "it; fork when none is in flight, or start processes with 'spawn' or 'forkserver'"
             )
             raise self.error("FAILED_PRECONDITION", reason)
-        self._channel = endpoint.channel(_OPTIONS)
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-
-    @property
-    def channel(self) -> grpc.Channel:
-        """The channel, for requests."""
-        return self._channel
+        self.channel = endpoint.channel(_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     @property
     def is_closing(self) -> bool:
@@ -110,7 +105,7 @@ class Connection:
     def close(self) -> None:
         """Close the channel; requests in flight are cancelled and not retried."""
         self._closing.set()
-        self._channel.close()
+        self.channel.close()
 
     def error(self, status: str, reason: str) -> InferenceError:
         """Return the error for a gRPC status."""

@@ -108,12 +108,9 @@ class ClientStatistics:
         latencies: Counter[int] = Counter()
         for part in parts:
             latencies.update(part.latencies)
+        names = ("rows", "failures", "retries", "seconds", "megabytes")
         return cls(
-            rows=sum(part.rows for part in parts),
-            failures=sum(part.failures for part in parts),
-            retries=sum(part.retries for part in parts),
-            seconds=sum(part.seconds for part in parts),
-            megabytes=sum(part.megabytes for part in parts),
+            **{name: sum(getattr(part, name) for part in parts) for name in names},
             latencies=dict(latencies),
             server=ServerTimes.sum(part.server for part in parts),
         )

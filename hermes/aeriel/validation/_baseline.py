@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from hermes.aeriel._options import ValidationOptions
 from hermes.aeriel.files import InputFacts, fingerprint_of, open_input, output_name, parts_of
-from hermes.aeriel.metrics import (
-    Comparison,
-    MetricsResult,
-    choose_output,
-    compare_predictions,
-    varies,
-)
+from hermes.aeriel.metrics import Comparison, MetricsResult, compare_predictions
 from hermes.aeriel.validation._index import BLOCK_BYTES, INDEX
 from hermes.aeriel.validation._merge import TARGET
-from hermes.aeriel.validation._validation import measure
+from hermes.aeriel.validation._validation import measure, output_in
 from hermes.errors import ParameterError
 
 MERGED = "merged.h5"
@@ -108,11 +104,7 @@ def compare_with(
     merged_file: Path,
     result: MetricsResult,
     metrics: Sequence[str],
-    *,
-    output: str,
-    scores: str,
-    rtol: float,
-    atol: float,
+    options: ValidationOptions,
 ) -> Comparison:
     """Return how predictions compare with those of a baseline.
 
@@ -124,11 +116,8 @@ def compare_with(
         The new predictions, and their metrics.
     metrics
         What was computed of them.
-    output
-        The output that was compared with the targets. The baseline's has the same name; or is its
-        only one.
-    scores, rtol, atol
-        As for `compute_metrics`.
+    options
+        What they were measured by. The baseline's output has the same name; or is its only one.
 
     Raises
     ------
@@ -139,17 +128,12 @@ def compare_with(
     """
     with ExitStack() as stack:
         new, old = (stack.enter_context(h5py.File(each, "r")) for each in (merged_file, file))
-        predictions = _output(new, output)
-        was = _output(old, output_name(predictions.name.lstrip("/")), is_baseline=True)
-        baseline = measure(
-            file,
-            metrics,
-            output_name=output_name(was.name.lstrip("/")),
-            scores=scores,
-            rtol=rtol,
-            atol=atol,
+        predictions = output_in(new, options.output_name)
+        was = output_in(old, _name_of(predictions), is_baseline=True)
+        baseline = measure(file, metrics, replace(options, output_name=_name_of(was)))
+        return compare_predictions(
+            result, baseline, predictions, was, new[TARGET], scores=options.scores
         )
-        return compare_predictions(result, baseline, predictions, was, new[TARGET], scores=scores)
 
 
 def describe_baseline(file: Path) -> dict[str, Any]:
@@ -158,14 +142,8 @@ def describe_baseline(file: Path) -> dict[str, Any]:
         return {"model": merged.attrs["model_name"], "merged_predictions": file}
 
 
-def _output(merged: h5py.File, wanted: str, *, is_baseline: bool = False) -> h5py.Dataset:
-    outputs = {output_name(name): name for name in merged if name not in (INDEX, TARGET)}
-    if is_baseline and wanted not in outputs and len(outputs) == 1:
-        wanted = next(iter(outputs))
-    name = choose_output(list(outputs), wanted)
-    if isinstance(merged[outputs[name]], h5py.Group):
-        raise varies(name)
-    return merged[outputs[name]]
+def _name_of(output: h5py.Dataset) -> str:
+    return output_name(output.name.lstrip("/"))
 
 
 def _check_targets(file: Path, targets: h5py.Dataset, facts: InputFacts, start: int) -> None:

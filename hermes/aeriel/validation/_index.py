@@ -58,12 +58,6 @@ class Part:
         return self.rows if self.rows_kept is None else self.rows_kept
 
 
-def rows_kept(attributes: Mapping[str, Any]) -> int | None:
-    """Return how many rows a file of predictions has, by its attributes; None for all."""
-    found = attributes.get("rows_kept")
-    return None if found is None else int(found)
-
-
 class Index:
     """Writes the group ``index``.
 
@@ -119,20 +113,18 @@ class Index:
 
     def add(self, number: int, source: h5py.Group) -> None:
         """Add the rows that a part has, where some were left out: their numbers, and times."""
-        start = int(self.offsets[number])
+        start, end = map(int, self.offsets[number : number + 2])
         for begin, rows in parts_of(source[ROW], BLOCK_BYTES):
-            self._merged.write(f"{INDEX}/{ROW}", start + begin, rows)
+            self._write(ROW, start + begin, rows)
         self.set_times(number, source.attrs)
-        if TIME in source and TIME not in self._merged.hdf5[INDEX]:
-            self._create(TIME, np.float64)
-            for block in self._blocks(0, start):
-                self._merged.write(f"{INDEX}/{TIME}", block.start, np.full(len(block), np.nan))
         if TIME in source:
+            if TIME not in self._merged.hdf5[INDEX]:
+                self._create(TIME, np.float64)
+                self._write_no_times(0, start)
             for begin, times in parts_of(source[TIME], BLOCK_BYTES):
-                self._merged.write(f"{INDEX}/{TIME}", start + begin, times)
+                self._write(TIME, start + begin, times)
         elif TIME in self._merged.hdf5[INDEX]:
-            for block in self._blocks(start, int(self.offsets[number + 1])):
-                self._merged.write(f"{INDEX}/{TIME}", block.start, np.full(len(block), np.nan))
+            self._write_no_times(start, end)
 
     def finish(self) -> None:
         """Write what is of all parts."""
@@ -157,14 +149,15 @@ class Index:
         for block in self._blocks(0, self.total):
             rows = np.arange(block.start, block.stop)
             part = np.searchsorted(self.offsets, rows, side="right") - 1
-            self._write("file", block, file[part])
+            self._write("file", block.start, file[part])
             if has_slides:
-                self._write("slide", block, slide[part])
+                self._write("slide", block.start, slide[part])
             if not self.is_selected:
                 rows -= self.offsets[part]
-                self._write(ROW, block, rows)
+                self._write(ROW, block.start, rows)
                 if has_times:
-                    self._write(TIME, block, self.start_times[part] + rows / self.rates[part])
+                    times = self.start_times[part] + rows / self.rates[part]
+                    self._write(TIME, block.start, times)
         live_times = [part.live_time_s for part in self.parts if part.live_time_s is not None]
         if len(live_times) == len(self.parts):
             self._merged.write_attributes(
@@ -188,8 +181,12 @@ class Index:
         self._put("live_time", np.array(list(live_times.values())))
         self._put("shifts", np.array([seconds[shifts] or none for shifts in self._slides]))
 
-    def _write(self, name: str, block: range, values: NDArray[np.generic]) -> None:
-        self._merged.write(f"{INDEX}/{name}", block.start, values)
+    def _write_no_times(self, begin: int, end: int) -> None:
+        for block in self._blocks(begin, end):
+            self._write(TIME, block.start, np.full(len(block), np.nan))
+
+    def _write(self, name: str, begin: int, values: NDArray[np.generic]) -> None:
+        self._merged.write(f"{INDEX}/{name}", begin, values)
 
     def _create(self, name: str, dtype: type) -> None:
         self._merged.create_dataset(f"{INDEX}/{name}", (self.total,), np.dtype(dtype))
@@ -197,7 +194,7 @@ class Index:
     def _put(self, name: str, values: NDArray[np.generic]) -> None:
         dtype = h5py.string_dtype() if values.dtype.kind == "O" else values.dtype
         self._merged.create_dataset(f"{INDEX}/{name}", values.shape, dtype)
-        self._merged.write(f"{INDEX}/{name}", 0, values)
+        self._write(name, 0, values)
 
     @staticmethod
     def _blocks(begin: int, end: int) -> Iterator[range]:

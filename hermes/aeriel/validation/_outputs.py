@@ -116,9 +116,11 @@ def _finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _edges(found: _Values, dtype: np.dtype[Any]) -> npt.NDArray[np.float64]:
     """Return the edges of the bins: one for each whole number, where there are few."""
     low, high = found.low, found.high
-    if dtype.kind != "f" and high - low < N_BINS:
+    largest = max(abs(low), abs(high))
+    # Larger ones have no float64 between them, where an edge would be.
+    if dtype.kind != "f" and high - low < N_BINS and largest < 2**52:
         return np.arange(low - 0.5, high + 1)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        margin = 1e-6 * max(abs(low), abs(high)) or 0.5
+    if high - low <= 1e-9 * largest:
+        margin = 1e-6 * largest or 0.5
         low, high = low - margin, high + margin
     return np.linspace(low, high, N_BINS + 1)

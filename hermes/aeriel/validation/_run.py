@@ -182,27 +182,11 @@ def write_reports(
     outcomes: tuple[RequirementResult, ...] = ()
     if names:
         required = {requirement.scalar for requirement in requirements}
-        result = measure(
-            directory.merged,
-            names,
-            output_name=options.output_name,
-            scores=options.scores,
-            rtol=options.rtol,
-            atol=options.atol,
-            optional=() if options.metrics else set(names) - required,
-        )
+        optional = () if options.metrics else set(names) - required
+        result = measure(directory.merged, names, options, optional=optional)
         scalars = result.scalars
         if baseline is not None:
-            comparison = compare_with(
-                baseline,
-                directory.merged,
-                result,
-                names,
-                output=options.output_name,
-                scores=options.scores,
-                rtol=options.rtol,
-                atol=options.atol,
-            )
+            comparison = compare_with(baseline, directory.merged, result, names, options)
             scalars = scalars | comparison.scalars
         outcomes = evaluate_requirements(requirements, scalars)
     since = min(part.started for part in predictions)

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from hermes.aeriel import files
+from hermes.aeriel._options import ValidationOptions
 from hermes.aeriel.client import ClientStatistics
 from hermes.aeriel.files import FINGERPRINT, DatasetFacts
 from hermes.aeriel.metrics import (
@@ -35,7 +36,7 @@ from hermes.aeriel.metrics import (
     varies,
 )
 from hermes.aeriel.report import check_extra as check_report_extra
-from hermes.aeriel.validation._index import INDEX, Part, rows_kept
+from hermes.aeriel.validation._index import INDEX, Part
 from hermes.aeriel.validation._merge import TARGET
 from hermes.errors import DataError, OutputError, ParameterError
 
@@ -118,15 +119,14 @@ class FilePredictions:
 
     @classmethod
     def _of(cls, file: Path, attributes: dict[str, Any]) -> FilePredictions:
-        facts = json.loads(attributes["statistics"])
-        latencies = {int(number): count for number, count in facts.pop("latencies").items()}
+        kept = attributes.get("rows_kept")
         return cls(
             file=attributes.get("input_file") or ", ".join(json.loads(attributes["input_files"])),
             path=file,
             attributes=attributes,
-            statistics=ClientStatistics(**facts, latencies=latencies),
+            statistics=ClientStatistics(**json.loads(attributes["statistics"])),
             rows=int(attributes["rows"]),
-            rows_kept=rows_kept(attributes),
+            rows_kept=None if kept is None else int(kept),
             not_finite={
                 side: json.loads(attributes.get(f"not_finite_{side}", "{}"))
                 for side in ("inputs", "outputs")
@@ -183,27 +183,17 @@ def check_writable(directory: Path) -> None:
 
 
 def choose_metrics(
-    metrics: Sequence[str],
-    required: Sequence[str],
-    target: DatasetFacts | None,
-    *,
-    scores: str = "auto",
-    baseline: str = "",
+    options: ValidationOptions, target: DatasetFacts | None
 ) -> tuple[tuple[str, ...], tuple[Requirement, ...]]:
     """Return the metrics to compute and the requirements on them.
 
     Parameters
     ----------
-    metrics
-        What was asked for; without any, what suits the target. Those that are required are added.
-    required
-        Requirements such as ``accuracy >= 0.95``.
+    options
+        What was asked for; without any metrics, what suits the target. Those that are required are
+        added. With a baseline, requirements may be on differences.
     target
         The dataset with the targets, where there is one.
-    scores
-        What scores of classes are, as `compute_metrics` takes it; it is only checked here.
-    baseline
-        Predictions to compare with, where there are any: requirements may be on differences.
 
     Raises
     ------
@@ -212,54 +202,69 @@ def choose_metrics(
     MissingExtraError
         Something for the report is not installed.
     """
-    check_scores(scores)
-    requirements = tuple(parse_requirement(text) for text in required)
+    check_scores(options.scores)
+    requirements = tuple(map(parse_requirement, options.require))
     check_report_extra()
     if target is None:
-        if metrics or requirements or baseline:
+        if options.metrics or requirements or options.baseline:
             problem = "is not given, but metrics need a dataset with targets in each file"
             raise ParameterError("target", problem)
         return (), ()
-    names = metrics or _default_metrics(target.dtype)
+    names = options.metrics or _default_metrics(target.dtype)
     known = scalar_names(names)
-    names = parse_metrics(
-        [
-            *names,
-            *(
-                requirement.scalar
-                for requirement in requirements
-                if requirement.scalar not in known
-            ),
-        ]
-    )
+    required = [each.scalar for each in requirements if each.scalar not in known]
+    names = parse_metrics([*names, *required])
     computed = scalar_names(names)
     differences = [difference_name(name) for name in computed]
     for requirement in requirements:
-        if requirement.metric in differences and not baseline:
+        if requirement.metric in differences and not options.baseline:
             problem = f"{str(requirement)!r} is on a difference from a baseline; give baseline"
             raise ParameterError("require", f"{problem}, the output directory of a Validate")
-    check_requirements(requirements, [*computed, *(differences if baseline else ())])
+    check_requirements(requirements, [*computed, *(differences if options.baseline else ())])
     return names, requirements
+
+
+def output_in(merged: h5py.File, wanted: str, *, is_baseline: bool = False) -> h5py.Dataset:
+    """Return an output in a merged file.
+
+    Parameters
+    ----------
+    merged
+        The file.
+    wanted
+        The name of the output; empty for the only one.
+    is_baseline
+        Whether the only one may have another name.
+
+    Raises
+    ------
+    ParameterError
+        There is no such output, it is of varying length, or none is named and there are several.
+    """
+    outputs = {files.output_name(name): name for name in merged if name not in (INDEX, TARGET)}
+    if is_baseline and len(outputs) == 1:
+        wanted = ""
+    name = choose_output(list(outputs), wanted)
+    if isinstance(merged[outputs[name]], h5py.Group):  # which only the server could tell before
+        raise varies(name)
+    return merged[outputs[name]]
 
 
 def measure(
     merged_file: Path,
     metrics: Sequence[str],
+    options: ValidationOptions,
     *,
-    output_name: str,
-    scores: str,
-    rtol: float,
-    atol: float,
     optional: Collection[str] = (),
 ) -> MetricsResult:
     """Return the metrics of an output in a merged file against the targets beside it.
 
     Parameters
     ----------
-    merged_file, metrics, output_name
+    merged_file, metrics
         What to compute, and from what.
-    scores, rtol, atol
-        As for `compute_metrics`.
+    options
+        Which output, what its scores are, and the tolerances.
     optional
         The metrics that nobody asked for: those that want scores are left out where the output
         has labels.
@@ -267,30 +272,25 @@ def measure(
     Raises
     ------
     ParameterError
-        When there is no such output, it is of varying length, or none is named and there are
-        several.
+        As for `output_in`.
     DataError
         For predictions or targets that a metric cannot be computed from.
     """
     with h5py.File(merged_file, "r") as merged:
-        outputs = {files.output_name(n): n for n in merged if n not in (INDEX, TARGET)}
-        output = choose_output(list(outputs), output_name)
-        predictions, targets = merged[outputs[output]], merged[TARGET]
-        if isinstance(predictions, h5py.Group):  # which only the server could tell before
-            raise varies(output)
+        predictions, targets = output_in(merged, options.output_name), merged[TARGET]
         of_scores = [name for name in optional if METRICS[name].needs == "scores"]
         if of_scores:
             rest = [name for name in metrics if name not in of_scores]
             of_labels = [METRICS[name] for name in optional if METRICS[name].needs == "labels"]
             pair = Pair.checked(of_labels, predictions, targets)
-            metrics = rest if has_labels(pair, check_scores(scores)) else metrics
+            metrics = rest if has_labels(pair, check_scores(options.scores)) else metrics
         return compute_metrics(
             metrics,
             predictions,
             targets,
-            scores=scores,
-            rtol=rtol,
-            atol=atol,
+            scores=options.scores,
+            rtol=options.rtol,
+            atol=options.atol,
             offsets=merged[f"{INDEX}/offsets"][:].tolist(),
         )
 
