@@ -52,6 +52,22 @@ def test_labels_have_a_bin_each_and_constants_one_that_has_a_width(tmp_path: Pat
     assert flags["histogram"]["counts"] == [1, 1]
 
 
+@pytest.mark.parametrize("values", [[2**60] * 3, [2**60, 2**60 + 1, 2**60 + 40], [-(2**62)] * 3])
+def test_whole_numbers_beyond_those_of_float64_are_described_too(
+    tmp_path: Path, values: list[int]
+) -> None:
+    (facts,) = describe(tmp_path, y=np.array(values))
+    assert (facts["min"], facts["max"]) == (float(min(values)), float(max(values)))
+    assert sum(facts["histogram"]["counts"]) == 3
+
+
+def test_numbers_whose_squares_are_no_numbers_are_described_too(tmp_path: Path) -> None:
+    (facts,) = describe(tmp_path, y=np.array([1e200, 3e200]))
+    assert (facts["mean"], facts["std"]) == (2e200, np.inf)
+    assert sum(facts["histogram"]["counts"]) == 2
+    assert "1e+200" in render_report(build_report(title="", predictions=[facts]))
+
+
 def test_strings_rows_of_varying_length_and_nothing_but_nan_are_described_too(
     tmp_path: Path,
 ) -> None:

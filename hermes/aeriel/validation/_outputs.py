@@ -49,7 +49,8 @@ class _Values:
         mean, n = float(finite.mean(dtype=np.float64)), finite.size
         step, total = mean - self.mean, n_before + n
         distances = finite.astype(np.float64) - mean
-        self.squares += float(distances @ distances) + step**2 * n_before * n / total
+        with np.errstate(over="ignore"):  # of float64 beyond 1e154 they are infinite
+            self.squares += float(distances @ distances) + step * (step * n_before * n / total)
         self.mean += step * n / total
 
     @property
