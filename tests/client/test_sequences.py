@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hermes.aeriel.client import Endpoint, InferenceClient
 from hermes.aeriel.serve import serve
-from hermes.errors import ParameterError, RequestError, RequestTimeoutError
+from hermes.errors import InputError, ParameterError, RequestError, RequestTimeoutError
 from tests.helpers import ECHO, kill_server, some_ports, wait_until, write_model
 from tests.stateful import BATCHING, RUNNING_SUM, write_ensemble, write_implicit_model
 
@@ -64,6 +64,19 @@ def test_each_update_is_answered_once_in_order(
         for numbers in (range(40), range(1), range(0)):
             with client.sequence() as sequence:
                 assert values(sequence.stream(map(update, numbers))) == sums(numbers)
+
+
+def test_an_update_that_does_not_fit_fails_at_once(endpoint: Endpoint) -> None:
+    bad = {"x": np.zeros((1, 1), np.float64)}
+    with InferenceClient(endpoint, "sum", retry_for_s=20) as client:
+        for updates in ([update(1), update(2), bad], iter([update(1), bad]), [bad]):
+            begun = time.monotonic()
+            with client.sequence() as sequence, pytest.raises(InputError, match="float32"):
+                values(sequence.stream(updates))
+            assert time.monotonic() - begun < 10
+        assert client.statistics.retries == 0
+        with client.sequence() as sequence:
+            assert values(sequence.stream(map(update, range(3)))) == sums(range(3))
 
 
 def test_sequences_in_one_thread_do_not_mix(endpoint: Endpoint) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import resource
 
-import grpc
-
-from hermes.errors import InferenceError, RequestError, ServerTimeoutError
+from hermes.errors import InferenceError, RequestError, RequestTimeoutError, ServerTimeoutError
 
 # Files that a connection opens besides its socket.
 SPARE_FILES = 8
-_TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_TRANSIENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 # The beginning of an internal error while the server replaces a Python model that was killed.
 _TRANSIENT_REASONS = ("Stub process", "is not ready to receive")
 # Part of the error for a sequence that the server ended, or that it had before a restart.
@@ -42,15 +40,15 @@ def too_many_files() -> str:
 
 def is_transient(error: BaseException) -> bool:
     """Return whether a request or a connection failed for a transient reason."""
-    if isinstance(error, ServerTimeoutError):
-        return True
-    if not isinstance(error, InferenceError):
-        return False
-    if isinstance(error, RequestError) and error.reason.startswith(_TRANSIENT_REASONS):
-        return True
-    if is_unknown_region(error) or is_small_region(error) or _is_lost_sequence(error):
-        return True
-    return is_transient_status(error)
+    if isinstance(error, RequestError):
+        return (
+            is_transient_status(error)
+            or error.reason.startswith(_TRANSIENT_REASONS)
+            or any(
+                part in error.reason for part in (_UNKNOWN_REGION, _SMALL_REGION, _LOST_SEQUENCE)
+            )
+        )
+    return isinstance(error, ServerTimeoutError | RequestTimeoutError)
 
 
 def is_unknown_region(error: BaseException) -> bool:
@@ -63,21 +61,11 @@ def is_small_region(error: BaseException) -> bool:
     return isinstance(error, RequestError) and _SMALL_REGION in error.reason
 
 
-def _is_lost_sequence(error: BaseException) -> bool:
-    return isinstance(error, RequestError) and _LOST_SEQUENCE in error.reason
-
-
 def is_transient_status(error: InferenceError) -> bool:
     """Return whether a request failed with gRPC's status of a transient failure."""
-    return _status(error) in _TRANSIENT
+    return not isinstance(error, RequestError) or error.status in _TRANSIENT
 
 
 def is_region_in_use(details: str) -> bool:
     """Return whether a region could not be unregistered because a request uses it."""
     return _REGION_IN_USE in details
-
-
-def _status(error: InferenceError) -> grpc.StatusCode:
-    if isinstance(error, RequestError):
-        return grpc.StatusCode[error.status]
-    return grpc.StatusCode.DEADLINE_EXCEEDED

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 
-from hermes.aeriel.files._facts import DatasetFacts, InputFacts, describe_dtype
+from hermes.aeriel.files._facts import DatasetFacts, InputFacts, RowInputs, describe_dtype
 from hermes.aeriel.files._varying import describe_shape
 from hermes.errors import DataError, ParameterError
 
@@ -57,12 +57,7 @@ def _disagrees(given: DatasetFacts, problem: str) -> DataError:
     return DataError(file=str(given.file), dataset=given.path, problem=problem)
 
 
-def check_against_model(
-    facts: InputFacts,
-    inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
-    *,
-    cast: bool = False,
-) -> None:
+def check_against_model(facts: InputFacts, inputs: RowInputs, *, cast: bool = False) -> None:
     """Raise DataError where a file's datasets do not fit the model's inputs.
 
     Parameters

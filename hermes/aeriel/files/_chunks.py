@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hermes._files import TEXT_WAIT_S, Partial
+from hermes.aeriel.files._facts import listed
 from hermes.errors import OutputError, ParameterError
 
 T = TypeVar("T")
@@ -72,15 +73,12 @@ def _read(record: Path) -> list[str]:
 def _difference(record: Path, before: Sequence[str], now: Sequence[str]) -> str:
     new, gone = sorted({*now} - {*before}), sorted({*before} - {*now})
     changes = [
-        f"{what} {_shown(names)}" for what, names in (("with", new), ("without", gone)) if names
+        f"{what} {listed([*map(repr, names)], SHOWN)}"
+        for what, names in (("with", new), ("without", gone))
+        if names
     ]
     return (
         f"the files are not those that were divided first: {len(now)}, not {len(before)}, "
         f"{' and '.join(changes)}. Give every chunk the same list (--files-from); or remove "
         f"{record} to divide these, in all chunks"
     )
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more

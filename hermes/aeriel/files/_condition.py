@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.aeriel.files._facts import RowInputs
 from hermes.errors import ParameterError
 
 _OPERATORS = {
@@ -85,7 +86,7 @@ class Condition:
             number=int(number) if re.fullmatch(r"[+-]?\d{1,18}", number) else float(number),
         )
 
-    def check(self, outputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+    def check(self, outputs: RowInputs) -> None:
         """Check that the outputs have what the condition is on.
 
         Parameters

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+
+# The shape (-1: any length) and the dtype of each input.
+RowInputs = Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +97,9 @@ def describe_dtype(dtype: np.dtype[Any]) -> str:
         return "string"
     elements = h5py.check_vlen_dtype(dtype)
     return str(dtype) if elements is None else f"varying numbers of {elements}"
+
+
+def listed(items: Sequence[object], most: int) -> str:
+    """Return the first of some items in a message, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more

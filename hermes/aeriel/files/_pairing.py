@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hermes.aeriel import client
 from hermes.aeriel._options import InferenceOptions, InputMap
+from hermes.aeriel.files._facts import listed
 from hermes.aeriel.files._finding import find_files
 from hermes.aeriel.files._inputs import NO_ROWS, inspect, open_channel
 from hermes.aeriel.files._window_options import WindowOptions
@@ -41,7 +42,7 @@ class FoundInputs:
         """A sentence on the files that were left out, where there are any."""
         reasons = (("without a partner", self.left_out), ("without rows", self.empty))
         return [
-            f"{len(files)} files {reason} were left out: {_shortened(list(map(str, files)))}"
+            f"{len(files)} files {reason} were left out: {listed(files, NAMED)}"
             for reason, files in reasons
             if files
         ]
@@ -153,7 +154,7 @@ def bring_together(spans: Mapping[str, Sequence[Span]], cut: WindowOptions) -> F
         for label, several in spans.items()
     }
     if any(alone.values()) and (not cut.overlap or not together):
-        texts = [f"{label}: {_shortened(alone[label])}" for label in alone if alone[label]]
+        texts = [f"{label}: {listed(alone[label], NAMED)}" for label in alone if alone[label]]
         what = "have no partner of another channel that begins at the same time"
         advice = "leave them out, or give overlap to take the time that channels have in common"
         if cut.overlap:
@@ -197,8 +198,3 @@ def _partners(
     least = client.Windows.cut(0, window=cut.window, sample_rate=rate).window / rate - half
     near = range(bisect_right(ends, begin), bisect_left(begins, end))
     return [i for i in near if min(end, ends[i]) - max(begin, begins[i]) > least]
-
-
-def _shortened(items: Sequence[object]) -> str:
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(map(str, items[:NAMED])) + more

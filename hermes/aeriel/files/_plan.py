@@ -14,12 +14,12 @@ from hermes.aeriel._options import InferenceOptions, InputMap
 from hermes.aeriel.client import InferenceClient, ModelSpecification
 from hermes.aeriel.files._agreement import check_against_model, is_readable_as
 from hermes.aeriel.files._condition import Condition
-from hermes.aeriel.files._facts import InputFacts
+from hermes.aeriel.files._facts import InputFacts, RowInputs
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, check_hooks, variant_name
 from hermes.aeriel.files._inputs import inspect
 from hermes.aeriel.files._preprocessed import BLOCK_BYTES, PreprocessedPlan
 from hermes.aeriel.files._reading import InputData, open_data
-from hermes.aeriel.files._rows import RowInputs, RowPlan, row_bytes, rows_within
+from hermes.aeriel.files._rows import RowPlan, row_bytes, rows_within
 from hermes.aeriel.files._selection import Selection, select
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan

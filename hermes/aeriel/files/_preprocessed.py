@@ -9,10 +9,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files._facts import describe_dtype
+from hermes.aeriel.files._facts import RowInputs, describe_dtype
 from hermes.aeriel.files._hooks import Hooks, Rows, array_problem, call, problem_of, variant_name
 from hermes.aeriel.files._reading import InputData
-from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, split
+from hermes.aeriel.files._rows import Arrays, RowPlan, split
 from hermes.aeriel.files._varying import describe_shape
 
 # A sequence waits for its hook, and the server does not wait long for a sequence.

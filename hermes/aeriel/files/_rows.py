@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient, ModelSpecification, RowLayout
-from hermes.aeriel.files._facts import InputFacts
+from hermes.aeriel.files._facts import InputFacts, RowInputs
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._varying import (
     VaryingOutput,
@@ -26,9 +26,6 @@ READ_BYTES = 1 << 20
 
 # What a model without a batch dimension is given at once along a free leading length.
 MOST_LEADING_ROWS = 1 << 16
-
-# The shape (-1: any length) and the dtype of each input.
-RowInputs = Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]]
 
 Arrays = dict[str, "NDArray[Any]"]
 

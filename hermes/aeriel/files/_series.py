@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hermes.aeriel.client import InferenceClient, Windows, pad
-from hermes.aeriel.files._facts import InputFacts
+from hermes.aeriel.files._facts import InputFacts, RowInputs
 from hermes.aeriel.files._reading import InputData
-from hermes.aeriel.files._rows import Arrays, RowInputs, RowPlan, split
+from hermes.aeriel.files._rows import Arrays, RowPlan, split
 from hermes.aeriel.files._stack import Selection
 from hermes.aeriel.files._window_options import WindowOptions
 from hermes.errors import ParameterError
