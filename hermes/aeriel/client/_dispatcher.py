@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._carriers import Call
 from hermes.aeriel.client._connection import Connection
-from hermes.aeriel.client._failures import is_transient
 from hermes.aeriel.client._forks import Process, this_process
 from hermes.aeriel.client._rate_limiter import RateLimiter
 from hermes.aeriel.client._specification import Arrays, ModelSpecification
@@ -26,6 +25,8 @@ from hermes.aeriel.client._transports import (
     Transport,
 )
 from hermes.errors import InferenceError, RequestTimeoutError
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -121,10 +122,12 @@ class Dispatcher:
         try:
             outputs = self._received(pending)
         except InferenceError as error:
-            if not is_transient(error):
-                self.recorder.failed()
-                raise
-            outputs = self._again(pending, [error], deadline)
+
+            def attempt() -> Outputs:
+                pending.call = self._send(pending.prepared, deadline)
+                return self._received(pending)
+
+            outputs = self.again([error], attempt, deadline)
         self._count(pending, outputs)
         return outputs
 
@@ -139,6 +142,38 @@ class Dispatcher:
         self.recorder.retried()
         pending.call = self._send(pending.prepared, deadline)
 
+    def again(self, failures: list[InferenceError], attempt: Callable[[], T], deadline: float) -> T:
+        """Return the result of an attempt after one that failed, and of others until one succeeds.
+
+        Parameters
+        ----------
+        failures
+            The failure, alone in a list, from which it is removed.
+        attempt
+            Makes an attempt.
+        deadline
+            After which there are no others.
+
+        Raises
+        ------
+        InferenceError
+            The last failure; the one that is given, where it is not transient.
+        """
+
+        def next_attempt() -> T:
+            if failures:
+                # Not kept in a local variable: the traceback refers to this frame. The cycle would
+                # keep the callers' frames, and shared memory, until garbage collection.
+                raise failures.pop()
+            return attempt()
+
+        retrying = self.connection.retrying(lambda _: self.recorder.retried(), deadline)
+        try:
+            return retrying(next_attempt)
+        except InferenceError:
+            self.recorder.failed()
+            raise
+
     def drop(self, pending: PendingRequest) -> None:
         """Release a request and its outputs."""
         if not self.is_inherited():
@@ -148,25 +183,6 @@ class Dispatcher:
         # Carriers check the deadline only while they wait.
         if time.monotonic() >= deadline:
             raise self.connection.error("DEADLINE_EXCEEDED", "")
-
-    def _again(
-        self, pending: PendingRequest, failures: list[InferenceError], deadline: float
-    ) -> Outputs:
-        """Retry a request after a failure."""
-
-        def attempt() -> Outputs:
-            if failures:
-                # Not kept in a local variable: the traceback refers to this frame. The cycle would
-                # keep the callers' frames, and shared memory, until garbage collection.
-                raise failures.pop()
-            pending.call = self._send(pending.prepared, deadline)
-            return self._received(pending)
-
-        try:
-            return self.connection.retrying(lambda _: self.recorder.retried(), deadline)(attempt)
-        except InferenceError:
-            self.recorder.failed()
-            raise
 
     def _send(self, prepared: PreparedRequest, deadline: float) -> Call:
         self.check_usable()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
-import tenacity
 from numpy.typing import NDArray
 
 from hermes.aeriel.client._dispatcher import Dispatcher, PendingRequest, owned
@@ -95,10 +94,13 @@ class Sequence:
         self._dispatcher.check_usable()
         seen = to_skip = 0
         run: Generator[Outputs, None, None] | None = None
+        failure = ""
 
         def advance() -> Outputs | None:
-            nonlocal run, to_skip
+            nonlocal run, to_skip, failure
             if run is None:
+                if failure:
+                    logger.info("a sequence is sent again from its first update: %s", failure)
                 run = self._run(iter(source()), deadline)
                 to_skip = seen
             try:
@@ -106,8 +108,8 @@ class Sequence:
                     next(run)
                 to_skip = 0
                 return next(run, None)
-            except InferenceError:
-                run = None
+            except InferenceError as error:
+                run, failure = None, str(error)
                 raise
 
         with self._dispatcher.within(deadline_s) as deadline, self._reserved(deadline):
@@ -125,27 +127,11 @@ class Sequence:
         try:
             return advance()
         except InferenceError as error:
-            failures = [error]
-
-        def attempt() -> Outputs | None:
-            if failures:
-                raise failures.pop()
-            return advance()
-
-        def before_sleep(state: tenacity.RetryCallState) -> None:
-            self._dispatcher.recorder.retried()
-            if state.outcome is not None:
-                logger.info(
-                    "a sequence is sent again from its first update: %s", state.outcome.exception()
-                )
-
-        try:
             if isinstance(source, _Kept) and source.is_lost:
-                return attempt()
-            return self._dispatcher.connection.retrying(before_sleep, deadline)(attempt)
-        except InferenceError:
-            self._dispatcher.recorder.failed()
-            raise
+                self._dispatcher.recorder.failed()
+                raise
+            failures = [error]
+        return self._dispatcher.again(failures, advance, deadline)
 
     def _run(self, updates: Iterator[Arrays], deadline: float) -> Generator[Outputs, None, None]:
         """Send the sequence once."""
