@@ -134,10 +134,7 @@ def _infer_file(
             pass  # what an earlier run has read is looked at again, for the counts
         # Neither what fills a request up, nor what is sent again, is a row of the file.
         n_rows = facts.rows - writer.rows_done
-        answers = (
-            (which, requests.rows_of(outputs, len(which), client))
-            for which, outputs in order.stream(client, data, writer.rows_done)
-        )
+        answers = order.stream(client, data, writer.rows_done)
         if isinstance(writer, PredictionWriter):
             for which, outputs in answers:
                 writer.write(outputs, which.start)

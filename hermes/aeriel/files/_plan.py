@@ -17,9 +17,9 @@ from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._facts import InputFacts, RowInputs
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, check_hooks, variant_name
 from hermes.aeriel.files._inputs import inspect
-from hermes.aeriel.files._preprocessed import BLOCK_BYTES, PreprocessedPlan
+from hermes.aeriel.files._preprocessed import PreprocessedPlan
 from hermes.aeriel.files._reading import InputData, open_data
-from hermes.aeriel.files._rows import RowPlan, row_bytes, rows_within
+from hermes.aeriel.files._rows import RowPlan
 from hermes.aeriel.files._selection import Selection, select
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
@@ -169,13 +169,12 @@ def plan(
     else:
         wanted = requests.inputs
         requests = replace(requests, inputs=_as_in_file(facts))
-        size = row_bytes(requests.inputs, facts)
         order = PreprocessedPlan(
             requests=requests,
+            facts=facts,
             wanted=wanted,
             optional=model.optional_inputs,
             hooks=hooks,
-            block_rows=rows_within(BLOCK_BYTES, size, requests.rows_per_request),
         )
     keep = Condition.parse(options.keep)
     if keep is not None and hooks.postprocess is None:

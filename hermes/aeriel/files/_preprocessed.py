@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.files._facts import RowInputs, describe_dtype
+from hermes.aeriel.files._facts import InputFacts, RowInputs, describe_dtype
 from hermes.aeriel.files._hooks import Hooks, Rows, array_problem, call, problem_of, variant_name
 from hermes.aeriel.files._reading import InputData
-from hermes.aeriel.files._rows import Arrays, RowPlan, split
+from hermes.aeriel.files._rows import Arrays, RowPlan, row_bytes, rows_within, split
 from hermes.aeriel.files._varying import describe_shape
 
 # A sequence waits for its hook, and the server does not wait long for a sequence.
@@ -27,21 +28,27 @@ class PreprocessedPlan:
     ----------
     requests
         How they are read, with the shapes and dtypes of the file, and become requests.
+    facts
+        What is known of the file.
     wanted
         The shape (-1: any length) and the dtype of each input of the model.
     optional
         Those of them that the model can do without.
     hooks
         What has the hook.
-    block_rows
-        The rows of a block.
     """
 
     requests: RowPlan
+    facts: InputFacts
     wanted: RowInputs
     optional: Collection[str]
     hooks: Hooks
-    block_rows: int
+
+    @functools.cached_property
+    def block_rows(self) -> int:
+        """The rows of a block."""
+        size = row_bytes(self.requests.inputs, self.facts)
+        return rows_within(BLOCK_BYTES, size, self.rows_per_request)
 
     @property
     def rows_per_request(self) -> int:
@@ -55,13 +62,13 @@ class PreprocessedPlan:
     def stream(
         self, client: InferenceClient, data: InputData, start: int
     ) -> Iterator[tuple[range, Arrays]]:
-        """Yield the rows of each request from `start` on, and their outputs."""
+        """Yield the rows of each request from `start` on, and the same rows of their outputs."""
         rows = range(start, data.facts.rows)
         inputs = self.updates(data, range(self.first(start), rows.stop), start)
         answers = client.stream(each for together in inputs for each in together)
         requests = split(rows, self.rows_per_request)
         for which, *outputs in zip(requests, *[answers] * self.hooks.n_variants, strict=True):
-            yield which, self.joined(outputs)
+            yield which, self.rows_of(outputs, len(which), client)
 
     def updates(self, data: InputData, rows: range, start: int = 0) -> Iterator[tuple[Arrays, ...]]:
         """Yield the inputs of the requests that rows make, from `start` on, of each variant.
@@ -78,14 +85,15 @@ class PreprocessedPlan:
             ]
             yield from zip(*requests, strict=True)
 
-    def joined(self, outputs: Sequence[Arrays]) -> Arrays:
-        """Return the outputs of the variants as those of one request."""
+    def rows_of(self, outputs: Sequence[Arrays], expected: int, client: InferenceClient) -> Arrays:
+        """Return the outputs of the requests of all variants as those of one; see `RowPlan`."""
+        rows = [self.requests.rows_of(each, expected, client) for each in outputs]
         names = self.hooks.variants
         if not names:
-            return outputs[0]
+            return rows[0]
         return {
             variant_name(variant, name): array
-            for variant, arrays in zip(names, outputs, strict=True)
+            for variant, arrays in zip(names, rows, strict=True)
             for name, array in arrays.items()
         }
 

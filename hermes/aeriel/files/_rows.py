@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -28,6 +28,9 @@ READ_BYTES = 1 << 20
 MOST_LEADING_ROWS = 1 << 16
 
 Arrays = dict[str, "NDArray[Any]"]
+
+# As `InferenceClient.stream_rows` takes it.
+ReadRows = Callable[[int, int, Mapping[str, "NDArray[Any]"]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,7 @@ class RowPlan:
     def stream(
         self, client: InferenceClient, data: InputData, start: int
     ) -> Iterator[tuple[range, Arrays]]:
-        """Yield the rows of each request from `start` on, and their outputs.
+        """Yield the rows of each request from `start` on, and the same rows of their outputs.
 
         An array is only good until the next one is asked for.
         """
@@ -136,16 +139,36 @@ class RowPlan:
                 data.read_rows(name, begin, end, array)
 
         rows = range(start, data.facts.rows)
-        answers = client.stream_rows(read, rows, self.layout(data.facts))
-        return zip(split(rows, self.rows_per_request), answers, strict=True)
+        return self.answered(client, read, rows, data.facts)
 
-    def layout(self, facts: InputFacts) -> RowLayout:
-        """Return how the rows of a file become requests, for the client."""
-        return RowLayout(
+    def answered(
+        self,
+        client: InferenceClient,
+        read: ReadRows,
+        rows: range,
+        facts: InputFacts,
+        n_missing: int = 0,
+    ) -> Iterator[tuple[range, Arrays]]:
+        """Yield the rows of each request, and the same rows of its outputs.
+
+        Parameters
+        ----------
+        client, read, rows
+            As `InferenceClient.stream_rows` has them.
+        facts
+            What is known of the file.
+        n_missing
+            How many rows the last request is filled up with.
+        """
+        layout = RowLayout(
             shapes={name: dataset.shape[1:] for name, dataset in facts.datasets.items()},
             rows_per_request=self.rows_per_request,
             with_row_axis=self.with_row_axis,
         )
+        sent = range(rows.start, rows.stop + n_missing)
+        answers = client.stream_rows(read, sent, layout)
+        for which, outputs in zip(split(rows, self.rows_per_request), answers, strict=True):
+            yield which, self.rows_of(outputs, len(which), client)
 
     def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that rows make; they are read many at a time."""
@@ -194,8 +217,7 @@ class RowPlan:
                 if row.ndim == 0 or len(row) != expected:
                     problem = f"{given} for {expected} {self.unit}; {how_to_vary(name)}"
                     raise _misfit(client, problem)
-                # Without a batch dimension another axis may have as many as there are rows, by
-                # chance.
+                # Another axis than that of rows may have as many, by chance.
                 first = model.outputs[name].shape[:1]
                 if expected > 1 and first == (expected,) and takes_leading_rows(model):
                     problem = f"{given}, which begins with {expected} for any number of {self.unit}"

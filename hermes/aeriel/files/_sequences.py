@@ -63,7 +63,7 @@ class SequencePlan:
         return min(client.specification.max_sequences, client.max_in_flight)
 
     def stream(self, client: InferenceClient, data: InputData, start: int) -> Iterator[Answer]:
-        """Yield the rows of each update, and their outputs; in order within a sequence.
+        """Yield the rows of each update, and the same rows of its outputs; in order in a sequence.
 
         As many sequences are under way at once as the server has places for, and the client
         requests. The first is the one that `start` lies in, from its first row on: the state that
@@ -85,7 +85,7 @@ class SequencePlan:
                 ]
                 # In turns: while one answer is waited for, the request of another one is away.
                 for which, *outputs in zip(requests, *answers, strict=True):
-                    answer = which, self._joined(outputs)
+                    answer = which, self._rows_of(outputs, len(which), client)
                     room.take(_size(answer))
                     answered.put(answer)
 
@@ -134,10 +134,10 @@ class SequencePlan:
 
         return [source(number, [each]) for number, each in enumerate(_shared(read(), n))]
 
-    def _joined(self, outputs: Sequence[Arrays]) -> Arrays:
+    def _rows_of(self, outputs: Sequence[Arrays], expected: int, client: InferenceClient) -> Arrays:
         if isinstance(self.requests, PreprocessedPlan):
-            return self.requests.joined(outputs)
-        return outputs[0]
+            return self.requests.rows_of(outputs, expected, client)
+        return self.requests.rows_of(outputs[0], expected, client)
 
 
 class _Room:

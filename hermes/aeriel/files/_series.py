@@ -68,7 +68,7 @@ class SeriesPlan(RowPlan):
     def stream(
         self, client: InferenceClient, data: InputData, start: int
     ) -> Iterator[tuple[range, Arrays]]:
-        """Yield the windows of each request from `start` on, and their outputs.
+        """Yield the windows of each request from `start` on, and the same rows of their outputs.
 
         An array is only good until the next one is asked for.
         """
@@ -82,9 +82,7 @@ class SeriesPlan(RowPlan):
                     array[first : first + self.rows_per_request] = next(batches[name])
 
         n_missing = -len(windows) % self.rows_per_request
-        sent = range(start, facts.rows + n_missing)
-        answers = client.stream_rows(read, sent, self.layout(facts))
-        return zip(split(windows, self.rows_per_request), answers, strict=True)
+        return self.answered(client, read, windows, facts, n_missing)
 
     def updates(self, data: InputData, rows: range) -> Iterator[Arrays]:
         """Yield the inputs of the requests that windows make.
