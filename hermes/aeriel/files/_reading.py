@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.aeriel.client import Windows
+from hermes.aeriel import client
 from hermes.aeriel.files._blocks import BLOCKS_BYTES, BlockPlan, Blocks, within_bounds
 from hermes.aeriel.files._facts import InputFacts, Location
 from hermes.aeriel.files._links import as_data_errors, attributes_of, file_name, find
@@ -151,7 +151,7 @@ class InputData:
             reader.read_samples(array, source, destination, window=window, n_known=n_known)
 
     @property
-    def windows(self) -> Windows | None:
+    def windows(self) -> client.Windows | None:
         """How the series of the first input are cut; None where it has rows."""
         first = next(iter(self.stacks.values()))
         return None if self.cut is None else self.cut.windows(first)
