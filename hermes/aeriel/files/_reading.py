@@ -69,8 +69,11 @@ class DatasetReader:
         what = f"samples from window {window} on"
         with as_data_errors(self.location.file, self.location.path, what):
             given = np.empty(target.shape, self.dataset.dtype) if values.is_converted else target
-            if self.blocks is not None:
-                self._read_blocks(self.blocks, given, there)
+            channel = None if there[0] is ... else there[0]
+            if self.blocks is not None and isinstance(there[1], slice):
+                self.blocks.read(given, there[1].start, there[1].stop, channel)
+            elif self.blocks is not None:
+                self.blocks.read_windows(given, there[1], channel)
             elif given is target:
                 self.dataset.read_direct(array, there, here)
             else:
@@ -78,13 +81,6 @@ class DatasetReader:
             if given is not target:
                 values.convert(window, given, target)
             values.check((window, here[0]), window, target, given, n_known)
-
-    def _read_blocks(self, blocks: Blocks, array: NDArray[Any], there: Selection) -> None:
-        channel = None if there[0] is ... else there[0]
-        if isinstance(there[1], slice):
-            blocks.read(array, there[1].start, there[1].stop, channel)
-        else:
-            blocks.read_windows(array, there[1], channel)
 
 
 @dataclass(frozen=True, kw_only=True)
