@@ -229,10 +229,10 @@ class ModelSpecification:
     def _check_one(self, tensor: TensorSpecification, array: NDArray[Any], rows: int | None) -> int:
         if not isinstance(array, np.ndarray):
             raise self._misfit(tensor.name, type(array).__name__, "a numpy array")
-        if np.ma.is_masked(array):
-            given = (
-                f"a masked array with {np.count_nonzero(np.ma.getmaskarray(array))} values masked"
-            )
+        # Asked of the array itself: numpy.ma is imported on use, and a process that forks while a
+        # thread imports leaves its child a lock that nobody opens.
+        if n_masked := np.count_nonzero(getattr(array, "mask", False)):
+            given = f"a masked array with {n_masked} values masked"
             raise self._misfit(
                 tensor.name, given, "each value; fill those, or leave their rows out"
             )
