@@ -19,6 +19,8 @@ from hermes.aeriel.client._carriers import STEP_S
 CONNECT_S = 5.0
 # Triton waits for open connections when it stops, up to half a minute.
 IDLE_S = 0.5
+# How long the exit of the process may take for answers that nobody reads.
+EXIT_S = 2.0
 
 
 class ConnectionUser(Protocol):
@@ -127,10 +129,11 @@ class HttpConnections:
             self._watch = watch
 
     def _end_unused(self) -> None:
+        exits_at = math.inf
         while True:
             if self.closing.wait(STEP_S) and (self._calls or self._given_up):
                 time.sleep(STEP_S)
-            self._look_at_calls(time.monotonic() - IDLE_S)
+            self._look_at_calls(time.monotonic() - (0 if _is_exiting() else IDLE_S))
             with self._lock:
                 unused_since = math.inf if _is_exiting() else time.monotonic() - IDLE_S
                 while self._idle and self._idle[0][0] < unused_since:
@@ -139,7 +142,9 @@ class HttpConnections:
                     for call in self._given_up:
                         call.cut()
                     self._given_up.clear()
-                    self._calls.clear()  # a suspended stream must not delay the exit
+                    exits_at = min(exits_at, time.monotonic() + EXIT_S)
+                    if time.monotonic() >= exits_at:
+                        self._calls.clear()  # a suspended stream must not delay the exit for long
                 self._given_up = [each for each in self._given_up if not each.is_done()]
                 if not (self._idle or self._given_up or self._calls):
                     self._watch = None
