@@ -198,7 +198,8 @@ class Run:
     def vacant(self) -> list[str]:
         """Return the directories for servers that nobody had begun to start: the next start's."""
         directories = [path for path in _entries(self.state) if path.is_dir()]
-        return [f"state {path}" for path in directories if not (path / "owner").exists()]
+        # The status is the first that a supervisor writes, once it has been loaded.
+        return [f"state {path}" for path in directories if not (path / "status.json").exists()]
 
     def server_ids(self) -> set[str]:
         """Return the ids of the servers that this run has had, as its log tells."""
