@@ -55,7 +55,7 @@ class DatasetReader:
             if self.blocks is not None:
                 self.blocks.read(given, begin, end)
             else:
-                _read_rows(self.dataset, begin, end, given)
+                read_rows(self.dataset, begin, end, given)
             if given is not array:
                 values.convert(begin, given, array)
             values.check(begin, begin, array, given)
@@ -228,7 +228,7 @@ def open_data(
         yield InputData(facts=facts, cut=cut, stacks=stacks, readers=readers)
 
 
-def _read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
+def read_rows(dataset: h5py.Dataset, begin: int, end: int, array: NDArray[Any]) -> None:
     """Read rows of a dataset into an array of shape ``(end - begin, *shape)``."""
     if array.dtype == np.dtype(object):
         rows = dataset[begin:end]
