@@ -15,6 +15,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hermes._cleanup import kill
+from hermes.aeriel._channel import open_channel
 from hermes.aeriel.endpoint import Endpoint
 from hermes.runtime import find_triton
 from tests.helpers import wait_until
@@ -75,7 +76,7 @@ def serve_on_sockets(
         def is_ready() -> bool:
             log.seek(0)
             assert process.poll() is None, log.read()
-            with endpoint.channel() as channel:
+            with open_channel(endpoint) as channel:
                 stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 try:
                     answer = stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=5)

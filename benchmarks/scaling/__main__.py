@@ -65,6 +65,9 @@ def main() -> None:
     measure = commands.add_parser("measure", help="predictions beside measurements of this machine")
     measure.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     measure.add_argument(
+        "--repeats", type=amount(3), default=3, help="of those of this machine; medians count"
+    )
+    measure.add_argument(
         "--models", nargs="+", choices=MODELS, default=MODELS, help="only points of these"
     )
     measure.add_argument("--output", type=Path, default="scaling.json", help="all numbers")
@@ -149,11 +152,12 @@ def run_measure(options: argparse.Namespace) -> None:
         rows.append(row)
         print(line(comparison(row)), flush=True)
 
-    found = compare(options.seconds, options.models, take)
+    found = compare(options.seconds, options.repeats, options.models, take)
     differences = sorted(abs(row.difference) for row in rows)
     summary = (
-        f"{len(rows)} comparisons, {options.seconds:g} s for each measurement; within 15 %: "
-        f"{sum(each <= 0.15 for each in differences)}; median {100 * median(differences):.0f} %, "
+        f"{len(rows)} comparisons, {options.repeats} times {options.seconds:g} s for each "
+        f"measurement; within 15 %: {sum(each <= 0.15 for each in differences)}; "
+        f"median {100 * median(differences):.0f} %, "
         f"most {100 * differences[-1]:.0f} %. Load at the end: {os.getloadavg()[0]:.1f}."
     )
     tables = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import median
 
 from benchmarks.scaling.measure import (
     INSTANCES,
@@ -18,8 +19,10 @@ from benchmarks.scaling.measure import (
 from benchmarks.scaling.model import Costs, Setting
 
 CORES = len(os.sched_getaffinity(0))
-# Of a client and a server that take turns on a core: a request takes more of its time.
+# Of processes that take turns on a core, while all other cores are busy too: a request takes more
+# of its time. So many clients and a server are measured.
 CROWDED = "shm, one core"
+CROWD = 4
 Bench = Callable[[Point], Measured]
 
 
@@ -33,23 +36,34 @@ class Constants:
         By transport; `CROWDED` where servers leave no core to clients.
     service_s
         By model: how long it takes for a request.
+    crowded_compute_s
+        How long the model that computes takes where all cores are busy.
     """
 
     costs: dict[str, Costs]
     service_s: dict[str, float]
+    crowded_compute_s: float
 
     def setting(self, point: Point, link: float = math.inf) -> Setting:
         """Return a point as a setting of the flow model."""
         # Clients use the cores that are left by servers, where any are.
         crowded = point.transport == "shm" and point.servers >= CORES
+        service_s = self.service_s[point.model]
+        costs = self.costs[point.transport]
+        if crowded:
+            processes = (point.servers + point.clients) / CORES
+            part = _found_by_another(processes) / _found_by_another(1 + CROWD)
+            costs = _between(costs, self.costs[CROWDED], part)
+        if crowded and point.model == "computes":
+            service_s = self.crowded_compute_s
         return Setting(
-            costs=self.costs[CROWDED if crowded else point.transport],
+            costs=costs,
             row_bytes=ROW_BYTES,
             rows_per_request=point.rows_per_request,
             in_flight=point.in_flight,
             instances=INSTANCES,
-            service_s=self.service_s[point.model],
-            compute_s=self.service_s[point.model] if point.model == "computes" else 0.0,
+            service_s=service_s,
+            compute_s=service_s if point.model == "computes" else 0.0,
             servers=point.servers,
             server_hosts=min(point.servers, CORES),  # each is pinned to a core
             server_cores=1,
@@ -59,23 +73,63 @@ class Constants:
         )
 
 
-def measure_models(run: Bench) -> dict[str, float]:
-    """Return how long a request occupies an instance of each model, with all instances busy."""
-    nothing = run(Point(model="nothing"))
-    computes = run(Point(model="computes"))
-    return {
-        "nothing": 0.0,
-        "sleeps": INSTANCES * _request_s(run(Point(model="sleeps"))),
-        # What it takes of a processor, and would take of one that nobody else has.
-        "computes": max(0.0, computes.server_s - nothing.server_s),
+def _found_by_another(processes: float) -> float:
+    """Return how often the caches of a core hold what another of its processes left there."""
+    return 1 - 1 / processes
+
+
+def _between(one: Costs, other: Costs, part: float) -> Costs:
+    """Return costs that are one's, plus a part of the way to the other's."""
+    to = asdict(other)
+    return Costs(**{name: s + part * (to[name] - s) for name, s in asdict(one).items()})
+
+
+def measure_constants(run: Bench) -> Constants:
+    """Return the constants of clients and servers of one machine."""
+    alone = Point(model="nothing")
+    crowd = replace(alone, clients=CROWD, on_one_core=True)
+    sleeps_s = INSTANCES * _request_s(run(replace(alone, model="sleeps")))
+    return Constants(
+        costs={
+            "shm": measure_requests(run, alone, sleeps_s),
+            CROWDED: measure_requests(run, crowd, sleeps_s),
+        },
+        service_s={"nothing": 0.0, "sleeps": sleeps_s, "computes": _measure_compute(run, alone)},
+        crowded_compute_s=_measure_compute(run, crowd),
+    )
+
+
+def median_constants(found: Sequence[Constants]) -> Constants:
+    """Return the medians of constants that were measured several times."""
+    costs = {
+        name: Costs(
+            **{
+                each: median(getattr(one.costs[name], each) for one in found)
+                for each in asdict(found[0].costs[name])
+            }
+        )
+        for name in found[0].costs
     }
+    return Constants(
+        costs=costs,
+        service_s={
+            name: median(one.service_s[name] for one in found) for name in found[0].service_s
+        },
+        crowded_compute_s=median(one.crowded_compute_s for one in found),
+    )
+
+
+def _measure_compute(run: Bench, point: Point) -> float:
+    """Return what a request takes of a processor in the model that computes."""
+    computes = run(replace(point, model="computes"))
+    return max(0.0, computes.server_s - run(point).server_s)
 
 
 def measure_requests(run: Bench, point: Point, sleeps_s: float) -> Costs:
     """Return what a request takes between clients and servers as a point has them."""
     few = run(point)
     many = run(replace(point, rows_per_request=MANY_ROWS))
-    one_s = _request_s(run(replace(point, model="sleeps", in_flight=1)))
+    one_s = _request_s(run(replace(point, model="sleeps", in_flight=1, clients=1)))
     return Costs(
         **_line("client", few.client_s, many.client_s),
         **_line("server", few.server_s, many.server_s),

@@ -10,9 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.scaling.calibrate import CROWDED, Bench, Constants, measure_models, measure_requests
+from benchmarks.scaling.calibrate import (
+    Bench,
+    Constants,
+    measure_constants,
+    measure_requests,
+    median_constants,
+)
 from benchmarks.scaling.commands import RUNS, Run, measure_start
 from benchmarks.scaling.link import throttled_link
 from benchmarks.scaling.measure import (
@@ -53,7 +60,10 @@ class Comparison:
 
 
 def compare(
-    seconds: float, models: Sequence[str], on_comparison: Callable[[Comparison], object]
+    seconds: float,
+    repeats: int,
+    models: Sequence[str],
+    on_comparison: Callable[[Comparison], object],
 ) -> Constants:
     """Measure constants, then points and runs, and return the constants.
 
@@ -61,6 +71,9 @@ def compare(
     ----------
     seconds
         The length of each measurement.
+    repeats
+        How often those of this machine are made, all of them in turns; medians count. A machine
+        that has other guests is faster at one time than at another.
     models
         Measure points and runs of these models.
     on_comparison
@@ -72,21 +85,20 @@ def compare(
         began = time.monotonic()
         with serve_models(directory, 1):
             server_start_s = time.monotonic() - began
+        points = [point for point in local_points() if point.model in models]
         with serve_models(directory, MOST_SERVERS) as instances:
             bench = _bench(directory, instances, seconds)
-            service_s = measure_models(bench)
-            shm, crowded = (
-                measure_requests(
-                    bench, Point(model="nothing", on_one_core=one_core), service_s["sleeps"]
-                )
-                for one_core in (False, True)
-            )
-            shm = replace(measure_start(shm, directory), server_start_s=server_start_s)
-            costs = {"shm": shm, CROWDED: _with_starts_of(shm, crowded)}
-            constants = Constants(costs=costs, service_s=service_s)
-            for point in local_points():
-                if point.model in models:
-                    on_comparison(_compare_point(constants, point, bench))
+            found, rates = [], []
+            for _ in range(repeats):
+                found.append(measure_constants(bench))
+                rates.append([bench(point).rows_per_s for point in points])
+            constants = median_constants(found)
+            shm = measure_start(constants.costs["shm"], directory)
+            shm = replace(shm, server_start_s=server_start_s)
+            costs = {name: _with_starts_of(shm, each) for name, each in constants.costs.items()}
+            constants = replace(constants, costs=costs)
+            for point, *of_point in zip(points, *rates, strict=True):
+                on_comparison(_compare_point(constants, point, median(of_point)))
             for run in RUNS:
                 if run.model in models:
                     on_comparison(_compare_run(constants, run, directory))
@@ -96,13 +108,14 @@ def compare(
         for transport, insecure in (("http", True), ("grpc", False)):
             with _linked(directory, seconds, math.inf, insecure=insecure) as bench:
                 point = Point(model="nothing", transport=transport)
-                found = measure_requests(bench, point, service_s["sleeps"])
-            costs[transport] = _with_starts_of(shm, found)
+                remote = measure_requests(bench, point, constants.service_s["sleeps"])
+            costs[transport] = _with_starts_of(shm, remote)
         for bytes_per_s in LINKS:
             with _linked(directory, seconds, bytes_per_s, insecure=True) as bench:
                 for point in linked_points():
                     if point.model in models:
-                        on_comparison(_compare_point(constants, point, bench, bytes_per_s))
+                        rate = bench(point).rows_per_s
+                        on_comparison(_compare_point(constants, point, rate, bytes_per_s))
     return constants
 
 
@@ -151,7 +164,7 @@ def linked_points() -> Iterator[Point]:
 
 
 def _compare_point(
-    constants: Constants, point: Point, bench: Bench, link: float = math.inf
+    constants: Constants, point: Point, rows_per_s: float, link: float = math.inf
 ) -> Comparison:
     predicted, bound_by = steady_rate(constants.setting(point, link))
     what = [f"model {point.model}"]
@@ -165,7 +178,7 @@ def _compare_point(
         clients=point.clients,
         bound_by=bound_by,
         predicted=predicted,
-        measured=bench(point).rows_per_s,
+        measured=rows_per_s,
         unit="rows/s",
     )
 

@@ -63,8 +63,9 @@ def throttled_link(bytes_per_s: float) -> Iterator[Link]:
 
 
 def _bucket(bytes_per_s: float) -> tuple[str, ...]:
+    # The queue holds what a client has in flight: TCP is slower where one that is too short drops.
     rate = f"{round(8 * bytes_per_s / PAYLOAD)}bit"
-    return ("root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
+    return ("root", "tbf", "rate", rate, "burst", "64kb", "latency", "400ms")
 
 
 def _run(*command: str) -> None:

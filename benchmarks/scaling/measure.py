@@ -72,7 +72,7 @@ class Point:
     in_flight: int = IN_FLIGHT
     transport: str = "shm"
     namespace: str = ""  # of the clients
-    on_one_core: bool = False  # clients too
+    on_one_core: bool = False  # clients too, with all other cores busy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +127,14 @@ def measure(
 ) -> Measured:
     """Return what a point comes to in some seconds in which all of its clients stream."""
     inside = ["ip", "netns", "exec", point.namespace] if point.namespace else []
+    own, *others = sorted(os.sched_getaffinity(0))
     if point.on_one_core:
-        inside += ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+        inside += ["taskset", "--cpu-list", str(own)]
     with ExitStack() as stack:
+        for core in others if point.on_one_core else ():
+            command = ["taskset", "--cpu-list", str(core), sys.executable, "-c", "while True: pass"]
+            busy = stack.enter_context(subprocess.Popen(command))
+            stack.callback(busy.kill)
         clients = []
         for number in range(point.clients):
             arguments = [

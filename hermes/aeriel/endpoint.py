@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
-
 from hermes._files import write_whole
-from hermes.aeriel._addresses import is_address, is_this_host, listens
+from hermes.aeriel._addresses import is_address, listens
 from hermes.errors import ParameterError
 
 
@@ -121,24 +117,6 @@ class Endpoint:
     def is_reachable(self) -> bool:
         """Return whether something listens at the address of the GRPC service."""
         return listens(self.grpc)
-
-    def channel(self, options: Sequence[tuple[str, Any]] = ()) -> Channel:
-        """Return a new GRPC channel to the server, encrypted where there are credentials.
-
-        It goes through a proxy only where the variable ``grpc_proxy`` names one, and to no server
-        of this host. GRPC by itself takes ``http_proxy`` too, which is a site's way to the web.
-        """
-        proxy = os.environ.get("grpc_proxy")  # noqa: SIM112 (GRPC reads it in this case alone)
-        if not proxy or is_this_host(self.grpc):
-            options = [*options, ("grpc.enable_http_proxy", 0)]
-        if self.credentials is None:
-            return insecure_channel(self.grpc, options=list(options))
-        credentials = ssl_channel_credentials(
-            self.credentials.root.encode(),
-            self.credentials.key.encode(),
-            self.credentials.certificate.encode(),
-        )
-        return secure_channel(self.grpc, credentials, options=list(options))
 
     def to_json(self) -> str:
         """Return the endpoint as a JSON object, for `from_json`; credentials included."""

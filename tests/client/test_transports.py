@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from hermes._processes import ProcessIdentity
 from hermes._shared_memory import PREFIX, sweep_regions
+from hermes.aeriel._channel import open_channel
 from hermes.aeriel.client import Endpoint, InferenceClient, RowLayout
 from hermes.aeriel.client._grpc_carrier import GrpcCarrier
 from hermes.aeriel.client._http_carrier import HttpCarrier
@@ -588,7 +589,7 @@ def test_a_read_is_large_but_not_of_very_many_requests(
 
 
 def test_what_is_sent_as_the_client_closes_ends(endpoint: Endpoint) -> None:
-    with endpoint.channel([]) as channel:
+    with open_channel(endpoint) as channel:
         carrier = GrpcCarrier(
             channel,
             lambda *_: RequestError(

@@ -6,12 +6,16 @@ need nothing but Triton; those of onnxruntime and PyTorch install both for CUDA,
 
 from __future__ import annotations
 
+import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,11 +23,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.endpoint import Endpoint
+from hermes.aeriel.monitor import ServerMonitor
 from hermes.aeriel.serve import serve
 from hermes.aeriel.serve._nvml import list_gpus
 from hermes.errors import GPUBusyError
 from hermes.runtime import install_triton
-from tests.helpers import server_environment, write_model
+from tests.helpers import remains, server_environment, wait_until, write_model
 from tests.runtime.onnx_models import write_model as write_onnx
 
 pytestmark = pytest.mark.gpu
@@ -50,6 +55,15 @@ layer.weight.data = torch.from_numpy(np.load(sys.argv[1]).T.copy())
 path = pathlib.Path(sys.argv[2])
 path.parent.mkdir(parents=True)
 torch.jit.script(layer).save(str(path))
+"""
+# Holds a server for its first argument, the model repository, until it is killed.
+DRIVER = """
+import sys, time
+from hermes.aeriel.serve import serve
+
+with serve(sys.argv[1], gpus=[0], ports="auto", wait=True, timeout_s=300) as instance:
+    print(instance.server_id, flush=True)
+    time.sleep(600)
 """
 CONFIG = """
 platform: "{platform}"
@@ -116,6 +130,12 @@ def answers(
         )
 
 
+def checked() -> str:
+    """Return what `hermes check` says."""
+    command = [sys.executable, "-m", "hermes", "check"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 def used_bytes(uuid: str) -> int:
     (gpu,) = [gpu for gpu in list_gpus() if gpu.uuid == uuid]
     assert gpu.used_bytes is not None
@@ -130,8 +150,7 @@ def test_gpus_are_those_of_nvidia_smi() -> None:
 
 
 def test_hermes_check_shows_them(gpus: list[str]) -> None:
-    command = [sys.executable, "-m", "hermes", "check"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    shown = checked()
     assert all(uuid in shown for uuid in gpus)
 
 
@@ -178,3 +197,68 @@ def test_models_compute_on_the_gpu(
     np.testing.assert_allclose(on_cpu, ROWS @ WEIGHTS, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=0.1)
     assert min(taken) > 64 << 20
+
+
+def test_a_model_without_instances_in_its_configuration_is_put_on_the_gpu(
+    cuda_home: Path, tmp_path: Path
+) -> None:
+    """As Triton's own backend does it, with the answers of one that says KIND_GPU."""
+    repository = tmp_path / "models"
+    write_linear("onnxruntime", repository, cuda_home, 1)
+    config = repository / "linear" / "config.pbtxt"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if "instance_group" not in line))
+    with serve(repository, gpus=[0], ports="auto", wait=True, timeout_s=300) as instance:
+        log = instance.log_file.read_text()
+        on_gpu = answers(instance.endpoint, "linear", ROWS)
+    assert "linear_0 (GPU device 0)" in log
+    np.testing.assert_allclose(on_gpu, ROWS @ WEIGHTS, rtol=0, atol=0.1)
+
+
+def test_files_go_through_a_model_on_the_gpu(
+    cuda_home: Path, tmp_path: Path, gpus: list[str]
+) -> None:
+    """A whole run of a command that takes a GPU that is free, and is run again."""
+    write_linear("onnxruntime", tmp_path / "models", cuda_home, 2)
+    rows = np.random.default_rng(2).standard_normal((5000, 256), np.float32)
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["x"] = rows
+    command = [sys.executable, "-m", "hermes", "infer", "--models", "models", "--n-gpus", "1"]
+    command += ["linear", "rows.h5", "--output-dir", "out", "--linger-s", "0"]
+    for _ in range(2):
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+    # The server ends by itself, after the command.
+    wait_until(lambda: f"{gpus[0]}: free" in checked(), timeout_s=30)
+    with h5py.File(tmp_path / "out" / "rows.h5") as file:
+        np.testing.assert_allclose(file["y"][:], rows @ WEIGHTS, rtol=0, atol=0.1)
+
+
+def test_a_killed_driver_leaves_nothing_on_the_gpu(
+    cuda_home: Path, tmp_path: Path, gpus: list[str]
+) -> None:
+    write_linear("onnxruntime", tmp_path / "models", cuda_home, 2)
+    before = used_bytes(gpus[0])
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "models")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        server_id = driver.stdout.readline().strip()
+        taken = used_bytes(gpus[0]) - before
+        driver.send_signal(signal.SIGKILL)
+    assert taken > 64 << 20
+    wait_until(lambda: not remains(server_id), timeout_s=10)
+    wait_until(lambda: used_bytes(gpus[0]) <= before + (16 << 20), timeout_s=10)
+
+
+def test_the_monitor_shows_the_gpu(cuda_home: Path, tmp_path: Path, gpus: list[str]) -> None:
+    write_linear("onnxruntime", tmp_path / "models", cuda_home, 1)
+    with (
+        serve(tmp_path / "models", gpus=[0], ports="auto", wait=True, timeout_s=300) as instance,
+        ServerMonitor(instance.endpoint, tmp_path / "monitor.csv", interval_s=0.2),
+    ):
+        time.sleep(3)  # Triton asks the driver every two seconds
+    with (tmp_path / "monitor.csv").open(newline="") as file:
+        samples = [row for row in csv.DictReader(file) if row["kind"] == "gpu"]
+    assert {row["name"] for row in samples} == {gpus[0]}
+    assert {row["memory_used_bytes"] for row in samples[:1]} == {""}, "not known yet"
+    assert min(float(row["memory_used_bytes"]) for row in samples[-3:]) > 64 << 20

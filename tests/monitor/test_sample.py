@@ -1,5 +1,7 @@
 """What a GPU machine's server says, from the text of one."""
 
+import re
+
 from hermes.aeriel.monitor._sample import Sample, gpu_rows, parse_metrics
 
 # What Triton 2.51 wrote on a machine with two GPUs, shortened.
@@ -32,6 +34,15 @@ def test_a_gpu_is_a_row() -> None:
         "power_w": 118.25,
     }
     assert "power_w" not in second
+
+
+def test_a_gpu_that_triton_has_not_asked_for_yet_has_no_numbers() -> None:
+    """All are 0 in the first two seconds of a server, as on an H200."""
+    zeros = re.sub(r"} .*", "} 0", METRICS)
+    assert gpu_rows(parse_metrics(zeros)) == [
+        {"kind": "gpu", "name": "GPU-1"},
+        {"kind": "gpu", "name": "GPU-2"},
+    ]
 
 
 def of(server_id: str = "a", model: str = "m", **counters: float) -> Sample:

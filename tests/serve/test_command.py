@@ -5,12 +5,8 @@ from pathlib import Path
 import pytest
 
 from hermes._directory import ServerDirectory
-from hermes.aeriel.serve import Ports
-from hermes.aeriel.serve._command import (
-    ServerSettings,
-    check_model_repository,
-    check_server_args,
-)
+from hermes.aeriel.serve import Ports, check_model_repository
+from hermes.aeriel.serve._command import ServerSettings, check_server_args
 from hermes.errors import ParameterError
 
 PORTS = Ports(grpc=1, http=2, metrics=3)

@@ -15,6 +15,7 @@ import tenacity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hermes.aeriel._addresses import other_protocol
+from hermes.aeriel._channel import open_channel
 from hermes.aeriel.client._failures import (
     is_region_in_use,
     is_transient,
@@ -90,7 +91,7 @@ class Connection:
                 "it; fork when none is in flight, or start processes with 'spawn' or 'forkserver'"
             )
             raise self.error("FAILED_PRECONDITION", reason)
-        self.channel = endpoint.channel(_OPTIONS)
+        self.channel = open_channel(endpoint, _OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     @property

@@ -12,6 +12,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hermes.aeriel._addresses import http_connection
+from hermes.aeriel._channel import open_channel
 from hermes.aeriel.endpoint import Endpoint
 from hermes.aeriel.monitor._sample import Metrics, Sample, gpu_rows, model_rows, parse_metrics
 
@@ -63,7 +64,7 @@ class Probe:
         return Sample(server_id=server_id, rows=rows)
 
     def _connect(self) -> None:
-        self._channel = self.endpoint.channel(_OPTIONS)
+        self._channel = open_channel(self.endpoint, _OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         # Another server may have other models.
         self._steps: dict[str, tuple[str, ...]] = {}

@@ -125,14 +125,21 @@ def model_rows(
 
 
 def gpu_rows(metrics: Metrics) -> list[Row]:
-    """Return a row for each GPU, named by its UUID."""
+    """Return a row for each GPU, named by its UUID; without numbers where Triton has none yet.
+
+    It asks the driver for the first time two seconds after its start, and says 0 until then, of
+    the GPU's memory too.
+    """
     rows: dict[str, Row] = {}
     for metric, column in _GPU_METRICS.items():
         for labels, value in metrics.get(metric, ()):
             uuid = labels.get("gpu_uuid", "")
             row = rows.setdefault(uuid, {"kind": "gpu", "name": uuid})
             row[column] = _whole(value) if column.endswith("_bytes") else value
-    return list(rows.values())
+    return [
+        row if row.get("memory_total_bytes") else {"kind": "gpu", "name": uuid}
+        for uuid, row in rows.items()
+    ]
 
 
 def _key(row: Row) -> tuple[Any, ...]:

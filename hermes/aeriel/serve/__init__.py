@@ -6,12 +6,12 @@ from hermes._lazy import import_on_use
 
 if TYPE_CHECKING:
     from hermes.aeriel.endpoint import Endpoint
-    from hermes.aeriel.serve._command import check_model_repository
     from hermes.aeriel.serve._gpus import GPURequest
     from hermes.aeriel.serve._instance import TritonInstance
     from hermes.aeriel.serve._leases import GPULease, gpu_warnings
     from hermes.aeriel.serve._nvml import why_no_gpu
     from hermes.aeriel.serve._ports import Ports
+    from hermes.aeriel.serve._repository import check_model_repository
     from hermes.aeriel.serve._serve import serve
     from hermes.aeriel.serve._watchdog import run_with_restarts, stop_signal
     from hermes.aeriel.serve.runtimes import LocalInstance, SingularityInstance

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ from hermes.errors import ParameterError
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 SERVICES = ("grpc", "http", "metrics")
-_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
 # The parameters of `serve`, and the flags that they set.
 _OWNED = {
     "hermes, which identifies servers by it": ("id",),
@@ -220,27 +218,3 @@ def check_server_args(server_args: Sequence[str]) -> tuple[str, ...]:
     if is_off(server_args, "allow-grpc"):
         raise ParameterError("server_args", "hermes needs GRPC; remove --allow-grpc=false")
     return tuple(server_args)
-
-
-def check_model_repository(model_repository: str | Path) -> str:
-    """Return the repository as an absolute path or a URL.
-
-    Raises
-    ------
-    ParameterError
-        The path is empty, is not that of a directory, or has a model whose name needs quoting.
-    """
-    if isinstance(model_repository, str) and _REMOTE.match(model_repository):
-        return model_repository
-    if not str(model_repository):
-        raise ParameterError("model_repository", "is empty; give a directory or a URL")
-    path = Path(model_repository).absolute()
-    if not path.is_dir():
-        problem = "is not a directory" if path.exists() else "does not exist"
-        raise ParameterError("model_repository", f"{path} {problem}")
-    for model in path.iterdir():
-        # See LocalInstance: the name of a model becomes part of a shell's command line.
-        if model.is_dir() and shlex.quote(model.name) != model.name:
-            problem = f"{path} has a model named {model.name!r}; Triton does not accept such names"
-            raise ParameterError("model_repository", problem)
-    return str(path)

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hermes._processes import ailing_processes
 from hermes.aeriel._addresses import listens
+from hermes.aeriel._channel import open_channel
 from hermes.aeriel.endpoint import Endpoint
 
 INTERVAL_S = 1.0
@@ -42,7 +43,7 @@ def is_ready(endpoint: Endpoint) -> bool:
 
 def _channel(endpoint: Endpoint) -> grpc.Channel:
     # The server is on this host: a proxy of the environment cannot reach it.
-    return endpoint.channel([("grpc.enable_http_proxy", 0)])
+    return open_channel(endpoint, [("grpc.enable_http_proxy", 0)])
 
 
 @dataclass(frozen=True, kw_only=True)

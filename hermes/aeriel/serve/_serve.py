@@ -14,17 +14,13 @@ from hermes._directory import ServerDirectory, new_server_id, state_home
 from hermes.aeriel._credentials import make_credentials
 from hermes.aeriel._ml4gw import old_keywords
 from hermes.aeriel.serve._block import server_block
-from hermes.aeriel.serve._command import (
-    ServerSettings,
-    check_advertise,
-    check_model_repository,
-    check_server_args,
-)
+from hermes.aeriel.serve._command import ServerSettings, check_advertise, check_server_args
 from hermes.aeriel.serve._cpu import check_gpu_models
 from hermes.aeriel.serve._gpus import GPURequest, gpu_environment
 from hermes.aeriel.serve._instance import TritonInstance
 from hermes.aeriel.serve._leases import GPULease, Holder, hold_gpus
 from hermes.aeriel.serve._ports import UNIX, Ports, check_listen
+from hermes.aeriel.serve._repository import check_model_repository
 from hermes.aeriel.serve._writers import warn_of_writers
 from hermes.aeriel.serve.runtimes import new_instance
 from hermes.errors import ParameterError

@@ -9,13 +9,15 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hermes._directory import new_server_id, state_home
-from hermes.aeriel.serve import check_model_repository, serve
-from hermes.aeriel.serve._block import ServerBlock
+from hermes.aeriel import serve
 from hermes.aeriel.serve._gpu_names import JOB_VARIABLES
 from hermes.errors import ServerError
+
+if TYPE_CHECKING:
+    from hermes.aeriel.serve._block import ServerBlock
 
 # Variables that select the GPUs, the batch job, Triton and the image.
 _DECIDING = (
@@ -88,13 +90,13 @@ class ServerSpec:
         ParameterError
             The repository does not exist.
         """
-        repository = check_model_repository(model_repository)
+        repository = serve.check_model_repository(model_repository)
         stamp = repository_stamp(repository)
         return cls(model_repository=repository, repository_stamp=stamp, **options)
 
     def serve(self, **options: Any) -> ServerBlock:
         """Return the server for a block, with further options of `hermes.aeriel.serve.serve`."""
-        return serve(
+        return serve.serve(
             self.model_repository,
             self.image or None,
             cpu=self.cpu,
