@@ -20,9 +20,9 @@ from benchmarks.scaling.model import Costs, Setting
 
 CORES = len(os.sched_getaffinity(0))
 # Of processes that take turns on a core, while all other cores are busy too: a request takes more
-# of its time. So many clients and a server are measured.
-CROWDED = "shm, one core"
-CROWD = 4
+# of its time. So many servers and clients are measured.
+CROWDED = "shm, crowded"
+CROWD = Point(model="nothing", servers=2, clients=4, on_one_core=True)
 Bench = Callable[[Point], Measured]
 
 
@@ -51,9 +51,7 @@ class Constants:
         service_s = self.service_s[point.model]
         costs = self.costs[point.transport]
         if crowded:
-            processes = (point.servers + point.clients) / CORES
-            part = _found_by_another(processes) / _found_by_another(1 + CROWD)
-            costs = _between(costs, self.costs[CROWDED], part)
+            costs = _between(costs, self.costs[CROWDED], _crowding(point, CORES))
         if crowded and point.model == "computes":
             service_s = self.crowded_compute_s
         return Setting(
@@ -73,9 +71,16 @@ class Constants:
         )
 
 
-def _found_by_another(processes: float) -> float:
-    """Return how often the caches of a core hold what another of its processes left there."""
-    return 1 - 1 / processes
+def _crowding(point: Point, cores: int) -> float:
+    """Return 0 where a server has a core to itself, 1 for `CROWD`."""
+    alone, crowd = (_left_by_another(each, 1) for each in (Point(model="", clients=0), CROWD))
+    return (_left_by_another(point, cores) - alone) / (crowd - alone)
+
+
+def _left_by_another(point: Point, cores: int) -> float:
+    """Return how often what a core's caches hold is that of another of the processes there."""
+    processes = point.servers * (1 + INSTANCES) + point.clients
+    return 1 - cores / processes
 
 
 def _between(one: Costs, other: Costs, part: float) -> Costs:
@@ -87,15 +92,14 @@ def _between(one: Costs, other: Costs, part: float) -> Costs:
 def measure_constants(run: Bench) -> Constants:
     """Return the constants of clients and servers of one machine."""
     alone = Point(model="nothing")
-    crowd = replace(alone, clients=CROWD, on_one_core=True)
     sleeps_s = INSTANCES * _request_s(run(replace(alone, model="sleeps")))
     return Constants(
         costs={
             "shm": measure_requests(run, alone, sleeps_s),
-            CROWDED: measure_requests(run, crowd, sleeps_s),
+            CROWDED: measure_requests(run, CROWD, sleeps_s),
         },
         service_s={"nothing": 0.0, "sleeps": sleeps_s, "computes": _measure_compute(run, alone)},
-        crowded_compute_s=_measure_compute(run, crowd),
+        crowded_compute_s=_measure_compute(run, CROWD),
     )
 
 
@@ -129,7 +133,7 @@ def measure_requests(run: Bench, point: Point, sleeps_s: float) -> Costs:
     """Return what a request takes between clients and servers as a point has them."""
     few = run(point)
     many = run(replace(point, rows_per_request=MANY_ROWS))
-    one_s = _request_s(run(replace(point, model="sleeps", in_flight=1, clients=1)))
+    one_s = _request_s(run(replace(point, model="sleeps", in_flight=1, servers=1, clients=1)))
     return Costs(
         **_line("client", few.client_s, many.client_s),
         **_line("server", few.server_s, many.server_s),

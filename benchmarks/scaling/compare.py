@@ -14,6 +14,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.scaling.calibrate import (
+    CORES,
+    CROWD,
     Bench,
     Constants,
     measure_constants,
@@ -38,6 +40,7 @@ SERVERS_AND_CLIENTS = (
     (1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (2, 4), (2, 8), (3, 3), (4, 4), (4, 8),
 )  # fmt: skip
 MOST_SERVERS = max(n for n, _ in SERVERS_AND_CLIENTS)
+SERVERS_TO_CROWD = (CROWD.servers - 1) * CORES + 1  # one after the other gets the next core
 LINKS = (5e6, 20e6)  # bytes per second
 
 
@@ -86,7 +89,7 @@ def compare(
         with serve_models(directory, 1):
             server_start_s = time.monotonic() - began
         points = [point for point in local_points() if point.model in models]
-        with serve_models(directory, MOST_SERVERS) as instances:
+        with serve_models(directory, max(MOST_SERVERS, SERVERS_TO_CROWD)) as instances:
             bench = _bench(directory, instances, seconds)
             found, rates = [], []
             for _ in range(repeats):

@@ -128,6 +128,8 @@ def measure(
     """Return what a point comes to in some seconds in which all of its clients stream."""
     inside = ["ip", "netns", "exec", point.namespace] if point.namespace else []
     own, *others = sorted(os.sched_getaffinity(0))
+    step = 1 + len(others) if point.on_one_core else 1
+    servers = range(0, point.servers * step, step)
     if point.on_one_core:
         inside += ["taskset", "--cpu-list", str(own)]
     with ExitStack() as stack:
@@ -138,7 +140,7 @@ def measure(
         clients = []
         for number in range(point.clients):
             arguments = [
-                directory / f"endpoint-{number % point.servers}.json", point.model,
+                directory / f"endpoint-{servers[number % point.servers]}.json", point.model,
                 directory / "rows.h5", point.rows_per_request, point.in_flight, point.transport,
             ]  # fmt: skip
             command = [*inside, sys.executable, "-m", "benchmarks.scaling._client"]
@@ -154,9 +156,10 @@ def measure(
         begin = time.monotonic() + 0.3
         _tell(clients, f"{begin} {begin + seconds}")
         time.sleep(max(0.0, begin - time.monotonic()))
-        before = _server_cpu_s(instances[: point.servers])
+        used = [instances[number] for number in servers]
+        before = _server_cpu_s(used)
         time.sleep(max(0.0, begin + seconds - time.monotonic()))
-        server_s = _server_cpu_s(instances[: point.servers]) - before
+        server_s = _server_cpu_s(used) - before
         numbers = [json.loads(_line(client, "{")) for client in clients]
         _tell(clients, "")
         for client in clients:

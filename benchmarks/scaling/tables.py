@@ -28,7 +28,7 @@ def constants(costs: Mapping[str, Costs]) -> str:
     """Return the table of what the code takes."""
     names = {
         "shm": "shared memory",
-        CROWDED: "shared memory, client and server on one core",
+        CROWDED: "shared memory, crowded cores",
         "http": "HTTP",
         "grpc": "GRPC with mutual TLS",
     }

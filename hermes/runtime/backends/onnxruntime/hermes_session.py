@@ -32,8 +32,9 @@ def open_session(version, config, device=None):
         raise pb_utils.TritonModelException(
             f"model {config['name']!r} is to run on GPU {device}, but onnxruntime "
             f"{onnxruntime.__version__} cannot use CUDA here. For a GPU: hermes install-triton "
-            "--with onnxruntime-gpu. For the CPU: serve it with cpu=True (--cpu), or have "
-            "config.pbtxt say instance_group [{ kind: KIND_CPU }]"
+            "--with 'onnxruntime-gpu[cuda,cudnn]', or 'onnxruntime-gpu[cuda,cudnn]<1.27' for a "
+            "driver of CUDA 12. For the CPU: serve it with cpu=True (--cpu), or have config.pbtxt "
+            "say instance_group [{ kind: KIND_CPU }]"
         )
     return session
 
