@@ -50,7 +50,7 @@ gpu: install-dev
 	"$$VENV/bin/python" -m pytest -m gpu tests/gpu $(ARGS)
 
 # Which lines and branches of hermes and workflows the tests run, in every process that they start.
-# It fails below the figure in pyproject.toml. As root, ARGS="-m 'root or not root'" adds root's tests.
+# It fails below the figure in pyproject.toml. As root, ARGS="-m 'not gpu'" adds root's tests.
 coverage: install-dev triton
 	rm -f .coverage .coverage.*
 	"$$VENV/bin/python" -m coverage run -m pytest --numprocesses 3 --dist loadfile $(ARGS)
