@@ -73,6 +73,7 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         patch.setattr(tempfile, "tempdir", None)
+        patch.setenv("ORT_DISABLE_TELEMETRY", "1")  # it would ask a test's proxy
         for variable in VARIABLES:
             patch.delenv(variable, raising=False)
         yield

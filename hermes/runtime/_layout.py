@@ -92,6 +92,8 @@ class Installation:
             "PYTHONHOME": "",
             "PYTHONNOUSERSITE": "1",
             "PYTHONDONTWRITEBYTECODE": "1",  # model repositories may be read-only, or shared
+            # onnxruntime 1.32 reports to its maker how it is used, where it is not told not to.
+            "ORT_DISABLE_TELEMETRY": environ.get("ORT_DISABLE_TELEMETRY", "1"),
         }
 
     def write(self) -> None:

@@ -106,6 +106,7 @@ From: root
 
 %environment
     export PATH=/opt/tritonserver/bin:$PATH
+    export ORT_DISABLE_TELEMETRY=1
     export PYTHONNOUSERSITE=1
 
 %runscript

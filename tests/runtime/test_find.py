@@ -114,3 +114,10 @@ def test_installed_one_imports_its_own_numpy_from_any_environment(
     version, prefix = result.stdout.strip().split(" ", 1)
     assert version.startswith("1.")
     assert Path(prefix).resolve() == (triton_home / "current").resolve()
+
+
+def test_onnxruntime_reports_to_nobody_unless_the_caller_says_so(triton_home: Path) -> None:
+    environ = {"HERMES_TRITON_HOME": str(triton_home), "PATH": "/usr/bin:/bin"}
+    assert find_triton(environ).environment["ORT_DISABLE_TELEMETRY"] == "1"
+    asked = {**environ, "ORT_DISABLE_TELEMETRY": "0"}
+    assert find_triton(asked).environment["ORT_DISABLE_TELEMETRY"] == "0"
