@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 
@@ -93,40 +93,35 @@ def measure_constants(run: Bench) -> Constants:
     """Return the constants of clients and servers of one machine."""
     alone = Point(model="nothing")
     sleeps_s = INSTANCES * _request_s(run(replace(alone, model="sleeps")))
+    shm, crowded = (measure_requests(run, point, sleeps_s) for point in (alone, CROWD))
+    compute_s = _measure_compute(run, alone, shm)
     return Constants(
-        costs={
-            "shm": measure_requests(run, alone, sleeps_s),
-            CROWDED: measure_requests(run, CROWD, sleeps_s),
-        },
-        service_s={"nothing": 0.0, "sleeps": sleeps_s, "computes": _measure_compute(run, alone)},
-        crowded_compute_s=_measure_compute(run, CROWD),
+        costs={"shm": shm, CROWDED: crowded},
+        service_s={"nothing": 0.0, "sleeps": sleeps_s, "computes": compute_s},
+        crowded_compute_s=_measure_compute(run, CROWD, crowded),
     )
 
 
 def median_constants(found: Sequence[Constants]) -> Constants:
     """Return the medians of constants that were measured several times."""
-    costs = {
-        name: Costs(
-            **{
-                each: median(getattr(one.costs[name], each) for one in found)
-                for each in asdict(found[0].costs[name])
-            }
-        )
-        for name in found[0].costs
-    }
     return Constants(
-        costs=costs,
-        service_s={
-            name: median(one.service_s[name] for one in found) for name in found[0].service_s
+        costs={
+            name: Costs(**_medians([asdict(one.costs[name]) for one in found]))
+            for name in found[0].costs
         },
+        service_s=_medians([one.service_s for one in found]),
         crowded_compute_s=median(one.crowded_compute_s for one in found),
     )
 
 
-def _measure_compute(run: Bench, point: Point) -> float:
+def _medians(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: median(one[name] for one in found) for name in found[0]}
+
+
+def _measure_compute(run: Bench, point: Point, costs: Costs) -> float:
     """Return what a request takes of a processor in the model that computes."""
     computes = run(replace(point, model="computes"))
-    return max(0.0, computes.server_s - run(point).server_s)
+    return max(0.0, computes.server_s - costs.server_s(ROWS_PER_REQUEST * ROW_BYTES))
 
 
 def measure_requests(run: Bench, point: Point, sleeps_s: float) -> Costs:
