@@ -102,3 +102,21 @@ def test_statistics_have_the_servers_own_times(endpoint: Endpoint) -> None:
     assert server.queue_s > 0
     assert client.statistics.server.requests == 4  # also when the client is closed
     assert ClientStatistics.sum([client.statistics] * 2).server.requests == 8
+
+
+def test_the_server_is_asked_for_its_times_once_in_a_while(endpoint: Endpoint) -> None:
+    def requests_of(n_requests: int, server_every_s: float) -> int:
+        client.restart_statistics(server_every_s)
+        list(client.stream(batch(0) for _ in range(n_requests)))
+        done = client.statistics
+        assert done.requests == n_requests
+        return done.server.requests
+
+    with InferenceClient(endpoint, "sleeps") as client:
+        assert requests_of(3, 60) == 3
+        assert requests_of(4, 60) == 0
+        assert requests_of(5, 60) == 0
+        assert requests_of(6, 0) == 4 + 5 + 6
+        assert requests_of(7, 60) == 0
+        assert requests_of(2, 0) == 7 + 2
+        assert requests_of(1, 0) == 1

@@ -168,9 +168,17 @@ class InferenceClient:
             return ClientStatistics()
         return session.recorder.snapshot(server=session.server_times())
 
-    def restart_statistics(self) -> None:
-        """Start `statistics` again, for the next of many files; no request may be in flight."""
-        self._session.restart_statistics()
+    def restart_statistics(self, server_every_s: float = 0.0) -> None:
+        """Start `statistics` again, for the next of many files; no request may be in flight.
+
+        Parameters
+        ----------
+        server_every_s
+            How many seconds have to pass before the server is asked for its times again, which
+            takes as long as a small request. Until then they are those of 0 requests; then those
+            of all since it was asked last.
+        """
+        self._session.restart_statistics(server_every_s)
 
     @old_keywords(
         x="the arrays are inputs, or the first argument",

@@ -91,6 +91,8 @@ class Connection:
                 "it; fork when none is in flight, or start processes with 'spawn' or 'forkserver'"
             )
             raise self.error("FAILED_PRECONDITION", reason)
+        if problem := too_many_files():  # gRPC may end the process when it lacks one
+            raise self.error("RESOURCE_EXHAUSTED", problem)
         self.channel = open_channel(endpoint, _OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -89,30 +91,29 @@ class Session:
             timeout_s=settings.timeout_s,
         )
         self._server_before = self._server_last = self._server_times_now()
+        self._server_every_s = 0.0
+        self._asked = -math.inf
+        # How many requests were answered: before the recorder began anew, and at those two queries.
+        self._answered = self._answered_before = self._answered_last = 0
         self._is_closed = False
         self.threads = ThreadPoolExecutor(
             self.max_in_flight, thread_name_prefix=f"hermes-client-{settings.model_name}"
         )
 
     def server_times(self) -> ServerTimes:
-        """Return the server's times since the statistics were started."""
-        answered = self.recorder.n_answered
-
-        def are_counted() -> bool:  # a server counts what it has answered only afterwards
-            self._server_last = self._server_times_now()
-            return self._server_last.since(self._server_before).requests >= answered
-
+        """Return the server's times since the last query before the statistics were started."""
         if not self._is_closed:
-            wait_until(are_counted, COUNTED_S)
+            if time.monotonic() - self._asked < self._server_every_s:
+                return ServerTimes()
+            self._ask_for_times()
         return self._server_last.since(self._server_before)
 
-    def restart_statistics(self) -> None:
-        """Start the statistics again.
-
-        The server's times are those of the last query: no request was sent since.
-        """
+    def restart_statistics(self, server_every_s: float = 0.0) -> None:
+        """Start the statistics again; see `InferenceClient.restart_statistics`."""
+        self._answered += self.recorder.n_answered
         self.recorder.restart()
-        self._server_before = self._server_last
+        self._server_every_s = server_every_s
+        self._server_before, self._answered_before = self._server_last, self._answered_last
 
     def close(self) -> None:
         """Cancel the requests in flight, and free everything."""
@@ -123,6 +124,17 @@ class Session:
         self.transport.stop()
         self.threads.shutdown(wait=True, cancel_futures=True)
         self.transport.close()
+
+    def _ask_for_times(self) -> None:
+        answered = self._answered + self.recorder.n_answered
+
+        def are_counted() -> bool:  # a server counts what it has answered only afterwards
+            self._server_last = self._server_times_now()
+            counted = self._server_last.since(self._server_before).requests
+            return counted >= answered - self._answered_before
+
+        wait_until(are_counted, COUNTED_S)
+        self._answered_last, self._asked = answered, time.monotonic()
 
     def _server_times_now(self) -> ServerTimes:
         return ServerTimes.of(self.connection.model_statistics())

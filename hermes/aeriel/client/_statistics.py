@@ -84,7 +84,9 @@ class ClientStatistics:
         How many answers took between ``1.02**(bin - 1)`` and ``1.02**bin`` seconds, retries
         included, by bin.
     server
-        The server's times since the client began.
+        The server's times since the client began. In the output of one of many small files they
+        may be those of 0 requests, as a server is asked ten times a second at most; then the next
+        file that has some has those of all since the last one.
     """
 
     rows: int = 0

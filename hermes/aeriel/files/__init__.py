@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         summary,
     )
     from hermes.aeriel.files._links import as_data_errors
-    from hermes.aeriel.files._opening import open_input
+    from hermes.aeriel.files._opening import open_input, own_stamp
     from hermes.aeriel.files._output import (
         FINGERPRINT,
         OutputFile,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from hermes.aeriel.files._series import read_windows
     from hermes.aeriel.files._servers import NamedServer, Server
     from hermes.aeriel.files._slides import n_slides, slide_file, slides_of
-    from hermes.aeriel.files._sources import file_stamp, own_stamp, reaches_none
+    from hermes.aeriel.files._sources import file_stamp, reaches_none
     from hermes.aeriel.files._times import LAYOUTS, SeriesAttributes
     from hermes.aeriel.files._varying import VaryingOutput
     from hermes.aeriel.files._window_options import WindowOptions

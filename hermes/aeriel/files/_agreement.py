@@ -79,20 +79,23 @@ def check_against_model(facts: InputFacts, inputs: RowInputs, *, cast: bool = Fa
             continue
         dataset = facts.datasets[name]
         row = dataset.shape[1:]
+        has_rank = len(row) == len(shape)
+        has_shape = has_rank and all(
+            want in (-1, have) for want, have in zip(shape, row, strict=True)
+        )
+        if has_shape and is_readable_as(dataset.dtype, dtype, cast=cast):
+            continue
         rows = f"{describe_dtype(dtype)} {describe_shape(shape)}"
         wanted = f"the model's input {name!r} wants rows of {rows}"
         given = f"has rows of {describe_dtype(dataset.dtype)} {row}"
-        problem = ""
-        if len(row) != len(shape):
+        problem = f"{given}; {wanted}"
+        if not has_rank:
             problem = f"{given}, of rank {len(row)}; {wanted}, of rank {len(shape)}"
-        elif any(want not in (-1, have) for want, have in zip(shape, row, strict=True)):
-            problem = f"{given}; {wanted}"
-        elif not is_readable_as(dataset.dtype, dtype, cast=cast):
-            problem = f"{given}; {wanted}. Convert the dataset, or export the model for its dtype"
+        elif has_shape:
+            problem += ". Convert the dataset, or export the model for its dtype"
             if is_readable_as(dataset.dtype, dtype, cast=True):
                 problem += f"; or give cast, to round it to {describe_dtype(dtype)} as it is read"
-        if problem:
-            raise DataError(file=str(dataset.file), dataset=dataset.path, problem=problem)
+        raise DataError(file=str(dataset.file), dataset=dataset.path, problem=problem)
 
 
 def unknown_input(name: str, paths: Collection[str], inputs: Collection[str]) -> ParameterError:

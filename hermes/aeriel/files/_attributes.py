@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+Attribute = str | int | float
 _STRING = h5py.string_dtype()
 _STORED = h5py.h5t.py_create(_STRING, logical=True)
 _IN_MEMORY = h5py.h5t.py_create(_STRING)
@@ -55,20 +56,21 @@ def read_text(holder: h5py.h5g.GroupID, name: bytes) -> str | None:
     return text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else str(text)
 
 
-def write_text(holder: Any, name: str, text: str) -> None:
-    """Write an attribute that is not there yet.
+def write_attribute(holder: Any, name: str, value: Any) -> bool:
+    """Write an attribute that is not there yet, if it is a text or a number; tell whether it is.
 
     As h5py does, which first writes an attribute of another name, and then renames it.
     """
-    attribute = h5py.h5a.create(holder.id, name.encode(), _STORED, _SCALAR)
-    # The name of a file may be bytes that are not UTF-8; h5py reads them as this, and refuses str.
-    value = np.array(text.encode(errors="surrogateescape"), _STRING)
-    attribute.write(value, mtype=_IN_MEMORY)
-
-
-def write_number(holder: Any, name: str, number: float) -> None:
-    """Write an attribute that is not there yet, as `write_text` does."""
-    value = np.array(number)
-    kind = h5py.h5t.py_create(value.dtype)
-    attribute = h5py.h5a.create(holder.id, name.encode(), kind, _SCALAR)
-    attribute.write(value, mtype=kind)
+    if isinstance(value, str):
+        kind, stored = _IN_MEMORY, _STORED
+        # The name of a file may be bytes that are not UTF-8; h5py reads them as this, and refuses
+        # them as str.
+        array = np.array(value.encode(errors="surrogateescape"), _STRING)
+    elif type(value) in (int, float):
+        array = np.array(value)
+        kind = stored = h5py.h5t.py_create(array.dtype)
+    else:
+        return False
+    attribute = h5py.h5a.create(holder.id, name.encode(), stored, _SCALAR)
+    attribute.write(array, mtype=kind)
+    return True

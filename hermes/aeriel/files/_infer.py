@@ -17,6 +17,7 @@ from hermes.aeriel._options import InferenceOptions
 from hermes.aeriel.client import ClientStatistics, InferenceClient, Windows
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks
 from hermes.aeriel.files._kept import KeptWriter
+from hermes.aeriel.files._opening import OpenInputs, open_inputs
 from hermes.aeriel.files._plan import InferencePlan, examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
 from hermes.aeriel.files._publishing import Publisher
@@ -24,8 +25,11 @@ from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays
 from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._values import parse_finite
+from hermes.aeriel.files._writer import named
 from hermes.errors import DataError, InferenceError
 
+# A server is not asked for its times after each of many small files.
+SERVER_EVERY_S = 0.1
 PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
 
 
@@ -42,7 +46,8 @@ class Request:
     options
         How to read it, and what to ask of the model.
     fingerprint
-        Stands for everything that the result depends on.
+        Stands for everything that the result depends on; or returns that, for what stands for the
+        input, as `file_stamp` has it.
     provenance
         Attributes to write into the output file, besides those that `infer_file` knows itself.
     hooks
@@ -53,9 +58,14 @@ class Request:
     input_files: tuple[Path, ...]
     output_file: Path
     options: InferenceOptions
-    fingerprint: str
+    fingerprint: str | Callable[[str], str]
     provenance: Mapping[str, Any]
     hooks: Hooks = NO_HOOKS
+
+    def fingerprint_of(self, stamp: str) -> str:
+        """Return the fingerprint, with this standing for the input."""
+        given = self.fingerprint
+        return given if isinstance(given, str) else given(stamp)
 
 
 def infer_file(
@@ -105,7 +115,8 @@ def infer_file(
         The predictions cannot be written.
     """
     try:
-        return _infer_file(client, request, on_progress, publisher)
+        with open_inputs(request.input_files) as opened:
+            return _infer_file(client, request, opened, on_progress, publisher)
     except InferenceError as error:
         error.file = error.file or str(request.input_files[0])
         raise
@@ -114,21 +125,36 @@ def infer_file(
 def _infer_file(
     client: InferenceClient,
     request: Request,
+    opened: OpenInputs,
     on_progress: Callable[[int, int], None],
     publisher: Publisher | None,
 ) -> ClientStatistics:
     started = datetime.now(UTC)
-    client.restart_statistics()
+    client.restart_statistics(SERVER_EVERY_S)
     # It is the client that asks for the outputs, and it was told which.
     options = replace(request.options, outputs=tuple(client.outputs))
     model = client.specification
-    facts = examine(request.input_files, options, model, hooks=request.hooks)
+    # It is what the checkpoint is of, too, also where the fingerprint is older.
+    stamp = file_stamp(*request.input_files, opened=opened)
+    facts = examine(request.input_files, options, model, hooks=request.hooks, opened=opened)
     todo = plan(facts, options, model, request.hooks)
     requests, order = todo.requests, todo.order
-    # The checkpoint is of this very input, also where the task's fingerprint is older than it.
-    stamp = file_stamp(*request.input_files)
-    writer = _writer(request, todo, stamp)
-    with writer, todo.open(client, options) as data:
+    shared = {
+        **request.provenance,
+        "server": client.address,
+        "options": request.options.facts(),
+        "host": socket.gethostname(),
+        "user": _user(),
+        "server_version": client.server_version,
+        "model_name": model.name,
+        "model_version": model.version,
+        "model_platform": model.platform,
+        "input_map": {name: dataset.paths for name, dataset in facts.datasets.items()},
+        "batch_size": requests.rows_per_request,
+        "versions": versions(),
+    }
+    writer = _writer(request, todo, stamp, shared)
+    with writer, todo.open(client, options, opened) as data:
         on_progress(writer.rows_done, facts.rows)
         for _ in requests.updates(data, range(order.first(writer.rows_done))):
             pass  # what an earlier run has read is looked at again, for the counts
@@ -145,21 +171,10 @@ def _infer_file(
         statistics = replace(client.statistics, rows=n_rows)
         writer.finish(
             {
-                **request.provenance,
-                "server": client.address,
-                "options": request.options.facts(),
+                **named(request.input_files),
                 "started": started.isoformat(timespec="milliseconds"),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "host": socket.gethostname(),
-                "user": _user(),
-                "server_version": client.server_version,
-                "model_name": model.name,
-                "model_version": model.version,
-                "model_platform": model.platform,
-                "input_map": {name: dataset.paths for name, dataset in facts.datasets.items()},
                 "rows": facts.rows,
-                "batch_size": requests.rows_per_request,
-                "versions": versions(),
                 # As asdict() has it, which copies each number.
                 "statistics": {**vars(statistics), "server": vars(statistics.server)},
                 "not_finite_inputs": data.n_not_finite,
@@ -233,10 +248,13 @@ def _times_of_rows(windows: Windows | None) -> dict[str, Any]:
     return attributes
 
 
-def _writer(request: Request, todo: InferencePlan, stamp: str) -> PredictionWriter | KeptWriter:
+def _writer(
+    request: Request, todo: InferencePlan, stamp: str, attributes: Mapping[str, Any]
+) -> PredictionWriter | KeptWriter:
     common: dict[str, Any] = {
+        "attributes": attributes,
         "rows": todo.facts.rows,
-        "fingerprint": request.fingerprint,
+        "fingerprint": request.fingerprint_of(stamp),
         "input_stamp": stamp,
         "finite": "outputs" in parse_finite(request.options.finite),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import h5py
@@ -12,8 +12,8 @@ from hermes.aeriel._options import InputMap
 from hermes.aeriel.files._agreement import unknown_input
 from hermes.aeriel.files._facts import DatasetFacts, InputFacts, Location
 from hermes.aeriel.files._links import as_data_errors, entries, find, is_same
-from hermes.aeriel.files._opening import open_input, open_inputs
-from hermes.aeriel.files._sources import check_readable, find_reached, own_stamp
+from hermes.aeriel.files._opening import OpenInputs, open_input, open_inputs
+from hermes.aeriel.files._sources import check_readable, find_reached
 from hermes.aeriel.files._stack import Stack
 from hermes.aeriel.files._times import sample_rate_of
 from hermes.aeriel.files._values import units_of
@@ -64,6 +64,7 @@ def inspect(
     target_file: Path | None = None,
     cut: WindowOptions | None = None,
     allow_external_data: bool = False,
+    opened: OpenInputs | None = None,
 ) -> InputFacts:
     """Return the facts of an input, after checking that it can be used.
 
@@ -89,6 +90,8 @@ def inspect(
         How the inputs are cut into windows, which are rows then; None where they have rows.
     allow_external_data
         Whether raw bytes of a dataset may come from files outside the file's directory.
+    opened
+        All of these files, where they are open.
 
     Raises
     ------
@@ -106,18 +109,18 @@ def inspect(
     own = target if target_file in (None, *files) else None
     target_facts = None
     every = dict.fromkeys((*files, target_file or files[0]))
-    stamps = {file: own_stamp(file) for file in every if file.exists()}
-    with open_inputs(every) as opened, as_data_errors(files[0]):
+    with nullcontext(opened) if opened else open_inputs(every) as given, as_data_errors(files[0]):
+        hdf5 = given.hdf5
         if target is not None:
             at = Location(file=target_file or files[0], path=target)
-            target_facts = _facts([at], Stack.of_rows(_found(opened, at, allowed, is_target=True)))
+            target_facts = _facts([at], Stack.of_rows(_found(hdf5, at, allowed, is_target=True)))
         paths = _complete_map(
-            opened[files[0]], files[0], input_map, model_inputs, optional=optional, target=own
+            hdf5[files[0]], files[0], input_map, model_inputs, optional=optional, target=own
         )
         stacks, datasets = [], {}
-        for name, given in paths.items():
-            locations = _locations(name, given, files, cut)
-            found = [_found(opened, location, allowed) for location in locations]
+        for name, path in paths.items():
+            locations = _locations(name, path, files, cut)
+            found = [_found(hdf5, location, allowed) for location in locations]
             stack = Stack.of_rows(found[0]) if cut is None else cut.stack(found)
             stacks.append(stack)
             datasets[name] = _facts(locations, stack, cut)
@@ -126,7 +129,7 @@ def inspect(
             for stack in stacks:
                 cut.check_slides(stack)
         for file in every:  # so that it is not opened again for its stamp
-            find_reached(file, stamps[file], opened[file])
+            find_reached(file, given.stamps[file], hdf5[file])
     first_facts = next(iter(datasets.values()))
     rows = first_facts.shape[0]
     for other in [*datasets.values(), *([target_facts] if target_facts else [])]:

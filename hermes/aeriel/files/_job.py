@@ -21,7 +21,7 @@ from hermes.aeriel.files._reconnect import infer_with_reconnects
 from hermes.aeriel.files._servers import Server
 from hermes.aeriel.files._slides import slide_file, slides_of
 from hermes.aeriel.files._sources import file_stamp
-from hermes.aeriel.files._writer import inputs_of, named, stamp_in
+from hermes.aeriel.files._writer import inputs_of, stamp_in
 from hermes.errors import OutputError, ParameterError
 
 
@@ -97,14 +97,16 @@ class FileJob:
 
     def request(self, provenance: Mapping[str, Any]) -> Request:
         """Return what is to be done, with these attributes beside those of this."""
+        is_known = "fingerprint" in vars(self)
         hooks = self.hooks.facts()
         made_by = {"hooks": fingerprint(**hooks)} if hooks else {}
         return Request(
             input_files=self.input_files,
             output_file=self.output_file,
             options=self.options,
-            fingerprint=self.fingerprint,
-            provenance={**named(self.input_files), **made_by, **provenance},
+            # Not now: whoever does it opens the input anyway, and knows then what stands for it.
+            fingerprint=self.fingerprint if is_known else self._fingerprint_of,
+            provenance={**made_by, **provenance},
             hooks=self.hooks,
         )
 

@@ -13,7 +13,7 @@ from hermes._files import as_output_errors
 from hermes.aeriel.files._checkpoint import INDEX, check_layout, layout_of
 from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._hooks import Rows
-from hermes.aeriel.files._output import dataset_name
+from hermes.aeriel.files._output import NONE, dataset_name
 from hermes.aeriel.files._writer import OutputWriter
 
 ROW, TIME = f"{INDEX}/row", f"{INDEX}/time"
@@ -30,7 +30,7 @@ class KeptWriter(OutputWriter):
 
     Parameters
     ----------
-    file, rows, fingerprint, input_stamp, finite
+    file, rows, fingerprint, input_stamp, finite, attributes
         As for `OutputWriter`.
     keep
         The condition that a row has to meet to be stored; None for all rows.
@@ -49,10 +49,16 @@ class KeptWriter(OutputWriter):
         fingerprint: str,
         input_stamp: str = "",
         finite: bool = False,
+        attributes: Mapping[str, Any] = NONE,
         keep: Condition | None = None,
     ) -> None:
         super().__init__(
-            file, rows=rows, fingerprint=fingerprint, input_stamp=input_stamp, finite=finite
+            file,
+            rows=rows,
+            fingerprint=fingerprint,
+            input_stamp=input_stamp,
+            finite=finite,
+            attributes=attributes,
         )
         self._n_kept = 0
         self._keep = keep

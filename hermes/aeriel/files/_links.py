@@ -85,15 +85,16 @@ def entries(opened: h5py.File) -> Iterator[Entry]:
             problem = f"has more than {MOST_GROUPS_DEEP} groups within each other"
             raise DataError(file=opened.filename, problem=problem)
         groups = []
-        for name in list(group):
+        for encoded in list(group.id):
             n_entries += 1
             if n_entries > MOST_ENTRIES:
                 problem = (
                     f"has more than {MOST_ENTRIES} entries; put the data into a file of its own"
                 )
                 raise DataError(file=opened.filename, problem=problem)
-            path, leads_to = prefix + name, _leads_to(group, name)
-            entry = _end_of(group, name) if leads_to else group[name]
+            name = os.fsdecode(encoded)
+            path, leads_to = prefix + name, _leads_to(group, encoded)
+            entry = _end_of(group, name) if leads_to else _open(group, encoded)
             if isinstance(entry, h5py.Group) and _identity(entry) not in seen:
                 seen.add(_identity(entry))
                 groups.append((f"{path}/", entry, depth + 1))
@@ -133,8 +134,10 @@ def is_same(some: Any, other: Any) -> bool:
 
 def attributes_of(dataset: h5py.Dataset) -> Mapping[str, Any]:
     """Return the attributes of a dataset; most have none, which is known at once."""
+    if not h5py.h5a.get_num_attrs(dataset.id):
+        return {}
     attributes: Mapping[str, Any] = dataset.attrs
-    return attributes if h5py.h5a.get_num_attrs(dataset.id) else {}
+    return attributes
 
 
 def locate(name: str, file: str, variable: str) -> Path | None:
@@ -196,8 +199,16 @@ def _follow(group: h5py.Group, path: str, left: int) -> Any:
             with h5py.File(found, "r") as other:
                 is_there = _follow(other, f"/{inside}/{rest}", left - 1) is not None
             return group[path] if is_there else None
-        here = here[os.fsdecode(name)]
+        here = _open(here, name)
     return here
+
+
+def _open(group: h5py.Group, name: bytes) -> Any:
+    """Return what a hard link of a group leads to, in a third of the time of ``group[name]``."""
+    found = h5py.h5o.open(group.id, name)
+    if isinstance(found, h5py.h5d.DatasetID):
+        return h5py.Dataset(found, readonly=True)
+    return h5py.Group(found) if isinstance(found, h5py.h5g.GroupID) else h5py.Datatype(found)
 
 
 def _end_of(group: h5py.Group, name: str) -> Any:
@@ -207,8 +218,8 @@ def _end_of(group: h5py.Group, name: str) -> Any:
         return None  # it is listed as dangling; whoever wants it is told why
 
 
-def _leads_to(group: h5py.Group, name: str) -> str:
-    links, encoded = group.id.links, os.fsencode(name)
+def _leads_to(group: h5py.Group, encoded: bytes) -> str:
+    links = group.id.links
     kind = links.get_info(encoded).type
     if kind == h5py.h5l.TYPE_SOFT:
         return os.fsdecode(links.get_val(encoded))

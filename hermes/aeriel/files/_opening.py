@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 
 from hermes.aeriel.files._links import DAMAGE
 from hermes.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenInputs:
+    """HDF5 files that are open side by side.
+
+    Parameters
+    ----------
+    hdf5
+        Each file.
+    stamps
+        What `own_stamp` returned of each before it was opened: what is read is of that, or newer.
+        Empty for one that was not there then.
+    """
+
+    hdf5: Mapping[Path, h5py.File]
+    stamps: Mapping[Path, str]
 
 
 @contextmanager
@@ -35,10 +53,24 @@ def open_input(file: Path) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def open_inputs(files: Iterable[Path]) -> Iterator[dict[Path, h5py.File]]:
+def open_inputs(files: Iterable[Path]) -> Iterator[OpenInputs]:
     """Open HDF5 files to read them side by side; raises as `open_input` does."""
+    hdf5: dict[Path, h5py.File] = {}
+    stamps: dict[Path, str] = {}
     with ExitStack() as stack:
-        yield {file: stack.enter_context(open_input(file)) for file in files}
+        for file in files:
+            try:
+                stamps[file] = own_stamp(file)
+            except OSError:
+                stamps[file] = ""
+            hdf5[file] = stack.enter_context(open_input(file))
+        yield OpenInputs(hdf5=hdf5, stamps=stamps)
+
+
+def own_stamp(file: Path) -> str:
+    """Return a string that changes when a file itself does, not one that it reaches."""
+    status = file.stat()
+    return f"{file} {status.st_size} {status.st_mtime_ns}"
 
 
 def _why_not_opened(file: Path, error: Exception) -> str:

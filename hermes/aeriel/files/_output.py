@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes._files import Partial, as_output_errors
-from hermes.aeriel.files._attributes import read_text, write_number, write_text
+from hermes.aeriel.files._attributes import Attribute, read_text, write_attribute
 from hermes.aeriel.files._publishing import Publisher
 from hermes.errors import OutputError
 
@@ -29,6 +30,7 @@ MARGIN_BYTES = 1 << 16
 STRING_BYTES = 24
 STRINGS_AT_ONCE = 1024
 _STRINGS = "%strings"
+NONE: Mapping[str, Attribute] = {}
 
 
 class OutputFile:
@@ -43,6 +45,8 @@ class OutputFile:
         The file to write.
     keep
         Whether what an earlier process has left beside it is kept, for `open`.
+    attributes
+        Attributes of its root that the next files have as well: they are encoded once for all.
 
     Raises
     ------
@@ -50,8 +54,12 @@ class OutputFile:
         Another process is writing it, the directory cannot be written, or the disk is full.
     """
 
-    def __init__(self, target: Path, *, keep: bool = False) -> None:
+    def __init__(
+        self, target: Path, *, keep: bool = False, attributes: Mapping[str, Attribute] = NONE
+    ) -> None:
         self.target = target
+        self._attributes = attributes
+        self._has_attributes = False
         self._partial = Partial(target, keep=keep)
         self._opened: h5py.File | None = None
         self._datasets: dict[str, h5py.Dataset] = {}
@@ -78,8 +86,9 @@ class OutputFile:
         """
         self._close_hdf5()
         # Not by h5py.File(…, "w"): that opens the file before there is any space for it.
-        self._partial.write(_empty_hdf5())
+        self._partial.write(_empty_hdf5(tuple(self._attributes.items())))
         self.open()
+        self._has_attributes = True
         self.reserve(0, "a file")
         return self
 
@@ -91,14 +100,9 @@ class OutputFile:
         OSError, RuntimeError
             It is no HDF5 file, or damaged.
         """
-        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
-        # HDF5 would lock it as well, and find it locked.
-        access.set_file_locking(False, True)
-        # Small writes wait in a buffer else, and h5py drops what is said when that is written.
-        access.set_sieve_buf_size(0)
         flags = h5py.h5f.ACC_RDWR
-        self._opened = h5py.File(h5py.h5f.open(os.fsencode(self.path), flags, fapl=access))
+        self._opened = h5py.File(h5py.h5f.open(os.fsencode(self.path), flags, fapl=_access()))
+        self._has_attributes = False
         self._reserved = 0
 
     def reserve(self, n_bytes: int, what: str) -> None:
@@ -112,6 +116,7 @@ class OutputFile:
         end = self.hdf5.id.get_filesize() + n_bytes + MARGIN_BYTES
         if end <= self._reserved:
             return
+        end += MARGIN_BYTES  # for the next calls, which mostly are for little
         with as_output_errors(self.target):
             try:
                 self._partial.reserve(end)
@@ -134,10 +139,10 @@ class OutputFile:
         """
         if dtype.kind == "O":
             # What a string takes here is where it lies in the heap.
-            self.reserve(16 * int(np.prod(shape)), f"output {name!r}")
-            self.hdf5.create_dataset(name, shape, dtype=dtype)
+            self.reserve(16 * math.prod(shape), f"output {name!r}")
+            self._datasets[name] = self.hdf5.create_dataset(name, shape, dtype=dtype)
             return
-        self.reserve(int(np.prod(shape)) * dtype.itemsize, f"output {name!r}")
+        self.reserve(math.prod(shape) * dtype.itemsize, f"output {name!r}")
         # Allocated at once and never filled: later writes change data, not the file's structure,
         # so a process killed between two checkpoints leaves a file that can be opened.
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -145,16 +150,16 @@ class OutputFile:
         layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         space = h5py.h5s.create_simple(shape)
         kind = h5py.h5t.py_create(dtype, logical=True)
-        h5py.h5d.create(self.hdf5.id, name.encode(), kind, space, dcpl=layout)
+        made = h5py.h5d.create(self.hdf5.id, name.encode(), kind, space, dcpl=layout)
+        self._datasets[name] = h5py.Dataset(made)
 
     def dataset(self, name: str) -> Any:
         """Return the dataset of a name, or None; HDF5 looks for it once."""
-        if name not in self._datasets:
-            found = self.hdf5.get(name)
-            if not isinstance(found, h5py.Dataset):
-                return None
-            self._datasets[name] = found
-        return self._datasets[name]
+        if name not in self._datasets and self.hdf5.id.links.exists(name.encode()):
+            found = self.hdf5[name]
+            if isinstance(found, h5py.Dataset):
+                self._datasets[name] = found
+        return self._datasets.get(name)
 
     def write(self, name: str, begin: int, rows: NDArray[Any]) -> None:
         """Write rows of a dataset.
@@ -216,13 +221,10 @@ class OutputFile:
             for name, value in attributes.items()
         )
         self.reserve(2 * n_bytes, "what the file says of itself")
+        are_new = not h5py.h5a.get_num_attrs(holder.id)
         for name, value in attributes.items():
-            is_new = not h5py.h5a.exists(holder.id, name.encode())
-            if is_new and isinstance(value, str):
-                write_text(holder, name, value)
-            elif is_new and type(value) in (int, float):
-                write_number(holder, name, value)
-            else:
+            is_new = are_new or not h5py.h5a.exists(holder.id, name.encode())
+            if not (is_new and write_attribute(holder, name, value)):
                 holder.attrs[name] = value
 
     def flush(self) -> None:
@@ -252,7 +254,8 @@ class OutputFile:
         OutputError
             It cannot be written.
         """
-        self.write_attributes(self.hdf5, {FINGERPRINT: fingerprint})
+        more = {} if self._has_attributes else self._attributes
+        self.write_attributes(self.hdf5, {**more, FINGERPRINT: fingerprint})
         self._close_hdf5()
         if publisher is not None:
             publisher.publish(self._partial.hand_over(), when_done)
@@ -329,9 +332,22 @@ def fingerprint_of(file: Path) -> str | None:
 
 
 @functools.cache
-def _empty_hdf5() -> bytes:
+def _access() -> h5py.h5p.PropFAID:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    # HDF5 would lock it as well, and find it locked.
+    access.set_file_locking(False, True)
+    # Small writes wait in a buffer else, and h5py drops what is said when that is written.
+    access.set_sieve_buf_size(0)
+    return access
+
+
+@functools.lru_cache(maxsize=8)
+def _empty_hdf5(attributes: tuple[tuple[str, Attribute], ...]) -> bytes:
     # Of two files of one name HDF5 takes the second, in another thread, for the first.
     name = secrets.token_hex(8)
     with h5py.File(name, "w", driver="core", backing_store=False) as opened:
+        for attribute, value in attributes:
+            write_attribute(opened, attribute, value)
         opened.flush()
         return bytes(opened.id.get_file_image())

@@ -17,6 +17,7 @@ from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._facts import InputFacts, RowInputs
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, check_hooks, variant_name
 from hermes.aeriel.files._inputs import inspect
+from hermes.aeriel.files._opening import OpenInputs, own_stamp
 from hermes.aeriel.files._preprocessed import PreprocessedPlan
 from hermes.aeriel.files._reading import InputData, open_data
 from hermes.aeriel.files._rows import RowPlan
@@ -24,7 +25,7 @@ from hermes.aeriel.files._selection import Selection, select
 from hermes.aeriel.files._sequences import SequencePlan, check_sequences
 from hermes.aeriel.files._series import SeriesPlan
 from hermes.aeriel.files._slides import check_one_slide
-from hermes.aeriel.files._sources import MOST_KNOWN, own_stamp, reaches_none
+from hermes.aeriel.files._sources import MOST_KNOWN, reaches_none
 from hermes.aeriel.files._values import parse_finite
 from hermes.aeriel.files._window_options import WindowOptions
 
@@ -55,9 +56,14 @@ class InferencePlan:
     selection: Selection | None = None
 
     def open(
-        self, client: InferenceClient, options: InferenceOptions
+        self,
+        client: InferenceClient,
+        options: InferenceOptions,
+        opened: OpenInputs | None = None,
     ) -> AbstractContextManager[InputData]:
         """Open the file, to be read with the options that the plan was made with.
+
+        `opened` are its files, where they are open already.
 
         Raises
         ------
@@ -71,6 +77,7 @@ class InferencePlan:
             cast=options.cast,
             finite="inputs" in parse_finite(options.finite),
             n_readers=self.order.n_places(client) if isinstance(self.order, SequencePlan) else 1,
+            opened=opened,
         )
 
 
@@ -82,6 +89,7 @@ def examine(
     target: str | None = None,
     target_file: Path | None = None,
     hooks: Hooks = NO_HOOKS,
+    opened: OpenInputs | None = None,
 ) -> InputFacts:
     """Return what is known of an input, after checking what can be checked of it alone.
 
@@ -99,6 +107,8 @@ def examine(
         The file that it is in; by default the first file.
     hooks
         What is done to the rows. With a hook before the model, `input_map` names what that takes.
+    opened
+        The files, where they are open.
 
     Raises
     ------
@@ -115,7 +125,10 @@ def examine(
     files = (files,) if isinstance(files, Path) else tuple(files)
     cut = WindowOptions.of(options)
     # Before they are read: what is found is of these, or newer, and then kept for nobody.
-    stamps = tuple(own_stamp(file) if file.exists() else "" for file in files)
+    stamps = tuple(
+        opened.stamps[file] if opened else own_stamp(file) if file.exists() else ""
+        for file in files
+    )
     if target is None and inputs is not None and options.input_map.keys() == set(inputs):
         known = _examined.get(_key(stamps, options.input_map, cut, options))
         if known is not None:
@@ -129,6 +142,7 @@ def examine(
         target_file=target_file,
         cut=cut,
         allow_external_data=options.allow_external_data,
+        opened=opened,
     )
     if all(map(reaches_none, stamps)):
         if len(_examined) >= MOST_KNOWN:

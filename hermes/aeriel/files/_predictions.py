@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hermes._files import as_output_errors
 from hermes.aeriel.files._checkpoint import check_layout
 from hermes.aeriel.files._flat import FlatRows
-from hermes.aeriel.files._output import dataset_name, output_name
+from hermes.aeriel.files._output import NONE, dataset_name, output_name
 from hermes.aeriel.files._varying import NONE_VARY, VaryingOutput
 from hermes.aeriel.files._writer import OutputWriter
 
@@ -27,7 +27,7 @@ class PredictionWriter(OutputWriter):
 
     Parameters
     ----------
-    file, rows, fingerprint, input_stamp, finite
+    file, rows, fingerprint, input_stamp, finite, attributes
         As for `OutputWriter`.
     varying
         The outputs of varying length. With any, rows are written in their order.
@@ -46,10 +46,16 @@ class PredictionWriter(OutputWriter):
         fingerprint: str,
         input_stamp: str = "",
         finite: bool = False,
+        attributes: Mapping[str, Any] = NONE,
         varying: Mapping[str, VaryingOutput] = NONE_VARY,
     ) -> None:
         super().__init__(
-            file, rows=rows, fingerprint=fingerprint, input_stamp=input_stamp, finite=finite
+            file,
+            rows=rows,
+            fingerprint=fingerprint,
+            input_stamp=input_stamp,
+            finite=finite,
+            attributes=attributes,
         )
         self._varying = varying
         self._flat = FlatRows(self._output, varying, rows, self._values)
@@ -107,8 +113,9 @@ class PredictionWriter(OutputWriter):
             # First, as this may take long. A process that is killed meanwhile loses nothing.
             self._save()
             self._flat.finish()
-        for dataset in self._output.hdf5.values():
-            self._output.write_attributes(dataset, dataset_attributes)
+        if dataset_attributes:
+            for dataset in self._output.hdf5.values():
+                self._output.write_attributes(dataset, dataset_attributes)
         return {}
 
     def _create(self) -> None:
@@ -161,7 +168,7 @@ class PredictionWriter(OutputWriter):
                 # Not before: to look at every answer of one row takes longer than to write it.
                 self._not_finite.check(name, end - len(array), array)
                 dataset = dataset_name(name)
-                if dataset not in self._output.hdf5:
+                if self._output.dataset(dataset) is None:
                     dtype = h5py.string_dtype("utf-8") if array.dtype.kind == "O" else array.dtype
                     self._output.create_dataset(dataset, (self._rows, *array.shape[1:]), dtype)
                 self._output.write(dataset, end - len(array), array)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hermes.aeriel import client
 from hermes.aeriel.files._blocks import BLOCKS_BYTES, BlockPlan, Blocks, within_bounds
 from hermes.aeriel.files._facts import InputFacts, Location
 from hermes.aeriel.files._links import as_data_errors, attributes_of, file_name, find
-from hermes.aeriel.files._opening import open_inputs
+from hermes.aeriel.files._opening import OpenInputs, open_inputs
 from hermes.aeriel.files._stack import Selection, Stack
 from hermes.aeriel.files._values import InputValues
 from hermes.aeriel.files._window_options import WindowOptions
@@ -170,6 +170,7 @@ def open_data(
     cast: bool = False,
     finite: bool = False,
     n_readers: int = 1,
+    opened: OpenInputs | None = None,
 ) -> Iterator[InputData]:
     """Open the files of an input to read its datasets.
 
@@ -187,6 +188,8 @@ def open_data(
         Whether each has to be finite.
     n_readers
         At how many places they are read at a time.
+    opened
+        The files, where they are open; they stay so.
 
     Raises
     ------
@@ -195,12 +198,12 @@ def open_data(
     """
     axis = -1 if cut else 0
     locations = {name: facts.datasets[name].locations for name in dtypes}
-    with open_inputs(facts.files) as opened:
+    with nullcontext(opened) if opened else open_inputs(facts.files) as given:
         with as_data_errors(facts.file):
             stacks = {}
             plans: list[BlockPlan] = []
             for name, places in locations.items():
-                datasets = [find(opened[at.file], at.path) for at in places]
+                datasets = [find(given.hdf5[at.file], at.path) for at in places]
                 stacks[name] = cut.stack(datasets) if cut else Stack.of_rows(datasets[0])
                 # Of several datasets each is a channel, which is read by itself.
                 shifts = cut.windows(stacks[name]).shifts if cut and len(datasets) == 1 else (0,)

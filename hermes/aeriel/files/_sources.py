@@ -22,6 +22,7 @@ from hermes.aeriel.files._links import (
     find,
     locate,
 )
+from hermes.aeriel.files._opening import OpenInputs, open_input, own_stamp
 from hermes.aeriel.files._values import check_meanings, check_scales
 from hermes.errors import DataError
 
@@ -130,20 +131,30 @@ def check_readable(
         _check_source(dataset, source, allow_external_data=allow_external_data, within=within)
 
 
-def file_stamp(*files: Path) -> str:
+def file_stamp(*files: Path, opened: OpenInputs | None = None) -> str:
     """Return a string that changes when a file does, or one of those that its datasets reach.
 
     By size or modification time; a file that is missing counts as well.
+
+    Parameters
+    ----------
+    *files
+        The files.
+    opened
+        All of them, where they are open; it is as they were opened, then.
 
     Raises
     ------
     DataError
         There is no such file any more, or it is damaged.
     """
-    return "\n".join(map(_file_stamp, files))
+    return "\n".join(_file_stamp(file, opened) for file in files)
 
 
-def _file_stamp(file: Path) -> str:
+def _file_stamp(file: Path, given: OpenInputs | None) -> str:
+    if given is not None:
+        with as_data_errors(file):
+            return _stamp(file, given.stamps[file], given.hdf5[file])
     try:
         own = own_stamp(file)
     except FileNotFoundError as error:
@@ -152,8 +163,12 @@ def _file_stamp(file: Path) -> str:
         ) from error
     if own in _reaching_none or not h5py.is_hdf5(file):
         return own
-    with as_data_errors(file), h5py.File(file, "r") as opened:
-        reached = find_reached(file, own, opened)
+    with as_data_errors(file), open_input(file) as opened:
+        return _stamp(file, own, opened)
+
+
+def _stamp(file: Path, own: str, opened: h5py.File) -> str:
+    reached = find_reached(file, own, opened)
     return "\n".join(
         [own, *(own_stamp(at) if at else f"{name} -" for name, at in sorted(reached.items()))]
     )
@@ -183,7 +198,7 @@ def find_reached(file: Path, own: str, opened: h5py.File) -> Mapping[str, Path |
             continue
         _reach(entry.dataset, reached, set())
     reached.pop(str(file), None)
-    if not reached:
+    if own and not reached:
         if len(_reaching_none) >= MOST_KNOWN:
             _reaching_none.clear()
         _reaching_none.add(own)
@@ -193,12 +208,6 @@ def find_reached(file: Path, own: str, opened: h5py.File) -> Mapping[str, Path |
 def reaches_none(own: str) -> bool:
     """Tell whether a file was found to reach no others, by what `own_stamp` returned of it."""
     return own in _reaching_none
-
-
-def own_stamp(file: Path) -> str:
-    """Return a string that changes when a file itself does."""
-    status = file.stat()
-    return f"{file} {status.st_size} {status.st_mtime_ns}"
 
 
 def _reach(dataset: h5py.Dataset, reached: dict[str, Path | None], seen: set[Any]) -> None:

@@ -229,6 +229,8 @@ def loses_digits(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
 def check_scales(dataset: h5py.Dataset) -> None:
     """Raise DataError where attributes say that values are to be changed, or are none."""
     attributes = attributes_of(dataset)
+    if not attributes:
+        return
     if np.any(attributes.get(_MATLAB_EMPTY, 0)):
         problem = "is an empty array of MATLAB, which stores its shape in place of values"
         raise data_error(dataset, problem)

@@ -15,8 +15,9 @@ from typing import Any, Self
 import h5py
 
 from hermes._files import as_output_errors
+from hermes.aeriel.files._attributes import Attribute
 from hermes.aeriel.files._checkpoint import Checkpoint, Layout
-from hermes.aeriel.files._output import OutputFile
+from hermes.aeriel.files._output import NONE, OutputFile
 from hermes.aeriel.files._publishing import Publisher
 from hermes.aeriel.files._value_files import ValueFiles
 from hermes.aeriel.files._values import OutputValues
@@ -50,6 +51,8 @@ class OutputWriter(ABC):
         Stands for the input as it is now; a checkpoint of another one counts for nothing.
     finite
         Whether every value has to be finite.
+    attributes
+        Attributes of the root that the outputs of the next inputs have as well.
 
     Attributes
     ----------
@@ -63,7 +66,14 @@ class OutputWriter(ABC):
     """
 
     def __init__(
-        self, file: Path, *, rows: int, fingerprint: str, input_stamp: str, finite: bool
+        self,
+        file: Path,
+        *,
+        rows: int,
+        fingerprint: str,
+        input_stamp: str,
+        finite: bool,
+        attributes: Mapping[str, Any] = NONE,
     ) -> None:
         self.file = file
         self.rows_done = 0
@@ -74,7 +84,7 @@ class OutputWriter(ABC):
         self._checkpoint = Checkpoint(file, fingerprint=fingerprint, input_stamp=input_stamp)
         # What a row of each output is: dtype and shape; nothing before the first.
         self._layout: Layout = {}
-        self._output = OutputFile(file, keep=True)
+        self._output = OutputFile(file, keep=True, attributes=_as_attributes(attributes))
         self._values = ValueFiles(file.with_name(file.name + ".partial.values"))
 
     def __enter__(self) -> Self:
@@ -120,7 +130,7 @@ class OutputWriter(ABC):
             self._output.write_attributes(
                 self._output.hdf5,
                 {
-                    **{name: _as_attribute(value) for name, value in attributes.items()},
+                    **_as_attributes(attributes),
                     **more,
                     "resumed_at_row": self._resumed_at,
                     INPUT_STAMP: self._input_stamp,
@@ -224,6 +234,9 @@ def named(files: Sequence[Path]) -> dict[str, Any]:
     return {"input_files": list(map(str, files))}
 
 
-def _as_attribute(value: Any) -> Any:
-    """Return a value as an attribute has it."""
-    return value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+def _as_attributes(values: Mapping[str, Any]) -> dict[str, Attribute]:
+    """Return values as attributes have them."""
+    return {
+        name: value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+        for name, value in values.items()
+    }

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.files import Hooks, Request
+from hermes.aeriel.files import Hooks, Request, file_stamp
 from hermes.aeriel.jobs._beacon import Beacon
 from hermes.aeriel.jobs._chunks import Progress, chunks
 from hermes.aeriel.jobs._engine import Engine
@@ -100,12 +100,13 @@ def started_run(options: JobOptions, directory: Path) -> Iterator[tuple[RunDirec
 
 
 def _anywhere(requests: Sequence[Request]) -> list[Request]:
-    """Return requests that mean the same in any working directory."""
+    """Return requests that mean the same in any working directory, and any process."""
     return [
         replace(
             request,
             input_files=tuple(file.absolute() for file in request.input_files),
             output_file=request.output_file.absolute(),
+            fingerprint=request.fingerprint_of(file_stamp(*request.input_files)),
         )
         for request in requests
     ]
