@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         plan_files,
         summary,
     )
-    from hermes.aeriel.files._links import as_data_errors
+    from hermes.aeriel.files._links import as_data_errors, members
     from hermes.aeriel.files._opening import open_input, own_stamp
     from hermes.aeriel.files._output import (
         FINGERPRINT,
@@ -94,6 +94,7 @@ __all__ = [
     "infer_files",
     "infer_with_reconnects",
     "inspect",
+    "members",
     "n_slides",
     "named",
     "open_input",

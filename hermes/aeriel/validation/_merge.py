@@ -18,6 +18,7 @@ from hermes.aeriel.files import (
     check_unchanged,
     create_rows,
     flat_paths,
+    members,
     open_input,
     parts_of,
     read_attributes,
@@ -142,7 +143,7 @@ def _copy_outputs(
 ) -> None:
     """Copy the outputs of a part, and keep the attributes in which it agrees with those before."""
     part, start = index.parts[number], int(index.offsets[number])
-    outputs = dict(opened.items())
+    outputs = members(opened)
     if index.is_selected:
         index.add(number, _rows_of(part, outputs))
     if number and outputs.keys() != agreed.keys():

@@ -56,6 +56,9 @@ _OF_EACH = (
     "shifts_s",
     "live_time_s",
 )
+MOST_KNOWN = 1 << 14
+# What was read of files, by what stands for them: the merging asks, and then the report.
+_known: dict[tuple[str, tuple[str, ...] | None], FilePredictions] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class FilePredictions:
         return [cls.read(first), *(cls.read(file, _OF_EACH) for file in others)]
 
     @classmethod
-    def read(cls, file: Path, names: Collection[str] | None = None) -> FilePredictions:
+    def read(cls, file: Path, names: tuple[str, ...] | None = None) -> FilePredictions:
         """Return what a file says.
 
         Parameters
@@ -106,6 +109,18 @@ class FilePredictions:
         DataError
             It cannot be read, or holds no predictions for one file.
         """
+        try:
+            key = files.own_stamp(file), names
+        except OSError:
+            return cls._read(file, names)  # which says what is wrong with it
+        found = _known.get(key) or cls._read(file, names)
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[key] = found
+        return found
+
+    @classmethod
+    def _read(cls, file: Path, names: tuple[str, ...] | None) -> FilePredictions:
         with files.open_input(file) as opened:
             attributes = files.read_attributes(opened, names)
         if "statistics" not in attributes or FINGERPRINT not in attributes:
