@@ -304,6 +304,7 @@ def check_unchanged(files: Sequence[Path], stamp: str) -> None:
         raise DataError(file=file, problem=problem)
 
 
+@cache
 def _user() -> str:
     """Return the user's name, or the number of one who has none, as in a container."""
     try:

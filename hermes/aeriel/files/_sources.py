@@ -76,8 +76,9 @@ def sources_of(dataset: h5py.Dataset) -> Iterator[Source]:
     """
     if dataset.is_virtual:
         yield from _virtual_sources(dataset)
-    left = dataset.nbytes if dataset.external else 0
-    for name, offset, size in dataset.external or ():
+    external = dataset.external or ()
+    left = dataset.nbytes if external else 0
+    for name, offset, size in external:
         n_bytes = min(left, size)
         left -= n_bytes
         file = _raw_file(os.fsdecode(name), file_name(dataset))
@@ -191,13 +192,13 @@ def find_reached(file: Path, own: str, opened: h5py.File) -> Mapping[str, Path |
     # The file itself says what it reaches: while that is the same, so is this.
     if own in _reaching_none:
         return {}
-    reached: dict[str, Path | None] = {}
+    reached: dict[str, Path | None] = {str(file): file}
     for entry in entries(opened):
         if entry.dataset is None:
             reached[entry.leads_to] = None
             continue
         _reach(entry.dataset, reached, set())
-    reached.pop(str(file), None)
+    del reached[str(file)]
     if own and not reached:
         if len(_reaching_none) >= MOST_KNOWN:
             _reaching_none.clear()
@@ -213,7 +214,8 @@ def reaches_none(own: str) -> bool:
 def _reach(dataset: h5py.Dataset, reached: dict[str, Path | None], seen: set[Any]) -> None:
     """Add the files that a dataset reaches, its own included."""
     own = file_name(dataset)
-    reached[own] = Path(own)
+    if own not in reached:
+        reached[own] = Path(own)
     key = (own, dataset.name)
     if key in seen:
         return

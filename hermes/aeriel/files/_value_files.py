@@ -157,7 +157,7 @@ class ValueFiles:
             They cannot be removed.
         """
         self.close()
-        if self._directory.exists() or self._directory.is_symlink():
+        if os.path.lexists(self._directory):
             shutil.rmtree(self._directory)
 
     def _open(self, flags: int) -> None:
