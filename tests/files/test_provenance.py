@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hermes.aeriel.files._infer import _user
+from hermes.aeriel.files._provenance import _user
 
 NOBODY = 54321
 

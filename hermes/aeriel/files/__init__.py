@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         check_unchanged,
         infer_file,
         pass_rows,
-        versions,
     )
     from hermes.aeriel.files._inputs import inspect
     from hermes.aeriel.files._job import (
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from hermes.aeriel.files._pairing import FoundInputs, find_inputs
     from hermes.aeriel.files._plan import InferencePlan, examine, plan
     from hermes.aeriel.files._predictions import PredictionWriter
+    from hermes.aeriel.files._provenance import versions
     from hermes.aeriel.files._reading import parts_of
     from hermes.aeriel.files._reconnect import infer_with_reconnects
     from hermes.aeriel.files._rows import RowPlan

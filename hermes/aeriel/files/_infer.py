@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ from hermes.aeriel.files._kept import KeptWriter
 from hermes.aeriel.files._opening import OpenInputs, open_inputs
 from hermes.aeriel.files._plan import InferencePlan, examine, plan
 from hermes.aeriel.files._predictions import PredictionWriter
+from hermes.aeriel.files._provenance import run_attributes
 from hermes.aeriel.files._publishing import Publisher
 from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays
@@ -30,7 +26,6 @@ from hermes.errors import DataError, InferenceError
 
 # A server is not asked for its times after each of many small files.
 SERVER_EVERY_S = 0.1
-PACKAGES = ("hermes-aeriel", "luigi", "tritonclient", "h5py", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +136,9 @@ def _infer_file(
     requests, order = todo.requests, todo.order
     shared = {
         **request.provenance,
-        "server": client.address,
-        "options": request.options.facts(),
-        "host": socket.gethostname(),
-        "user": _user(),
-        "server_version": client.server_version,
-        "model_name": model.name,
-        "model_version": model.version,
-        "model_platform": model.platform,
+        **run_attributes(client, request.options),
         "input_map": {name: dataset.paths for name, dataset in facts.datasets.items()},
         "batch_size": requests.rows_per_request,
-        "versions": versions(),
     }
     writer = _writer(request, todo, stamp, shared)
     with writer, todo.open(client, options, opened) as data:
@@ -290,24 +277,9 @@ def _write_selected(
         writer.write(outputs, block, rows)
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that a result may depend on."""
-    return {package: version(package) for package in PACKAGES}
-
-
 def check_unchanged(files: Sequence[Path], stamp: str) -> None:
     """Raise DataError where a file, or one that it points at, is not what it was."""
     if file_stamp(*files) != stamp:
         file = " or ".join(map(str, files))
         problem = "was changed while it was read; run it again when nobody writes it any more"
         raise DataError(file=file, problem=problem)
-
-
-@cache
-def _user() -> str:
-    """Return the user's name, or the number of one who has none, as in a container."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # before and from Python 3.13
-        return str(os.getuid())
