@@ -34,12 +34,16 @@ class Checkpoint:
     def __init__(self, file: Path, **key: str) -> None:
         self._path = file.with_name(file.name + ".partial.json")
         self._key = key
+        self._may_be_there = True
 
     def read(self) -> dict[str, Any]:
         """Return what was written; nothing where there is no checkpoint with this key."""
         try:
             saved: dict[str, Any] = json.loads(self._path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except FileNotFoundError:
+            self._may_be_there = False
+            return {}
+        except json.JSONDecodeError:
             return {}
         is_ours = {name: saved.get(name) for name in self._key} == self._key
         return saved if is_ours else {}
@@ -52,11 +56,13 @@ class Checkpoint:
         OutputError
             They cannot be written.
         """
+        self._may_be_there = True
         write_whole(self._path, json.dumps({**facts, **self._key}))
 
     def remove(self) -> None:
         """Remove it, if it is there."""
-        self._path.unlink(missing_ok=True)
+        if self._may_be_there:
+            self._path.unlink(missing_ok=True)
 
 
 def layout_of(outputs: Mapping[str, NDArray[Any]]) -> Layout:

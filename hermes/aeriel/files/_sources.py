@@ -216,6 +216,8 @@ def _reach(dataset: h5py.Dataset, reached: dict[str, Path | None], seen: set[Any
     own = file_name(dataset)
     if own not in reached:
         reached[own] = Path(own)
+    if not (dataset.is_virtual or dataset.external):
+        return
     key = (own, dataset.name)
     if key in seen:
         return
