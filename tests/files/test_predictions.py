@@ -52,6 +52,41 @@ def test_it_appears_when_the_last_row_is_there(output: Path) -> None:
     assert [path.name for path in output.parent.iterdir()] == ["y.h5"]
 
 
+def test_files_of_a_run_have_attributes_in_common_and_their_own(tmp_path: Path) -> None:
+    for number in range(3):
+        shared = {"host": "h" if number < 2 else "other", "options": {"cast": True}, "size": 3}
+        output = tmp_path / f"{number}.h5"
+        with PredictionWriter(
+            output, rows=20, fingerprint=f"{number}", attributes=shared
+        ) as writer:
+            write_rows(writer, 20)
+            writer.finish({"rows": number, "user": "ü\udce9"})
+    for number in range(3):
+        with h5py.File(tmp_path / f"{number}.h5") as file:
+            assert file.attrs["host"] == ("h" if number < 2 else "other")
+            assert json.loads(file.attrs["options"]) == {"cast": True}
+            assert (file.attrs["size"], file.attrs["rows"]) == (3, number)
+            assert file.attrs["user"] == "ü\udce9"
+            assert file.attrs["fingerprint"] == f"{number}"
+
+
+def test_a_file_that_went_on_says_who_finished_it(output: Path) -> None:
+    def run(host: str, until: int) -> None:
+        shared = {"host": host, "server": "the same"}
+        with PredictionWriter(output, rows=20, fingerprint="a", attributes=shared) as writer:
+            write_rows(writer, until)
+            if until < 20:
+                raise KeyboardInterrupt
+            writer.finish({})
+
+    with pytest.raises(KeyboardInterrupt):
+        run("first", 10)
+    run("second", 20)
+    with h5py.File(output) as file:
+        assert (file.attrs["host"], file.attrs["server"]) == ("second", "the same")
+        assert file.attrs["resumed_at_row"] == 10
+
+
 def test_it_is_not_finished_early(output: Path) -> None:
     with PredictionWriter(output, rows=20, fingerprint="a") as writer:
         write_rows(writer, 15)

@@ -20,7 +20,7 @@ from hermes.aeriel.report._plots import MINUS, SERIES
 from hermes.aeriel.report._report import build_report, write_report_html, write_report_json
 from hermes.aeriel.serve._nvml import why_no_gpu
 from hermes.aeriel.validation._validation import FilePredictions, describe_inputs, finite_warnings
-from hermes.errors import MissingExtraError, OutputError
+from hermes.errors import DataError, MissingExtraError, OutputError
 from tests.metrics import compute_metrics
 from tests.workflows.conftest import Luigi
 
@@ -292,6 +292,30 @@ def test_a_gpu_that_no_driver_shows_is_in_the_first_lines(
     assert page.index("gpus=0 was requested, but ") < page.index("No requirements")
 
 
+def write_predictions(file: Path, **attributes: Any) -> None:
+    with h5py.File(file, "w") as opened:
+        opened.attrs["input_file"] = f"/data/{file.name}"
+        opened.attrs["rows"] = 10
+        opened.attrs["started"] = opened.attrs["created"] = "2025-03-01T10:00:00+00:00"
+        opened.attrs["fingerprint"] = file.name
+        opened.attrs["statistics"] = json.dumps({"latencies": {}})
+        opened.attrs.update(attributes)
+
+
+def test_predictions_that_are_made_anew_are_read_anew(tmp_path: Path) -> None:
+    file = tmp_path / "a.h5"
+    with pytest.raises(DataError, match="does not exist"):
+        FilePredictions.read(file)
+    for rows in (10, 11):
+        write_predictions(file, rows=rows)
+        os.utime(file, ns=(0, rows))
+        assert FilePredictions.read(file).rows == rows
+        assert FilePredictions.read(file) is FilePredictions.read(file)
+    file.unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        FilePredictions.read(file)
+
+
 def test_what_is_not_finite_is_counted_by_file_and_in_the_first_lines(tmp_path: Path) -> None:
     counts: dict[str, tuple[dict[str, int], dict[str, int]]] = {
         "a.h5": ({"x": 0}, {"y": 1000, "z": 0}),
@@ -299,14 +323,11 @@ def test_what_is_not_finite_is_counted_by_file_and_in_the_first_lines(tmp_path: 
         "c.h5": ({"x": 0}, {"y": 1, "z": 0}),
     }
     for name, (inputs, outputs) in counts.items():
-        with h5py.File(tmp_path / name, "w") as file:
-            file.attrs["input_file"] = f"/data/{name}"
-            file.attrs["rows"] = 10
-            file.attrs["started"] = file.attrs["created"] = "2025-03-01T10:00:00+00:00"
-            file.attrs["fingerprint"] = name
-            file.attrs["statistics"] = json.dumps({"latencies": {}})
-            file.attrs["not_finite_inputs"] = json.dumps(inputs)
-            file.attrs["not_finite_outputs"] = json.dumps(outputs)
+        write_predictions(
+            tmp_path / name,
+            not_finite_inputs=json.dumps(inputs),
+            not_finite_outputs=json.dumps(outputs),
+        )
     done = [FilePredictions.read(tmp_path / name) for name in counts]
     assert finite_warnings(done[:2]) == [
         "input x: 1 value is NaN or infinite, in /data/b.h5",
