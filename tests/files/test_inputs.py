@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,3 +71,21 @@ def test_an_optional_input_takes_its_dataset_where_there_is_one(tmp_path: Path) 
         found("b.h5")
     with pytest.raises(DataError, match="no dataset for any of the model's inputs"):
         inspect(tmp_path / "b.h5", {}, model_inputs=["u", "v"], optional=["u", "v"])
+
+
+@pytest.mark.parametrize("path", ["größe", "straße/ü", "soft", "outside"])
+def test_names_within_a_file_are_utf8_whatever_the_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["straße/ü"] = np.zeros(4)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["größe"] = file["straße/ü"] = np.zeros(4)
+        file["soft"] = h5py.SoftLink("/straße/ü")
+        file["outside"] = h5py.ExternalLink("other.h5", "/straße/ü")
+    # As of a user whose locale is de_DE.ISO-8859-1.
+    monkeypatch.setattr(os, "fsencode", lambda name: os.fspath(name).encode("latin-1"))
+    monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("latin-1"))
+    assert inspect(tmp_path / "a.h5", {"x": path}).rows == 4
+    with pytest.raises(DataError, match=r"'größe'.* 'straße/ü'"):
+        inspect(tmp_path / "a.h5", {"x": "missing"})

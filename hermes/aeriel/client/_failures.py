@@ -30,7 +30,7 @@ def too_many_files() -> str:
         n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (only counted)
     except OSError:  # listing the directory needs a file too
         n_open = limit
-    if n_open < limit - SPARE_FILES:
+    if limit == resource.RLIM_INFINITY or n_open < limit - SPARE_FILES:
         return ""
     return (
         f"this process has {n_open} open files of at most {limit} and cannot connect: "

@@ -134,7 +134,7 @@ def class_names(model_repository: str, model_name: str, output: str) -> tuple[st
     if len(files) != 1 or not files[0]:
         return ()
     try:
-        return tuple((directory / files[0]).read_text().splitlines())
+        return tuple((directory / files[0]).read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         reason = f"its label_filename {files[0]!r} cannot be read: {error}"
         raise ModelLoadError(model=model_name, where=model_repository, reason=reason) from error
@@ -183,7 +183,7 @@ def _read_config(directory: Path, where: str) -> Any:
         return None
     config: Any = model_config_pb2.ModelConfig()
     try:
-        text_format.Parse(file.read_text(), config)
+        text_format.Parse(file.read_text(encoding="utf-8"), config)
     # Protobuf raises ValueError of numbers that are out of range, and RecursionError.
     except (text_format.ParseError, ValueError, OSError, RecursionError) as error:
         reason = f"{file} cannot be understood: {str(error)[:SHOWN]}"

@@ -48,7 +48,7 @@ class TunedModel:
         config: Any = model_config_pb2.ModelConfig()
         file = repository / name / CONFIG
         if file.is_file():
-            text_format.Parse(file.read_text(), config)
+            text_format.Parse(file.read_text(encoding="utf-8"), config)
         if config.HasField("ensemble_scheduling"):
             steps = ", ".join({step.model_name: 0 for step in config.ensemble_scheduling.step})
             problem = f"{name!r} is an ensemble, which has no instances of its own"
@@ -132,7 +132,7 @@ class TunedModel:
             if path.name not in replaced:
                 _place(path, model / path.name, copy=copy)
         if settings is not None:
-            (model / CONFIG).write_text(self.text(settings))
+            (model / CONFIG).write_text(self.text(settings), encoding="utf-8")
 
 
 def _place(path: Path, target: Path, *, copy: bool) -> None:
