@@ -104,6 +104,10 @@ class Endpoint:
         ParameterError
             It is neither, or the file cannot be read.
         """
+        if Path(text).is_dir():
+            problem = f"{text} is a directory, and neither host:port nor an endpoint file"
+            advice = "a model repository is given as --models, or --model-repository in Luigi"
+            raise ParameterError("server", f"{problem}; {advice}")
         try:
             return cls.read(Path(text))
         except FileNotFoundError:

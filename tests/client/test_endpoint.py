@@ -67,6 +67,8 @@ def test_file_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
         Endpoint.read(tmp_path / "none")
     with pytest.raises(ParameterError, match=r"cannot read .*: Is a directory"):
         Endpoint.read(tmp_path)
+    with pytest.raises(ParameterError, match=r"is a directory, and neither .* --models"):
+        Endpoint.of(str(tmp_path))
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     with pytest.raises(ParameterError, match="is not text"):
         Endpoint.read(tmp_path / "bytes")
