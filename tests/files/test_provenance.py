@@ -19,7 +19,7 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
     if (child := os.fork()) == 0:
         try:
             os.setuid(NOBODY)
-            os.write(writing, _user().encode())
+            os.write(writing, _user(os.getuid()).encode())
         finally:
             os._exit(0)
     os.close(writing)

@@ -26,7 +26,7 @@ def run_attributes(client: InferenceClient, options: InferenceOptions) -> dict[s
         "model_platform": model.platform,
         "options": options.facts(),
         "host": socket.gethostname(),
-        "user": _user(),
+        "user": _user(os.getuid()),
         "versions": versions(),
     }
 
@@ -37,9 +37,13 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def _user() -> str:
-    """Return the user's name, or the number of one who has none, as in a container."""
+@cache
+def _user(number: int) -> str:
+    """Return the name of this process's user, or the number of one who has none, as in a container.
+
+    A site's directory of users may take milliseconds to tell.
+    """
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # before and from Python 3.13
-        return str(os.getuid())
+        return str(number)
