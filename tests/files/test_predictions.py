@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -54,7 +55,12 @@ def test_it_appears_when_the_last_row_is_there(output: Path) -> None:
 
 def test_files_of_a_run_have_attributes_in_common_and_their_own(tmp_path: Path) -> None:
     for number in range(3):
-        shared = {"host": "h" if number < 2 else "other", "options": {"cast": True}, "size": 3}
+        shared: dict[str, Any] = {
+            "host": "h" if number < 2 else "other",
+            "options": {"cast": True},
+            "size": 3,
+        }
+        shared |= {"is_new": True, "share": np.float64(0.5)}
         output = tmp_path / f"{number}.h5"
         with PredictionWriter(
             output, rows=20, fingerprint=f"{number}", attributes=shared
@@ -66,6 +72,7 @@ def test_files_of_a_run_have_attributes_in_common_and_their_own(tmp_path: Path) 
             assert file.attrs["host"] == ("h" if number < 2 else "other")
             assert json.loads(file.attrs["options"]) == {"cast": True}
             assert (file.attrs["size"], file.attrs["rows"]) == (3, number)
+            assert (file.attrs["is_new"], file.attrs["share"]) == (True, 0.5)
             assert file.attrs["user"] == "ü\udce9"
             assert file.attrs["fingerprint"] == f"{number}"
 

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hermes.aeriel._options import TransportName
 from hermes.aeriel.client._carriers import wait_until
@@ -34,6 +35,14 @@ class Settings:
     rate_hz: float | None
     timeout_s: float
     retry_for_s: float
+
+
+class _Query(NamedTuple):
+    """What a server said of its times, after so many answers, and when, of the monotonic clock."""
+
+    times: ServerTimes
+    n_answered: int
+    when: float
 
 
 class Session:
@@ -90,11 +99,8 @@ class Session:
             rate_limiter=rate_limiter,
             timeout_s=settings.timeout_s,
         )
-        self._server_before = self._server_last = self._server_times_now()
+        self._before = self._last = _Query(self._server_times_now(), 0, -math.inf)
         self._server_every_s = 0.0
-        self._asked = -math.inf
-        # How many requests were answered: before the recorder began anew, and at those two queries.
-        self._answered = self._answered_before = self._answered_last = 0
         self._is_closed = False
         self.threads = ThreadPoolExecutor(
             self.max_in_flight, thread_name_prefix=f"hermes-client-{settings.model_name}"
@@ -103,17 +109,16 @@ class Session:
     def server_times(self) -> ServerTimes:
         """Return the server's times since the last query before the statistics were started."""
         if not self._is_closed:
-            if time.monotonic() - self._asked < self._server_every_s:
+            if time.monotonic() - self._last.when < self._server_every_s:
                 return ServerTimes()
-            self._ask_for_times()
-        return self._server_last.since(self._server_before)
+            self._last = self._query()
+        return self._last.times.since(self._before.times)
 
     def restart_statistics(self, server_every_s: float = 0.0) -> None:
         """Start the statistics again; see `InferenceClient.restart_statistics`."""
-        self._answered += self.recorder.n_answered
         self.recorder.restart()
         self._server_every_s = server_every_s
-        self._server_before, self._answered_before = self._server_last, self._answered_last
+        self._before = self._last
 
     def close(self) -> None:
         """Cancel the requests in flight, and free everything."""
@@ -125,16 +130,17 @@ class Session:
         self.threads.shutdown(wait=True, cancel_futures=True)
         self.transport.close()
 
-    def _ask_for_times(self) -> None:
-        answered = self._answered + self.recorder.n_answered
+    def _query(self) -> _Query:
+        n_answered, times = self.recorder.n_answered, self._last.times
 
         def are_counted() -> bool:  # a server counts what it has answered only afterwards
-            self._server_last = self._server_times_now()
-            counted = self._server_last.since(self._server_before).requests
-            return counted >= answered - self._answered_before
+            nonlocal times
+            times = self._server_times_now()
+            counted = times.since(self._before.times).requests
+            return counted >= n_answered - self._before.n_answered
 
         wait_until(are_counted, COUNTED_S)
-        self._answered_last, self._asked = answered, time.monotonic()
+        return _Query(times, n_answered, time.monotonic())
 
     def _server_times_now(self) -> ServerTimes:
         return ServerTimes.of(self.connection.model_statistics())

@@ -158,10 +158,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._n_answered = 0
         self.restart()
 
     def restart(self) -> None:
-        """Reset the statistics."""
+        """Reset the statistics, but for `n_answered`."""
         with self._lock:
             self._started: float | None = None
             self._ended = 0.0
@@ -180,15 +181,16 @@ class Recorder:
         now = time.perf_counter()
         with self._lock:
             self._ended = now
+            self._n_answered += 1
             self._rows += rows
             self._bytes += n_bytes
             self._latencies[math.ceil(math.log(max(now - started, 1e-9)) / _BIN)] += 1
 
     @property
     def n_answered(self) -> int:
-        """How many requests were answered."""
+        """How many requests were answered, from the beginning."""
         with self._lock:
-            return self._latencies.total()
+            return self._n_answered
 
     def failed(self) -> None:
         """Count a request that failed after all retries."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         summary,
     )
     from hermes.aeriel.files._links import as_data_errors, members
-    from hermes.aeriel.files._opening import open_input, own_stamp
+    from hermes.aeriel.files._opening import open_input, own_stamp, stamp_if_there
     from hermes.aeriel.files._output import (
         FINGERPRINT,
         OutputFile,
@@ -110,6 +110,7 @@ __all__ = [
     "read_windows",
     "slide_file",
     "slides_of",
+    "stamp_if_there",
     "summary",
     "versions",
 ]

@@ -56,8 +56,8 @@ def read_text(holder: h5py.h5g.GroupID, name: bytes) -> str | None:
     return text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else str(text)
 
 
-def write_attribute(holder: Any, name: str, value: Any) -> bool:
-    """Write an attribute that is not there yet, if it is a text or a number; tell whether it is.
+def write_attribute(holder: Any, name: str, value: Any) -> None:
+    """Write an attribute that is not there yet.
 
     As h5py does, which first writes an attribute of another name, and then renames it.
     """
@@ -70,7 +70,7 @@ def write_attribute(holder: Any, name: str, value: Any) -> bool:
         array = np.array(value)
         kind = stored = h5py.h5t.py_create(array.dtype)
     else:
-        return False
+        holder.attrs[name] = value
+        return
     attribute = h5py.h5a.create(holder.id, name.encode(), stored, _SCALAR)
     attribute.write(array, mtype=kind)
-    return True

@@ -21,7 +21,7 @@ from hermes.aeriel.files._reading import InputData
 from hermes.aeriel.files._rows import Arrays
 from hermes.aeriel.files._sources import file_stamp
 from hermes.aeriel.files._values import parse_finite
-from hermes.aeriel.files._writer import named
+from hermes.aeriel.files._writer import WriterOptions, named
 from hermes.errors import DataError, InferenceError
 
 # A server is not asked for its times after each of many small files.
@@ -238,7 +238,7 @@ def _times_of_rows(windows: Windows | None) -> dict[str, Any]:
 def _writer(
     request: Request, todo: InferencePlan, stamp: str, attributes: Mapping[str, Any]
 ) -> PredictionWriter | KeptWriter:
-    common: dict[str, Any] = {
+    common: WriterOptions = {
         "attributes": attributes,
         "rows": todo.facts.rows,
         "fingerprint": request.fingerprint_of(stamp),

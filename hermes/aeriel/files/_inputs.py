@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -109,7 +109,7 @@ def inspect(
     own = target if target_file in (None, *files) else None
     target_facts = None
     every = dict.fromkeys((*files, target_file or files[0]))
-    with nullcontext(opened) if opened else open_inputs(every) as given, as_data_errors(files[0]):
+    with open_inputs(every, opened) as given, as_data_errors(files[0]):
         hdf5 = given.hdf5
         if target is not None:
             at = Location(file=target_file or files[0], path=target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from hermes._files import as_output_errors
 from hermes.aeriel.files._checkpoint import INDEX, check_layout, layout_of
 from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._hooks import Rows
-from hermes.aeriel.files._output import NONE, dataset_name
-from hermes.aeriel.files._writer import OutputWriter
+from hermes.aeriel.files._output import dataset_name
+from hermes.aeriel.files._writer import OutputWriter, WriterOptions
 
 ROW, TIME = f"{INDEX}/row", f"{INDEX}/time"
 # Attributes that give the time of a row by its place, which is wrong where rows are missing.
@@ -30,7 +30,7 @@ class KeptWriter(OutputWriter):
 
     Parameters
     ----------
-    file, rows, fingerprint, input_stamp, finite, attributes
+    file, **common
         As for `OutputWriter`.
     keep
         The condition that a row has to meet to be stored; None for all rows.
@@ -45,21 +45,10 @@ class KeptWriter(OutputWriter):
         self,
         file: Path,
         *,
-        rows: int,
-        fingerprint: str,
-        input_stamp: str = "",
-        finite: bool = False,
-        attributes: Mapping[str, Any] = NONE,
         keep: Condition | None = None,
+        **common: Unpack[WriterOptions],
     ) -> None:
-        super().__init__(
-            file,
-            rows=rows,
-            fingerprint=fingerprint,
-            input_stamp=input_stamp,
-            finite=finite,
-            attributes=attributes,
-        )
+        super().__init__(file, **common)
         self._n_kept = 0
         self._keep = keep
         self._begin()

@@ -24,8 +24,8 @@ class OpenInputs:
     hdf5
         Each file.
     stamps
-        What `own_stamp` returned of each before it was opened: what is read is of that, or newer.
-        Empty for one that was not there then.
+        What `stamp_if_there` returned of each before it was opened: what is read is of that, or
+        newer.
     """
 
     hdf5: Mapping[Path, h5py.File]
@@ -53,17 +53,17 @@ def open_input(file: Path) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def open_inputs(files: Iterable[Path]) -> Iterator[OpenInputs]:
-    """Open HDF5 files to read them side by side; raises as `open_input` does."""
-    hdf5: dict[Path, h5py.File] = {}
-    stamps: dict[Path, str] = {}
+def open_inputs(files: Iterable[Path], opened: OpenInputs | None = None) -> Iterator[OpenInputs]:
+    """Open HDF5 files to read them side by side; raises as `open_input` does.
+
+    Where all of them are open already, `opened` is taken, and stays open.
+    """
+    if opened is not None:
+        yield opened
+        return
+    stamps = {file: stamp_if_there(file) for file in files}
     with ExitStack() as stack:
-        for file in files:
-            try:
-                stamps[file] = own_stamp(file)
-            except OSError:
-                stamps[file] = ""
-            hdf5[file] = stack.enter_context(open_input(file))
+        hdf5 = {file: stack.enter_context(open_input(file)) for file in stamps}
         yield OpenInputs(hdf5=hdf5, stamps=stamps)
 
 
@@ -71,6 +71,14 @@ def own_stamp(file: Path) -> str:
     """Return a string that changes when a file itself does, not one that it reaches."""
     status = file.stat()
     return f"{file} {status.st_size} {status.st_mtime_ns}"
+
+
+def stamp_if_there(file: Path) -> str:
+    """Return what `own_stamp` does, or an empty string for a file that is not there."""
+    try:
+        return own_stamp(file)
+    except OSError:
+        return ""
 
 
 def _why_not_opened(file: Path, error: Exception) -> str:

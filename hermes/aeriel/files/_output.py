@@ -30,7 +30,7 @@ MARGIN_BYTES = 1 << 16
 STRING_BYTES = 24
 STRINGS_AT_ONCE = 1024
 _STRINGS = "%strings"
-NONE: Mapping[str, Attribute] = {}
+NO_ATTRIBUTES: Mapping[str, Attribute] = {}
 
 
 class OutputFile:
@@ -55,7 +55,11 @@ class OutputFile:
     """
 
     def __init__(
-        self, target: Path, *, keep: bool = False, attributes: Mapping[str, Attribute] = NONE
+        self,
+        target: Path,
+        *,
+        keep: bool = False,
+        attributes: Mapping[str, Attribute] = NO_ATTRIBUTES,
     ) -> None:
         self.target = target
         self._attributes = attributes
@@ -86,7 +90,8 @@ class OutputFile:
         """
         self._close_hdf5()
         # Not by h5py.File(…, "w"): that opens the file before there is any space for it.
-        self._partial.write(_empty_hdf5(tuple(self._attributes.items())))
+        typed = ((name, type(value), value) for name, value in self._attributes.items())
+        self._partial.write(_empty_hdf5(*typed))
         self.open()
         self._has_attributes = True
         self.reserve(0, "a file")
@@ -221,11 +226,11 @@ class OutputFile:
             for name, value in attributes.items()
         )
         self.reserve(2 * n_bytes, "what the file says of itself")
-        are_new = not h5py.h5a.get_num_attrs(holder.id)
         for name, value in attributes.items():
-            is_new = are_new or not h5py.h5a.exists(holder.id, name.encode())
-            if not (is_new and write_attribute(holder, name, value)):
+            if h5py.h5a.exists(holder.id, name.encode()):
                 holder.attrs[name] = value
+            else:
+                write_attribute(holder, name, value)
 
     def flush(self) -> None:
         """Make what was written safe from a loss of power."""
@@ -342,12 +347,13 @@ def _access() -> h5py.h5p.PropFAID:
     return access
 
 
+# By type too: 1, 1.0 and True are equal.
 @functools.lru_cache(maxsize=8)
-def _empty_hdf5(attributes: tuple[tuple[str, Attribute], ...]) -> bytes:
+def _empty_hdf5(*attributes: tuple[str, type, Attribute]) -> bytes:
     # Of two files of one name HDF5 takes the second, in another thread, for the first.
     name = secrets.token_hex(8)
     with h5py.File(name, "w", driver="core", backing_store=False) as opened:
-        for attribute, value in attributes:
+        for attribute, _, value in attributes:
             write_attribute(opened, attribute, value)
         opened.flush()
         return bytes(opened.id.get_file_image())

@@ -17,7 +17,7 @@ from hermes.aeriel.files._condition import Condition
 from hermes.aeriel.files._facts import InputFacts, RowInputs
 from hermes.aeriel.files._hooks import NO_HOOKS, Hooks, check_hooks, variant_name
 from hermes.aeriel.files._inputs import inspect
-from hermes.aeriel.files._opening import OpenInputs, own_stamp
+from hermes.aeriel.files._opening import OpenInputs, stamp_if_there
 from hermes.aeriel.files._preprocessed import PreprocessedPlan
 from hermes.aeriel.files._reading import InputData, open_data
 from hermes.aeriel.files._rows import RowPlan
@@ -125,10 +125,7 @@ def examine(
     files = (files,) if isinstance(files, Path) else tuple(files)
     cut = WindowOptions.of(options)
     # Before they are read: what is found is of these, or newer, and then kept for nobody.
-    stamps = tuple(
-        opened.stamps[file] if opened else own_stamp(file) if file.exists() else ""
-        for file in files
-    )
+    stamps = tuple(opened.stamps[file] if opened else stamp_if_there(file) for file in files)
     if target is None and inputs is not None and options.input_map.keys() == set(inputs):
         known = _examined.get(_key(stamps, options.input_map, cut, options))
         if known is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import h5py
 import numpy as np
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from hermes._files import as_output_errors
 from hermes.aeriel.files._checkpoint import check_layout
 from hermes.aeriel.files._flat import FlatRows
-from hermes.aeriel.files._output import NONE, dataset_name, output_name
+from hermes.aeriel.files._output import dataset_name, output_name
 from hermes.aeriel.files._varying import NONE_VARY, VaryingOutput
-from hermes.aeriel.files._writer import OutputWriter
+from hermes.aeriel.files._writer import OutputWriter, WriterOptions
 
 # A write to HDF5 takes as long as a small request: they are gathered to this size.
 WRITE_BYTES = 1 << 20
@@ -27,7 +27,7 @@ class PredictionWriter(OutputWriter):
 
     Parameters
     ----------
-    file, rows, fingerprint, input_stamp, finite, attributes
+    file, **common
         As for `OutputWriter`.
     varying
         The outputs of varying length. With any, rows are written in their order.
@@ -42,23 +42,12 @@ class PredictionWriter(OutputWriter):
         self,
         file: Path,
         *,
-        rows: int,
-        fingerprint: str,
-        input_stamp: str = "",
-        finite: bool = False,
-        attributes: Mapping[str, Any] = NONE,
         varying: Mapping[str, VaryingOutput] = NONE_VARY,
+        **common: Unpack[WriterOptions],
     ) -> None:
-        super().__init__(
-            file,
-            rows=rows,
-            fingerprint=fingerprint,
-            input_stamp=input_stamp,
-            finite=finite,
-            attributes=attributes,
-        )
+        super().__init__(file, **common)
         self._varying = varying
-        self._flat = FlatRows(self._output, varying, rows, self._values)
+        self._flat = FlatRows(self._output, varying, self._rows, self._values)
         self._begin()
         # Runs of rows that are there: the first row by the end, and the end by the first row.
         self._begins, self._ends = {self.rows_done: 0}, {0: self.rows_done}

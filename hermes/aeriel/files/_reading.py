@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def open_data(
     """
     axis = -1 if cut else 0
     locations = {name: facts.datasets[name].locations for name in dtypes}
-    with nullcontext(opened) if opened else open_inputs(facts.files) as given:
+    with open_inputs(facts.files, opened) as given:
         with as_data_errors(facts.file):
             stacks = {}
             plans: list[BlockPlan] = []

@@ -192,13 +192,13 @@ def find_reached(file: Path, own: str, opened: h5py.File) -> Mapping[str, Path |
     # The file itself says what it reaches: while that is the same, so is this.
     if own in _reaching_none:
         return {}
-    reached: dict[str, Path | None] = {str(file): file}
+    reached: dict[str, Path | None] = {}
     for entry in entries(opened):
         if entry.dataset is None:
             reached[entry.leads_to] = None
             continue
         _reach(entry.dataset, reached, set())
-    del reached[str(file)]
+    reached.pop(str(file), None)
     if own and not reached:
         if len(_reaching_none) >= MOST_KNOWN:
             _reaching_none.clear()
@@ -214,8 +214,7 @@ def reaches_none(own: str) -> bool:
 def _reach(dataset: h5py.Dataset, reached: dict[str, Path | None], seen: set[Any]) -> None:
     """Add the files that a dataset reaches, its own included."""
     own = file_name(dataset)
-    if own not in reached:
-        reached[own] = Path(own)
+    reached[own] = Path(own)
     if not (dataset.is_virtual or dataset.external):
         return
     key = (own, dataset.name)

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Required, Self, TypedDict
 
 import h5py
 
 from hermes._files import as_output_errors
 from hermes.aeriel.files._attributes import Attribute
 from hermes.aeriel.files._checkpoint import Checkpoint, Layout
-from hermes.aeriel.files._output import NONE, OutputFile
+from hermes.aeriel.files._output import NO_ATTRIBUTES, OutputFile
 from hermes.aeriel.files._publishing import Publisher
 from hermes.aeriel.files._value_files import ValueFiles
 from hermes.aeriel.files._values import OutputValues
@@ -27,6 +27,16 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_S = 2.0
 INPUT_STAMP = "input_stamp"
+
+
+class WriterOptions(TypedDict, total=False):
+    """What every writer takes; see `OutputWriter`."""
+
+    rows: Required[int]
+    fingerprint: Required[str]
+    input_stamp: str
+    finite: bool
+    attributes: Mapping[str, Any]
 
 
 class OutputWriter(ABC):
@@ -71,9 +81,9 @@ class OutputWriter(ABC):
         *,
         rows: int,
         fingerprint: str,
-        input_stamp: str,
-        finite: bool,
-        attributes: Mapping[str, Any] = NONE,
+        input_stamp: str = "",
+        finite: bool = False,
+        attributes: Mapping[str, Any] = NO_ATTRIBUTES,
     ) -> None:
         self.file = file
         self.rows_done = 0

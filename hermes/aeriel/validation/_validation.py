@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,6 @@ _OF_EACH = (
     "live_time_s",
 )
 MOST_KNOWN = 1 << 14
-# What was read of files, by what stands for them: the merging asks, and then the report.
-_known: dict[tuple[str, tuple[str, ...] | None], FilePredictions] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +108,16 @@ class FilePredictions:
         DataError
             It cannot be read, or holds no predictions for one file.
         """
-        try:
-            key = files.own_stamp(file), names
-        except OSError:
-            return cls._read(file, names)  # which says what is wrong with it
-        found = _known.get(key) or cls._read(file, names)
-        if len(_known) >= MOST_KNOWN:
-            _known.clear()
-        _known[key] = found
-        return found
+        # The merging asks, and then the report.
+        stamp = files.stamp_if_there(file)
+        return cls._read_once(stamp, file, names) if stamp else cls._read(file, names)
+
+    @classmethod
+    @lru_cache(maxsize=MOST_KNOWN)
+    def _read_once(cls, stamp: str, file: Path, names: tuple[str, ...] | None) -> FilePredictions:
+        """Read a file, once while the same stands for it."""
+        del stamp
+        return cls._read(file, names)
 
     @classmethod
     def _read(cls, file: Path, names: tuple[str, ...] | None) -> FilePredictions:
